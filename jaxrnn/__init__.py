@@ -1,0 +1,10 @@
+"""Recurrent networks for JAX: cells are pure functions, scanned over time."""
+
+from jaxrnn.attention import attention, transformer_block
+from jaxrnn.cell import Cell, cell, constructor, explain, unroll
+from jaxrnn.cells.elman import elman
+from jaxrnn.cells.gru import gru
+from jaxrnn.cells.lstm import lstm
+from jaxrnn.combine import bidirectional, dropout, residual, stack
+from jaxrnn.gated import gated
+from jaxrnn.stateless import layer_norm, project, stateless

@@ -1,0 +1,257 @@
+"""Causal self-attention as a cell: its state is a cache of keys and values."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn import arguments
+from jaxrnn.attend import attend
+from jaxrnn.cell import Cell, constructor
+from jaxrnn.combine import residual, stack
+from jaxrnn.dtypes import arithmetic, promoted
+from jaxrnn.scan import positions, resets, select
+from jaxrnn.stateless import layer_norm, project
+
+
+@constructor
+def attention(hidden, *, heads=4, window=None, context=1024):
+    """Multi-head causal self-attention (Vaswani et al. 2017, arXiv:1706.03762).
+
+    Each step attends to itself and the steps before it, of its own episode. Positions are
+    rotary (Su et al. 2021, arXiv:2104.09864) and count the real steps of the episode, so both
+    views and every way of padding give the same. Exact, in memory linear in T.
+
+    Args:
+      hidden: H, the size of the output, and of all heads together.
+      heads: N, a divisor of ``hidden``.
+      window: how many steps back a step sees, itself included; None for all of them.
+      context: without a window, how many steps the state has room for. Outputs of later steps
+        are NaN, as what they should see is gone; where that is known before, it is an error.
+
+    Returns:
+      A ``Cell``. State ``(k, v, count)``: keys and values [..., S, N, D] of the last S steps,
+      where S is ``window`` or else ``context`` and D = H / N, and the number of steps, int32
+      [...]. Parameters ``qkv`` [I, 3, N, D] and ``out`` [N, D, H].
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``; more steps than ``context``.
+
+    >>> cell = jaxrnn.attention(hidden=8, heads=2, window=16)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> (k, v, count), ys = jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)))
+    >>> ys.shape, k.shape, count
+    ((5, 2, 8), (2, 16, 2, 4), Array([5, 5], dtype=int32))
+    """
+    hidden, heads = arguments.size("hidden", hidden), arguments.size("heads", heads)
+    if hidden % heads:
+        raise ValueError(f"heads: got {heads}, want a divisor of hidden={hidden}")
+    room = arguments.size("context", context)
+    if window is not None:
+        room = window = arguments.size("window", window)
+    width = hidden // heads
+
+    def init(key, in_size):
+        arguments.check_key(key)
+        in_size = arguments.size("in_size", in_size, least=0)
+        keys = jax.random.split(key, 4)
+        glorot = jax.nn.initializers.glorot_uniform()
+        qkv = [glorot(k, (in_size, hidden)).reshape(in_size, heads, width) for k in keys[:3]]
+        out = glorot(keys[3], (hidden, hidden)).reshape(heads, width, hidden)
+        return {"qkv": jnp.stack(qkv, 1), "out": out}
+
+    def initial_state(params, batch_shape):
+        cache = jnp.zeros((*batch_shape, room, heads, width), arithmetic(params))
+        return cache, cache, jnp.zeros(batch_shape, jnp.int32)
+
+    def check(params, x):
+        want = {"qkv": (x.shape[-1], 3, heads, width), "out": (heads, width, hidden)}
+        arguments.check_params(params, want, "qkv", x)
+
+    def step(params, state, x, key=None):
+        del key
+        check(params, x)
+        *caches, count = state
+        q, k, v = _project(params, x, count)
+        caches = [_put(cache, count % room, new) for cache, new in zip(caches, (k, v))]
+        y = attend(
+            q[..., None, :, :],
+            *(cache.astype(q.dtype) for cache in caches),
+            (count[..., None], jnp.zeros_like(count)[..., None]),
+            _cached(count + 1, room),
+            window=window,
+            implementation="reference",  # one row: no blocks
+        )
+        y = _output(params, y[..., 0, :, :], x.dtype)
+        return (*caches, count + 1), _without(y, None if window else count >= room)
+
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+        del key
+        check(params, xs)
+        steps, *batch = xs.shape[:-1]
+        plain = state is None and mask is None and starts is None
+        if window is None and mask is None and starts is None and steps > room:
+            raise ValueError(
+                f"xs: got T = {steps} steps, want context={room} at most: give attention a"
+                f" larger context, or a window"
+            )
+        initial = initial_state(params, tuple(batch))
+        before = initial if state is None else state
+        if steps == 0:
+            return before, jnp.zeros((0, *batch, hidden), xs.dtype)
+        starts = resets(starts, mask, reverse)
+        if reverse:
+            xs, mask, starts = jax.tree.map(lambda a: a[::-1], (xs, mask, starts))
+        real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+        position, count = positions(before[2], real, starts, False)
+        episode = jnp.zeros_like(position)
+        if starts is not None:
+            episode = lax.cumsum(starts.astype(jnp.int32), axis=0)
+        q, k, v = _project(params, xs, position)
+        q, k, v, position, episode, real = (
+            jnp.moveaxis(a, 0, len(batch)) for a in (q, k, v, position, episode, real)
+        )
+        after = _cache(initial, before, (k, v), position, episode, real, count, room)
+        k, v, bad = _finite(k, v)
+        poisoned = _sees(bad & real, position, episode, window)
+        query = key_place = None
+        if not plain:
+            query, key_place = (position, episode), (position, jnp.where(real, episode, -1))
+        if state is not None:
+            cached = _cached(before[2], room)
+            *caches, cache_bad = _finite(*(cache.astype(k.dtype) for cache in before[:2]))
+            last = jnp.where(cache_bad, cached[0], -1).max(-1, keepdims=True)
+            last = jnp.broadcast_to(last, position.shape)
+            near = last >= 0 if window is None else (last >= 0) & (position - last < window)
+            poisoned |= (episode == 0) & near
+            k, v = (jnp.concatenate(pair, -3) for pair in zip(caches, (k, v)))
+            key_place = tuple(
+                jnp.concatenate([a, b], -1) for a, b in zip(cached, key_place)
+            )  # fmt: skip
+        ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
+        ys = _output(params, ys, xs.dtype)
+        poisoned = poisoned if window else poisoned | (position >= room)
+        ys = jnp.moveaxis(_without(ys, poisoned), len(batch), 0)
+        ys = select(mask, ys, 0)
+        return after, ys[::-1] if reverse else ys
+
+    return Cell(init, initial_state, step, unroll)
+
+
+@constructor
+def transformer_block(hidden, *, heads=4, window=None, context=1024, mlp=4):
+    """Attention and a two-layer network, each normalised before and added to its input.
+
+    The pre-norm block of Vaswani et al. 2017 (arXiv:1706.03762) and Xiong et al. 2020
+    (arXiv:2002.04745).
+
+    Args:
+      hidden: H, the size of the input and the output.
+      heads, window, context: see ``attention``.
+      mlp: how many times wider the hidden layer of the network is.
+
+    Returns:
+      A ``Cell``, made of others: ``stack(residual(stack(layer_norm, attention)),
+      residual(stack(layer_norm, project, project)))``, with the state and parameters of that.
+
+    >>> cell = jaxrnn.transformer_block(hidden=8, window=16)
+    >>> params = cell.init(jax.random.key(0), 8)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((5, 2, 8)))[1].shape
+    (5, 2, 8)
+    """
+    attend_ = attention(hidden, heads=heads, window=window, context=context)
+    wide = project(arguments.size("mlp", mlp) * hidden, activation="gelu")
+    return stack(
+        residual(stack(layer_norm(), attend_)),
+        residual(stack(layer_norm(), wide, project(hidden))),
+    )
+
+
+def _project(params, x, position):
+    """Queries, keys and values [..., N, D] of x [..., I], in the products' type."""
+    dtype, total = _dtypes(params, x.dtype)
+    weight = params["qkv"].astype(dtype)
+    out = jnp.tensordot(x.astype(dtype), weight, 1, preferred_element_type=total)
+    q, k, v = (out[..., i, :, :] for i in range(3))
+    return tuple(a.astype(dtype) for a in (_rotated(q, position), _rotated(k, position), v))
+
+
+def _output(params, y, dtype):
+    """[..., N, D] -> [..., H] in ``dtype``."""
+    product, total = _dtypes(params, y.dtype)
+    weight = params["out"].astype(product)
+    return jnp.tensordot(
+        y.astype(product), weight, 2, preferred_element_type=total
+    ).astype(dtype)  # fmt: skip
+
+
+def _dtypes(params, dtype):
+    return promoted(dtype, params["qkv"].dtype), arithmetic(params)
+
+
+def _rotated(a, position):
+    """Rotary positions: each pair of features turned by an angle, a [..., N, D]."""
+    half = a.shape[-1] // 2
+    rate = jnp.asarray(10000.0, a.dtype) ** (-jnp.arange(half, dtype=a.dtype) / max(half, 1))
+    angle = position[..., None, None].astype(a.dtype)
+    angle = angle * jnp.broadcast_to(rate, (*position.shape, 1, half))
+    cos, sin = (jnp.broadcast_to(f(angle), (*a.shape[:-1], half)) for f in (jnp.cos, jnp.sin))
+    first, second, rest = a[..., :half], a[..., half : 2 * half], a[..., 2 * half :]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos, rest], -1)
+
+
+def _put(cache, slot, new):
+    """``new`` [..., N, D] into ``slot`` [...] of the cache [..., S, N, D]."""
+
+    def put(cache, slot, new):
+        return lax.dynamic_update_index_in_dim(cache, new, slot, 0)
+
+    for _ in slot.shape:
+        put = jax.vmap(put)
+    return put(cache, slot, new.astype(cache.dtype))
+
+
+def _cached(count, room):
+    """Position and episode of what each slot holds after ``count`` steps: [..., S]."""
+    slot = lax.broadcasted_iota(count.dtype, (*count.shape, room), count.ndim)
+    last = jnp.broadcast_to(count[..., None] - 1, slot.shape)
+    position = last - (last - slot) % room
+    return position, jnp.where(position >= 0, 0, -1)
+
+
+def _cache(initial, before, new, position, episode, real, count, room):
+    """The state after all steps: those of the last episode, into the slots of their positions."""
+    last = episode[..., -1:]
+    kept = real & (episode == last) & (position >= count[..., None] - room)
+    slot = jnp.where(kept, position % room, room)  # a slot that is not there is dropped
+
+    def put(cache, slot, new):
+        return cache.at[slot].set(new, mode="drop")
+
+    for _ in count.shape:
+        put = jax.vmap(put)
+    caches = select(last[..., 0] > 0, initial[:2], before[:2])
+    return (*(put(c, slot, n.astype(c.dtype)) for c, n in zip(caches, new)), count)
+
+
+# In a product of many keys, a weight of zero does not silence a NaN. So keys that are not finite
+# are taken out, and the queries that see one become NaN by their places.
+
+
+def _finite(k, v):
+    """Keys and values, zero where they are not finite, and where that is, [..., S]."""
+    bad = ~(jnp.isfinite(k) & jnp.isfinite(v)).all((-1, -2))
+    return (*select(~bad, (k, v), 0), bad)
+
+
+def _sees(bad, position, episode, window):
+    """Which steps see a bad one, of their own episode and not later: [..., T]."""
+    time = lax.broadcasted_iota(jnp.int32, bad.shape, bad.ndim - 1)
+    last = lax.cummax(jnp.where(bad, time, -1), axis=bad.ndim - 1)
+    at = [jnp.take_along_axis(a, jnp.maximum(last, 0), -1) for a in (position, episode)]
+    seen = (last >= 0) & (episode == at[1])
+    return seen if window is None else seen & (position - at[0] < window)
+
+
+def _without(ys, rows):
+    """NaN in place of the rows of ys [..., H] that are marked."""
+    return ys if rows is None else select(~rows, ys, jnp.full_like(ys, jnp.nan))

@@ -1,0 +1,28 @@
+"""Cells in modules: batch before time, as Flax has it, and one type for all products."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.cell import unroll
+
+
+def run(cell, params, xs, state, *, dtype, seq_lengths, mask, starts, **options):
+    """``jaxrnn.unroll`` of xs [...batch, T, I], mask and starts [...batch, T].
+
+    Parameters and inputs are cast to ``dtype``, unless it is None.
+    """
+    if dtype is not None:
+        params = jax.tree.map(lambda p: p.astype(dtype), params)
+        xs = xs.astype(dtype)
+    xs = time_first(xs, -2)
+    mask, starts = (a if a is None else time_first(a, -1) for a in (mask, starts))
+    state, ys = unroll(
+        cell, params, xs, state, lengths=seq_lengths, mask=mask, starts=starts, **options
+    )  # fmt: skip
+    return state, jnp.moveaxis(ys, 0, -2)
+
+
+def time_first(array, axis):
+    if getattr(array, "ndim", 0) < -axis:
+        return array  # too few axes: the law's own check says so
+    return jnp.moveaxis(array, axis, 0)

@@ -1,0 +1,1 @@
+"""The cells: one short file a family, the paper in the docstring."""

@@ -1,0 +1,71 @@
+"""Gated recurrent unit."""
+
+import jax
+from jax.nn import sigmoid
+from jax.numpy import tanh
+
+from jaxrnn.cell import cell, constructor
+from jaxrnn.gated import gated, operands
+from jaxrnn.recurrence.problem import dot, project, split
+
+
+def gru_update(state, x, r, rb):
+    (h,), (xr, xz, xn), (rr, rz, rn) = state, x, r
+    z = sigmoid(xz + rz)
+    n = tanh(xn + sigmoid(xr + rr) * (rn + rb))
+    return (n + z * (h - n),)
+
+
+_reset_after = gated(gru_update, gates=3, unit={"rb": jax.nn.initializers.zeros})
+
+
+@constructor
+def gru(hidden, *, reset_after=True, heads=1, residuals="gates"):
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
+
+        r, z = sigmoid(W x + R h + b)             h = (1 - z) * n + z * h
+        n = tanh(W_n x + b_n + r * (R_n h + rb))  with ``reset_after``
+        n = tanh(W_n x + b_n + R_n (r * h))       without
+
+    Args:
+      hidden: H, the size of the state and the output.
+      reset_after: where the reset gate r acts: on the recurrent product, as in cuDNN, PyTorch and
+        Keras (and the paper's first version), or on the state before the product, as in the
+        paper's final version. The latter needs two dependent products a step and is lifted from
+        its step (``jaxrnn.cell``): no fused implementation, no ``heads``, no ``residuals``.
+      heads, residuals: see ``jaxrnn.gated``.
+
+    Returns:
+      A ``Cell``. State ``(h,)``, [..., H]; parameters ``w`` [I, 3, H], ``r`` [H, 3, H] and ``b``
+      [3, H], gates in the order r z n, and with ``reset_after`` the bias ``rb`` [H].
+
+    >>> cell = jaxrnn.gru(hidden=4)
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
+    >>> ys.shape, sorted(params)
+    ((7, 3, 4), ['b', 'r', 'rb', 'w'])
+    """
+    if reset_after:
+        return _reset_after(hidden, heads=heads, residuals=residuals)
+    if heads != 1 or residuals != "gates":
+        raise ValueError("reset_after=False: got heads or residuals, want neither of them")
+    return _reset_before(hidden)
+
+
+def _reset_before(hidden):
+    like = _reset_after(hidden)
+
+    def init(key, in_size):
+        return {name: p for name, p in like.init(key, in_size).items() if name != "rb"}
+
+    def step(params, state, x):
+        given = operands(params, state, x, hidden, gates=3)
+        (h,), kernel = given.state, given.r
+        xr, xz, xn = split(project(x, given), 3)
+        rr, rz = split(dot(h, kernel[:, :2].reshape(hidden, -1), given), 2)
+        z = sigmoid(xz + rz)
+        n = tanh(xn + dot(sigmoid(xr + rr) * h, kernel[:, 2], given))
+        h = n + z * (h - n)
+        return (h,), h.astype(x.dtype)
+
+    return cell(init, like.initial_state, step)

@@ -1,0 +1,46 @@
+"""Arrays that meet in one scan, and the devices they are on.
+
+JAX puts an array's place into its type in two cases, and then a scan's state has to begin with the
+type it will have after a step. Under ``jax.shard_map`` a type says over which mesh axes the value
+varies; with explicit mesh axes it says how the array is sharded. Elsewhere nothing happens here.
+"""
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def varying(tree):
+    """The arrays of ``tree``, each varying over all the mesh axes any of them varies over."""
+    axes = set().union(*map(_axes, jax.tree.leaves(tree)))
+    if not axes:
+        return tree
+
+    def cast(a):
+        missing = tuple(axes - _axes(a))
+        return lax.pcast(a, missing, to="varying") if missing else a
+
+    return jax.tree.map(cast, tree)
+
+
+def _axes(a):
+    """The mesh axes ``a`` varies over."""
+    return jax.typeof(a).manual_axis_type.varying
+
+
+def automatic(run, xs):
+    """``run``, which returns ``(state, ys)``, with the sharding of all inside left to XLA.
+
+    Explicit mesh axes become automatic ones inside; outside, the batch axes of the results are
+    sharded as those of ``xs`` [T, ...batch, I] are.
+    """
+    sharding = jax.typeof(xs).sharding
+    if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
+        return run
+    time, *batch = sharding.spec[: xs.ndim - 1]
+
+    def on_mesh(*axes):
+        return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+
+    out = (on_mesh(*batch), on_mesh(time, *batch))
+    return jax.sharding.auto_axes(run, out_sharding=out)

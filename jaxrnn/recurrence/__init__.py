@@ -1,0 +1,91 @@
+"""The recurrence: one contract, one dispatch, one leaf file for each implementation.
+
+    h_t, ... = update((h_{t-1}, ...), w x_t + b, r h_{t-1})
+
+``update`` is elementwise; everything else is the same for all cells. Kernels know no cell, and
+cells know no kernel.
+"""
+
+import jax.numpy as jnp
+
+from jaxrnn import choice
+from jaxrnn.operation import WEIGHT, Operation
+from jaxrnn.placement import varying
+from jaxrnn.recurrence import reference, xla
+from jaxrnn.recurrence.problem import Operands, Problem
+from jaxrnn.scan import resets
+
+IMPLEMENTATIONS = {"xla": xla}  # the best first; `reference` runs only when asked for
+RESIDUALS = ("gates", "states")
+
+
+def recur(
+    update,
+    xs,
+    w,
+    b,
+    r,
+    unit,
+    state,
+    *,
+    initial=None,
+    mask=None,
+    starts=None,
+    reverse=False,
+    residuals="gates",
+    implementation=None,
+):
+    """Runs an elementwise update over time.
+
+    T time, B any batch axes, I input, G gates, H hidden, N heads of width D = H / N.
+
+    Args:
+      update: ``update(state, x, r, **unit) -> state``. ``state`` is a tuple of [B, H]; ``x`` and
+        ``r`` are tuples of G arrays [B, H], the input's and the state's part of each gate.
+      xs: [T, B, I], any floating type; ys will have the same.
+      w: [I, G, H].
+      b: [G, H].
+      r: [H, G, H], or [N, D, G, D] for a block-diagonal recurrence.
+      unit: dict of weights [H], one for each unit, given to ``update`` by name.
+      state: tuple of [B, H] in the type of the arithmetic, float32 or float64. The first is the
+        output, and what recurs.
+      initial: the state that ``starts`` puts back, like ``state``.
+      mask: bool [T, B], true at a real step; at others the state is held and ys is 0.
+      starts: bool [T, B], true where a new episode begins.
+      reverse: from the last step to the first.
+      residuals: what a forward keeps for its backward: "gates", all that enters the gates, or
+        "states", the states alone, from which one large product makes the gates again.
+      implementation: "xla", "reference", or None for the best that can run.
+
+    Returns:
+      ``(state, ys)``: the final state, and ys [T, B, H].
+    """
+    starts = resets(starts, mask, reverse)
+    operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
+    problem = Problem(update, w.shape[1], len(state), reverse, residuals, implementation)
+    choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
+    if xs.shape[0] == 0:
+        return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
+    run = reference.run if implementation == choice.REFERENCE else _operation
+    *final, ys = run(problem, operands)
+    return tuple(final), ys
+
+
+def _describe(problem, operands):
+    steps, *batch, inputs = operands.xs.shape
+    heads = f" N={operands.r.shape[0]}" if operands.r.ndim == 4 else ""
+    sizes = f"T={steps} B={tuple(batch)} I={inputs} H={operands.w.shape[2]}{heads}"
+    return f"{problem.update.__name__} {sizes} {operands.xs.dtype}"
+
+
+_operation = Operation(
+    "recur",
+    reference=reference.run,
+    default=xla,
+    choose=lambda *case: choice.choose(IMPLEMENTATIONS, *case),
+    operand_axes=Operands(
+        xs=1, w=WEIGHT, b=WEIGHT, r=WEIGHT, unit=WEIGHT, state=0, initial=0, mask=1, starts=1
+    )._asdict(),
+    output_axes=lambda problem: (*(0,) * problem.states, 1),
+    residual_axis=1,
+)

@@ -1,0 +1,130 @@
+"""What enters the gates, kept in as few arrays as the update allows.
+
+Most gates see their input part and their recurrent part only as a sum: then one array holds both,
+and one gradient serves both. LSTM: all four gates. GRU: r and z, but not n.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.recurrence import problem as p
+
+Array = jax.Array
+
+
+class Packed(NamedTuple):
+    """What enters the gates, or its gradient; each [..., gates * H], None where it is empty."""
+
+    sums: Array | None  # of the gates whose parts the update sees only as a sum
+    inputs: Array | None  # the input's part of the others
+    recurrents: Array | None  # the state's part of the others
+
+
+class Packing:
+    """How the gates of one problem are packed.
+
+    Attributes:
+      summed: the gates whose two parts the update sees only as a sum.
+      apart: the others.
+    """
+
+    def __init__(self, problem: p.Problem, operands: p.Operands):
+        self.problem = problem
+        self.apart = _apart(
+            problem.update, problem.gates, problem.states, tuple(operands.unit)
+        )  # fmt: skip
+        self.summed = tuple(k for k in range(problem.gates) if k not in self.apart)
+        self.whole = not self.apart  # every gate is summed
+
+    def pack(self, xg, rg):
+        """Input and recurrent parts, each [..., G * H]."""
+        if self.whole:
+            return Packed(xg + rg, None, None)
+        xs, rs = p.split(xg, self.problem.gates), p.split(rg, self.problem.gates)
+        sums = [xs[k] + rs[k] for k in self.summed]
+        parts = sums, [xs[k] for k in self.apart], [rs[k] for k in self.apart]
+        return Packed(*(jnp.concatenate(part, -1) if part else None for part in parts))
+
+    def unflatten(self, leaves):
+        """``Packed`` from as many leaves as it has, and the leaves left over."""
+        leaves = list(leaves)
+        sums = leaves.pop(0) if self.summed else None
+        apart = (leaves.pop(0), leaves.pop(0)) if self.apart else (None, None)
+        return Packed(sums, *apart), leaves
+
+    def update(self, state, packed, unit):
+        """The problem's update, from packed gates."""
+        return self._update(state, self._split(packed), unit)
+
+    def vjp(self, state, packed, unit):
+        """The pullback of ``update``, for ``gradients``; a tree of arrays, like any array."""
+        # Taken of the gates one by one: the gradient of a slice is an array padded with zeros.
+        return jax.vjp(self._update, state, self._split(packed), unit)[1]
+
+    def gradients(self, pulled):
+        """What the pullback gave, as the gradients of state, packed and unit."""
+        d_state, d_parts, d_unit = pulled
+        d_packed = Packed(*(jnp.concatenate(d, -1) if d else None for d in d_parts))
+        return d_state, d_packed, d_unit
+
+    def _split(self, packed):
+        counts = len(self.summed), len(self.apart), len(self.apart)
+        return [p.split(part, n) if n else () for part, n in zip(packed, counts)]
+
+    def _update(self, state, parts, unit):
+        sums, inputs, recurrents = parts
+        xs = dict(zip(self.summed, sums)) | dict(zip(self.apart, inputs))
+        rs = {k: jnp.zeros_like(x) for k, x in xs.items()} | dict(zip(self.apart, recurrents))
+        gates = range(self.problem.gates)
+        x, r = tuple(xs[k] for k in gates), tuple(rs[k] for k in gates)
+        return tuple(self.problem.update(state, x, r, **unit))
+
+    def recurrent_part(self, packed):
+        """The gradient of the state's part of all gates, [..., G * H]."""
+        if self.whole:
+            return packed.sums
+        return jnp.concatenate(self._gates(packed.sums, packed.recurrents), -1)
+
+    def parts(self, sums, others):
+        """``(gates, part)`` of those of the two that are there."""
+        pairs = (self.summed, sums), (self.apart, others)
+        return [(gates, part) for gates, part in pairs if gates]
+
+    def reordered(self, weights):
+        """[..., gates, H] of each of ``parts`` -> [..., G, H] in the order of the gates."""
+        if self.whole:
+            return weights[0]
+        order = sorted(range(self.problem.gates), key=(self.summed + self.apart).__getitem__)
+        return jnp.concatenate(weights, -2)[..., jnp.array(order), :]
+
+    def _gates(self, sums, others):
+        """The gates one by one, in order."""
+        gates = {}
+        for which, part in self.parts(sums, others):
+            gates |= zip(which, p.split(part, len(which)))
+        return [gates[k] for k in range(self.problem.gates)]
+
+
+@functools.lru_cache(1024)
+def _apart(update, gates, states, unit):
+    """The gates k whose x[k] and r[k] the update uses otherwise than once each, in x[k] + r[k]."""
+    row = jax.ShapeDtypeStruct((1,), jnp.float32)
+    rows = (row,) * gates
+    jaxpr = jax.make_jaxpr(update)(
+        (row,) * states, rows, rows, **dict.fromkeys(unit, row)
+    ).jaxpr
+
+    def uses(var):
+        found = [eqn for eqn in jaxpr.eqns for v in eqn.invars if v is var]
+        return found + [None for v in jaxpr.outvars if v is var]
+
+    def summed(x, r):
+        (at, *more), (other, *others) = uses(x) or [None], uses(r) or [None]
+        single = at is not None and at is other and not more and not others
+        return single and at.primitive.name == "add"
+
+    xs, rs = jaxpr.invars[states : states + gates], jaxpr.invars[states + gates :]
+    return tuple(k for k in range(gates) if not summed(xs[k], rs[k]))
