@@ -89,7 +89,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         check(params, xs)
         steps, *batch = xs.shape[:-1]
         plain = state is None and mask is None and starts is None
-        if window is None and mask is None and starts is None and steps > room:
+        if window is None and mask is None and starts is None and _more(steps, room):
             raise ValueError(
                 f"xs: got T = {steps} steps, want context={room} at most: give attention a"
                 f" larger context, or a window"
@@ -173,6 +173,11 @@ def _project(params, x, position):
     out = jnp.tensordot(x.astype(dtype), weight, 1, preferred_element_type=total)
     q, k, v = (out[..., i, :, :] for i in range(3))
     return tuple(a.astype(dtype) for a in (_rotated(q, position), _rotated(k, position), v))
+
+
+def _more(steps, room):
+    """Whether there are more steps than room, if that is known: T may be symbolic."""
+    return isinstance(steps, int) and steps > room
 
 
 def _output(params, y, dtype):

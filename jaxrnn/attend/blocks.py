@@ -3,6 +3,11 @@
 import jax.numpy as jnp
 
 
+def block_size(most, length):
+    """``most``, or less for a shorter axis; the length may be symbolic (``jax.export``)."""
+    return min(most, length) if isinstance(length, int) else most
+
+
 def blocks(a, size, axis, fill=0):
     """Axis ``axis`` (negative) in blocks of ``size``, the last one filled up: [n, ..., size, ...]."""
     axis += a.ndim

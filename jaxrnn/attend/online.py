@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn.attend.blocks import blocks, heads_first, joined, needed
+from jaxrnn.attend.blocks import block_size, blocks, heads_first, joined, needed
 from jaxrnn.attend.problem import places, scores
+from jaxrnn.placement import varying
 
 _BLOCK = 256
 
@@ -41,7 +42,7 @@ def forward(problem, operands, save, platform):
 
         shape, dtype = q.shape[:-1], cut.total
         start = jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, dtype)
-        start = (*start, jnp.zeros(q.shape, dtype))
+        start = _carry(q, *start, jnp.zeros(q.shape, dtype))
         range_ = needed(problem, i, cut.size, k.shape[0])
         top, total, out = lax.fori_loop(*range_, column, start)
         total = jnp.where(total == 0, 1, total)  # a row that sees nothing is zero
@@ -78,11 +79,11 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
             d_k = d_k.at[j].add(_product("...ts,...td->...sd", d_s, q))
             return d_q + _product("...ts,...sd->...td", d_s, k[j]), d_k, d_v
 
-        start = (jnp.zeros(q.shape, total), *carry)
+        start = (*_carry(q, jnp.zeros(q.shape, total)), *carry)
         d_q, *carry = lax.fori_loop(*needed(problem, i, size, k.shape[0]), column, start)
         return tuple(carry), d_q
 
-    start = jnp.zeros(k.shape, total), jnp.zeros(v.shape, total)
+    start = _carry(k, jnp.zeros(k.shape, total), jnp.zeros(v.shape, total))
     (d_k, d_v), d_q = lax.scan(row, start, (cut.queries, d_ys, sums, along))
     d_q, d_k, d_v = (
         heads_first(joined(d, -2, a.shape[-3])).astype(a.dtype)
@@ -97,7 +98,7 @@ class _Cut:
     def __init__(self, problem, operands):
         q, k, v = (heads_first(a) for a in operands[:3])
         self.steps = q.shape[-2]
-        size, self.size = (min(_BLOCK, a.shape[-2]) for a in (k, q))
+        size, self.size = (block_size(_BLOCK, a.shape[-2]) for a in (k, q))
         self.total = jnp.result_type(jnp.float32) if q.dtype.itemsize < 4 else q.dtype
         q_place, (position, episode) = places(problem, operands)
         cut = blocks(q, self.size, -2)
@@ -105,6 +106,11 @@ class _Cut:
         self.queries = jnp.arange(cut.shape[0]), cut, q_place
         place = blocks(position, size, -1), blocks(episode, size, -1, fill=-1)
         self.keys = blocks(k, size, -2), blocks(v, size, -2), place
+
+
+def _carry(like, *arrays):
+    """What a loop begins with, of the type it will have after a round with ``like``."""
+    return varying((like, *arrays))[1:]
 
 
 def _product(subscripts, weights, other):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn.attend.blocks import blocks, heads_first, joined
+from jaxrnn.attend.blocks import block_size, blocks, heads_first, joined
 from jaxrnn.attend.problem import places, scores
 
 _ROWS = 128  # at a time; memory is this times the number of keys
@@ -26,7 +26,7 @@ def run(problem, operands):
             "...ts,...sd->...td", weights.astype(v.dtype), v, preferred_element_type=s.dtype
         ).astype(q.dtype)
 
-    size = min(_ROWS, q.shape[-2])
+    size = block_size(_ROWS, q.shape[-2])
     cut = blocks(q, size, -2), tuple(blocks(p, size, -1) for p in q_place)
     out = lax.map(lambda block: some(*block), cut)
     return (heads_first(joined(out, -2, q.shape[-2])),)

@@ -1,0 +1,197 @@
+"""The table of the tests: cells, shapes, tolerances. A new cell is one more row in ``CELLS``."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import truth
+
+import jaxrnn
+from jaxrnn.recurrence import IMPLEMENTATIONS
+
+
+def mgu_update(state, x, r):
+    """A cell of a user's: the minimal gated unit, Zhou et al. 2016."""
+    (h,), (xf, xn), (rf, rn) = state, x, r
+    f = jax.nn.sigmoid(xf + rf)
+    return (h + f * (jnp.tanh(xn + f * rn) - h),)
+
+
+def peephole_update(state, x, r, pi, pf, po):
+    """A cell with weights of its own for each unit: Gers & Schmidhuber 2000."""
+    (_, c), (xi, xf, xg, xo), (ri, rf, rg, ro) = state, x, r
+    i, f = jax.nn.sigmoid(xi + ri + pi * c), jax.nn.sigmoid(xf + rf + pf * c)
+    c = f * c + i * jnp.tanh(xg + rg)
+    return jax.nn.sigmoid(xo + ro + po * c) * jnp.tanh(c), c
+
+
+def smooth(hidden):
+    """A cell lifted from its step, with a state that is no tuple."""
+
+    def init(key, in_size):
+        return {"rate": jax.random.uniform(key, (in_size,))}
+
+    def initial_state(params, batch_shape):
+        return {"mean": jnp.ones((*batch_shape, *params["rate"].shape), params["rate"].dtype)}
+
+    def step(params, state, x):
+        rate = jnp.broadcast_to(params["rate"], x.shape)
+        mean = state["mean"] + rate * (x.astype(rate.dtype) - state["mean"])
+        return {"mean": mean}, mean.astype(x.dtype)
+
+    return jaxrnn.cell(init, initial_state, step)
+
+
+mgu = jaxrnn.gated(mgu_update, gates=2)
+_small = jax.nn.initializers.normal(0.5)
+peephole = jaxrnn.gated(
+    peephole_update, gates=4, states=2, unit={"pi": _small, "pf": _small, "po": _small}
+)
+
+
+class Case(NamedTuple):
+    make: object  # hidden -> Cell
+    truth: object = None  # a step or a whole row in `truth`, None where other rows are the truth
+    fused: bool = True  # whether it has other implementations than the reference
+    heads: int = 1  # `hidden` has to be a multiple of it
+
+
+GATED = {
+    "elman": Case(jaxrnn.elman, truth.elman(np.tanh)),
+    "elman_relu": Case(lambda h: jaxrnn.elman(h, activation="relu"), truth.elman(truth.relu)),
+    "lstm": Case(jaxrnn.lstm, truth.lstm),
+    "lstm_states": Case(lambda h: jaxrnn.lstm(h, residuals="states"), truth.lstm),
+    "lstm_heads": Case(lambda h: jaxrnn.lstm(h, heads=2), truth.lstm, heads=2),
+    "gru": Case(jaxrnn.gru, truth.gru),
+    "gru_states": Case(lambda h: jaxrnn.gru(h, residuals="states"), truth.gru),
+    "gru_heads": Case(lambda h: jaxrnn.gru(h, heads=3), truth.gru, heads=3),
+    "gru_reset_before": Case(
+        lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, fused=False
+    ),
+    "mgu": Case(mgu, truth.mgu),
+    "peephole": Case(peephole, truth.peephole_lstm),
+}
+ATTENTION = {
+    "attention": Case(lambda h: jaxrnn.attention(h, heads=1, context=16), truth.attention),
+    "attention_window": Case(
+        lambda h: jaxrnn.attention(h, heads=1, window=3),
+        functools.partial(truth.attention, window=3),
+    ),
+    "attention_heads": Case(
+        lambda h: jaxrnn.attention(h, heads=2, context=16), truth.attention, heads=2
+    ),
+}
+MADE_OF_OTHERS = {
+    "smooth": Case(smooth, fused=False),
+    "stack": Case(lambda h: jaxrnn.stack(jaxrnn.lstm(h), jaxrnn.project(3), jaxrnn.gru(h))),
+    "residual": Case(lambda h: jaxrnn.stack(jaxrnn.gru(h), jaxrnn.residual(jaxrnn.elman(h)))),
+    "dropout": Case(
+        lambda h: jaxrnn.stack(jaxrnn.dropout(0.5), jaxrnn.gru(h), jaxrnn.dropout(0.25))
+    ),
+    "dropout_sequence": Case(
+        lambda h: jaxrnn.stack(jaxrnn.dropout(0.5, per="sequence"), jaxrnn.lstm(h))
+    ),
+    "transformer_block": Case(
+        lambda h: jaxrnn.stack(
+            jaxrnn.project(h), jaxrnn.transformer_block(h, heads=1, window=4, mlp=2)
+        )
+    ),
+}
+CELLS = GATED | ATTENTION | MADE_OF_OTHERS
+FUSED = tuple(name for name, case in CELLS.items() if case.fused)
+
+REFERENCE = "reference"
+FASTER = tuple(IMPLEMENTATIONS)  # the other names; each is held against the reference
+
+
+class Shape(NamedTuple):
+    steps: int
+    batch: tuple
+    inputs: int
+    hidden: int
+
+
+BASE = Shape(6, (5,), 3, 6)
+SHAPES = (
+    BASE,
+    Shape(0, (5,), 3, 6),
+    Shape(1, (5,), 3, 6),
+    Shape(4, (), 3, 7),
+    Shape(4, (0,), 3, 6),
+    Shape(4, (1,), 1, 1),
+    Shape(3, (2, 3), 3, 6),
+    Shape(3, (2, 1, 3), 2, 17),
+    Shape(3, (5,), 2, 33),
+    Shape(3, (1,), 5, 65),
+    Shape(2, (5,), 3, 100),
+    Shape(2, (5,), 129, 129),
+)
+
+# The largest error over the largest value, tensor by tensor: of outputs and states, of gradients.
+TOLERANCE = {"float64": (1e-12, 1e-12), "float32": (5e-6, 1.5e-5), "bfloat16": (2e-2, 4e-2)}
+
+
+class Example(NamedTuple):
+    """A cell with everything ``unroll`` can be given, and what its results are multiplied with."""
+
+    cell: object
+    params: dict
+    xs: object
+    state: object
+    lengths: object
+    mask: object
+    starts: object
+    key: object
+
+
+def example(case, shape=BASE, seed=0, dtype=jnp.float64):
+    """Random arrays; every kind of row: full, empty, with holes, with several episodes."""
+    steps, batch, inputs, hidden = shape
+    hidden = -(-hidden // case.heads) * case.heads
+    cell, rng = case.make(hidden), np.random.default_rng(seed)
+    params = jax.jit(cell.init, static_argnums=1)(jax.random.key(seed), inputs)
+    # What begins at zero, like a bias, would hide mistakes.
+    params = jax.tree.map(lambda p: jnp.array(p + 0.1 * rng.normal(size=p.shape), dtype), params)
+    xs = jnp.array(rng.normal(size=(steps, *batch, inputs)), dtype)
+    before = jnp.array(rng.normal(size=(3, *batch, inputs)), dtype)
+    state, _ = jax.jit(lambda *a: jaxrnn.unroll(cell, *a, implementation=REFERENCE))(
+        params, before
+    )
+    lengths = np.resize([steps, 0, steps // 2, steps, 1], batch).clip(0, steps)
+    mask = rng.random((steps, *batch)) < 0.7
+    starts = rng.random((steps, *batch)) < 0.3
+    flags = jnp.array(lengths, jnp.int32), jnp.array(mask), jnp.array(starts)
+    return Example(cell, params, xs, state, *flags, jax.random.key(seed + 1))
+
+
+def cotangents(tree, seed=1):
+    """Random numbers in the shapes of a tree; floating arrays only, None in place of others."""
+    rng = np.random.default_rng(seed)
+
+    def random(a):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            return jnp.array(rng.normal(size=a.shape), a.dtype)
+
+    return jax.tree.map(random, tree)
+
+
+def floating(tree):
+    """Without the counters, and the gradients of counters."""
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, tree)
+
+
+def error(came, wanted):
+    """The largest error over the largest value; of a whole tree, the worst tensor's."""
+    pairs = zip(jax.tree.leaves(came), jax.tree.leaves(wanted), strict=True)
+    return max((_error(np.asarray(a, float), np.asarray(b, float)) for a, b in pairs), default=0)
+
+
+def _error(came, wanted):
+    assert came.shape == wanted.shape, f"{came.shape} against {wanted.shape}"
+    if not wanted.size:
+        return 0.0
+    worst = np.abs(came - wanted).max()
+    assert np.isfinite(worst), "not finite"
+    return worst / max(np.abs(wanted).max(), 1e-6)  # zero but for rounding

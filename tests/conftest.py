@@ -1,0 +1,29 @@
+"""What holds for every test: eight CPU devices, strict types and ranks."""
+
+import os
+
+# Thousands of tiny programs are compiled: LLVM's optimisations would take most of the time. XLA's
+# own passes, which rewrite programs and could get one wrong, all run.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Float64 is the default type inside the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def plain_jax():
+    """JAX's defaults, as a user has them: types and ranks are promoted."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

@@ -1,0 +1,136 @@
+"""What the papers say, as loops in NumPy: one row, one step at a time, nothing shared with jaxrnn.
+
+Everything is analytic, so the same loop in complex numbers differentiates itself: the imaginary
+part of f(a + i h v) is h times the derivative along v, exact to rounding for a tiny h.
+"""
+
+import numpy as np
+
+TINY = 1e-40
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def relu(a):
+    return np.where(a.real > 0, a, 0)
+
+
+def _gates(params, h, x):
+    """Input and recurrent parts, each [G, H]; r in blocks where it has four axes."""
+    w, r, b = params["w"], params["r"], params["b"]
+    if r.ndim == 3:
+        rec = np.einsum("d,dgh->gh", h, r)
+    else:
+        heads, width = r.shape[:2]
+        blocks = [h[n * width : (n + 1) * width] for n in range(heads)]
+        rec = np.concatenate([np.einsum("d,dge->ge", a, m) for a, m in zip(blocks, r)], 1)
+    return np.einsum("i,igh->gh", x, w) + b, rec
+
+
+def elman(activation):
+    def step(params, state, x):
+        (h,) = state
+        (xh,), (rh,) = _gates(params, h, x)
+        return (activation(xh + rh),)
+
+    return step
+
+
+def lstm(params, state, x):
+    h, c = state
+    x, r = _gates(params, h, x)
+    i, f, g, o = x + r
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def peephole_lstm(params, state, x):
+    h, c = state
+    x, r = _gates(params, h, x)
+    i, f, g, o = x + r
+    new = sigmoid(f + params["pf"] * c) * c + sigmoid(i + params["pi"] * c) * np.tanh(g)
+    return sigmoid(o + params["po"] * new) * np.tanh(new), new
+
+
+def gru(params, state, x):
+    (h,) = state
+    (xr, xz, xn), (rr, rz, rn) = _gates(params, h, x)
+    r, z = sigmoid(xr + rr), sigmoid(xz + rz)
+    n = np.tanh(xn + r * (rn + params["rb"]))
+    return ((1 - z) * n + z * h,)
+
+
+def gru_reset_before(params, state, x):
+    (h,) = state
+    (xr, xz, xn), (rr, rz, _) = _gates(params, h, x)
+    r, z = sigmoid(xr + rr), sigmoid(xz + rz)
+    n = np.tanh(xn + (r * h) @ params["r"][:, 2])
+    return ((1 - z) * n + z * h,)
+
+
+def mgu(params, state, x):
+    (h,) = state
+    (xf, xn), (rf, rn) = _gates(params, h, x)
+    f = sigmoid(xf + rf)
+    return ((1 - f) * h + f * np.tanh(xn + f * rn),)
+
+
+def run(step, params, state, xs, mask, starts, reverse):
+    """One row of a gated cell: (state, ys [T, H]); ``state`` is the initial one where ``None``."""
+    hidden = params["b"].shape[-1]
+    zeros = (np.zeros(hidden, xs.dtype),) * (2 if step in (lstm, peephole_lstm) else 1)
+    state = zeros if state is None else state
+    ys = np.zeros((len(xs), hidden), np.result_type(xs, *state, *params.values()))
+    for t, fresh in order(mask, starts, reverse):
+        if fresh:
+            state = zeros
+        if mask[t]:
+            state = step(params, state, xs[t])
+            ys[t] = state[0]
+    return state, ys
+
+
+def order(mask, starts, reverse):
+    """The times as they come, and whether the state is put back before each."""
+    if not reverse:
+        return [(t, starts[t]) for t in range(len(mask))]
+    out, cut = [], False
+    for t in reversed(range(len(mask))):
+        out.append((t, cut and mask[t]))
+        cut = starts[t] or (cut and not mask[t])
+    return out
+
+
+def attention(params, xs, mask, starts, reverse, window=None):
+    """One row of self-attention by the textbook: every query against all it may see."""
+    _, _, heads, width = params["qkv"].shape
+    kept, ys = [], np.zeros((len(xs), params["out"].shape[-1]), xs.dtype)
+    for t, fresh in order(mask, starts, reverse):
+        if fresh:
+            kept = []
+        if not mask[t]:
+            continue
+        q, k, v = np.einsum("i,ijnd->jnd", xs[t], params["qkv"])
+        place = len(kept)
+        q, k = rotated(q, place), rotated(k, place)
+        kept.append((k, v))
+        seen = kept if window is None else kept[-window:]
+        for n in range(heads):
+            scores = np.exp(np.array([q[n] @ k[n] for k, _ in seen]) / np.sqrt(width))
+            mixed = sum(s * v[n] for s, (_, v) in zip(scores / scores.sum(), seen))
+            ys[t] += mixed @ params["out"][n]
+    return ys
+
+
+def rotated(a, place):
+    """Pairs (d, d + D/2) of a [N, D] as complex numbers, turned by place / 10000^(2d/D)."""
+    half = a.shape[-1] // 2
+    angle = place * 10000.0 ** (-np.arange(half) / max(half, 1))
+    first, second, rest = a[:, :half], a[:, half : 2 * half], a[:, 2 * half :]
+    turned = [
+        first * np.cos(angle) - second * np.sin(angle),
+        first * np.sin(angle) + second * np.cos(angle),
+    ]
+    return np.concatenate([*turned, rest], -1)
