@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.choice import NAMES, REFERENCE
+from jaxrnn.dtypes import promoted
 
 
 def check_sequence(xs, mask, starts, reverse, key, implementation):
@@ -27,7 +28,9 @@ def check_sequence(xs, mask, starts, reverse, key, implementation):
 
 
 def check_floating(name, array):
-    """A real floating type."""
+    """An array of a real floating type."""
+    if not hasattr(array, "dtype"):
+        raise TypeError(f"{name}: got {type(array).__name__}, want an array")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: got {array.dtype}, want a floating type")
 
@@ -55,29 +58,44 @@ def combined_mask(xs, lengths, mask):
     if lengths is None:
         return mask
     steps, *batch = xs.shape[:-1]
-    lengths = jnp.asarray(lengths)
+    try:
+        with jax.ensure_compile_time_eval():  # inside a jit, known lengths stay known
+            lengths = jnp.asarray(lengths)
+    except (TypeError, ValueError):
+        raise TypeError(f"lengths: got {lengths!r}, want an array of ints [...batch]") from None
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths: got {lengths.dtype}, want an integer type")
     if lengths.shape != tuple(batch):
         raise ValueError(f"lengths: got shape {lengths.shape}, want [...batch] = {tuple(batch)}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
+        with jax.ensure_compile_time_eval():
+            low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             came = f"values from {low} to {high}"
             raise ValueError(f"lengths: got {came}, want them between 0 and T = {steps}")
-    time = jax.lax.broadcasted_iota(lengths.dtype, xs.shape[:-1], 0)
-    real = time < jnp.broadcast_to(lengths[None], time.shape)
+    time = jax.lax.broadcasted_iota(jnp.int32, xs.shape[:-1], 0)
+    real = time < jnp.broadcast_to(lengths[None].astype(jnp.int32), time.shape)
     return real if mask is None else real & mask
 
 
-def check_state(cell, params, state, batch):
-    """The state has the structure and the shapes of the cell's initial state."""
+def completed_state(cell, params, state, batch):
+    """``state`` in the types of the cell's initial state; it has its structure and shapes."""
     want = jax.eval_shape(lambda p: cell.initial_state(p, batch), params)
-    if jax.tree.structure(state) != jax.tree.structure(want):
+    leaves, structure = jax.tree.flatten(state)
+    wanted = jax.tree.leaves(want)
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    if structure != jax.tree.structure(want) or shapes != [leaf.shape for leaf in wanted]:
         raise ValueError(f"state: got {_shapes(state)}, want {_shapes(want)}")
-    for came, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(want)):
-        if jnp.shape(came) != wanted.shape:
-            raise ValueError(f"state: got {_shapes(state)}, want {_shapes(want)}")
+    if not all(map(_fits, leaves, wanted)):
+        raise TypeError(f"state: got {_shapes(state)}, want {_shapes(want)}, or narrower floats")
+    leaves = [jnp.asarray(leaf, like.dtype) for leaf, like in zip(leaves, wanted)]
+    return structure.unflatten(leaves)
+
+
+def _fits(leaf, like):
+    came = jnp.result_type(leaf)
+    floats = jnp.issubdtype(came, jnp.floating) and jnp.issubdtype(like.dtype, jnp.floating)
+    return came == like.dtype or (floats and promoted(came, like.dtype) == like.dtype)
 
 
 def _shapes(tree):
@@ -95,6 +113,8 @@ def check_params(params, want, input_weight, x):
     if not isinstance(params, dict) or sorted(params) != sorted(want):
         came = sorted(params) if isinstance(params, dict) else type(params).__name__
         raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
+    for name in want:
+        check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):
         check_features(x, params[input_weight].shape[0])
     for name, shape in want.items():

@@ -232,10 +232,13 @@ def unroll(
     >>> ys.shape, bool((ys[1:, 1] == 0).all())
     ((5, 2, 8), True)
     """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
     arguments.check_sequence(xs, mask, starts, reverse, key, implementation)
+    xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
     mask = arguments.combined_mask(xs, lengths, mask)
     if state is not None:
-        arguments.check_state(cell, params, state, xs.shape[1:-1])
+        state = arguments.completed_state(cell, params, state, xs.shape[1:-1])
     xs = select(mask, xs, 0)  # what stands in padding never meets a weight
 
     def run(params, state, xs, mask, starts, key):

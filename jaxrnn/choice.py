@@ -66,6 +66,17 @@ def choose(table, problem, platform, operands):
     return table[name]
 
 
+def check(table, name):
+    """The operation has the implementation that was asked for, on some platform.
+
+    Raises:
+      ValueError: it has not.
+    """
+    known = (REFERENCE, *table)
+    if name is not None and name not in known:
+        raise ValueError(f"implementation: got {name!r}, but this operation has only {known}")
+
+
 _recorder = contextvars.ContextVar("recorder", default=None)
 
 
@@ -85,21 +96,21 @@ def record(operation, table, problem, operands):
     if _recorder.get() is None:
         return
     platform, choices = _recorder.get()
-    asked = problem.implementation
-    runs, others = (REFERENCE if asked == REFERENCE else None), {}
+    asked, runs, others = problem.implementation, REFERENCE, {}
+    if asked != REFERENCE:
+        runs = _name(table, choose(table, problem, platform, operands))
     for name, module in table.items():
         why = module.unsupported(problem, operands, platform)
-        if why is None and asked not in (None, name):
-            why = f"implementation={asked!r} was asked for"
-        elif why is None and runs is not None:
-            why = f"{runs} is faster"
-        if why is None:
-            runs = name
-        else:
-            others[name] = why
+        if name != runs:
+            named = f"implementation={asked!r} was asked for" if asked else f"{runs} is faster"
+            others[name] = why or named
     if runs != REFERENCE:
         others[REFERENCE] = "the specification: runs when it is asked for"
     choices.append(Choice(operation, runs, others))
+
+
+def _name(table, module):
+    return next(name for name, known in table.items() if known is module)
 
 
 def record_reference(operation, why):

@@ -1,5 +1,6 @@
 """What holds for every test: eight CPU devices, strict types and ranks."""
 
+import itertools
 import os
 
 # Thousands of tiny programs are compiled: LLVM's optimisations would take most of the time. XLA's
@@ -27,3 +28,12 @@ def plain_jax():
     """JAX's defaults, as a user has them: types and ranks are promoted."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+_ran = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Lets go of compiled programs: each holds memory maps, and a process may have 65,530."""
+    if next(_ran) % 50 == 0:
+        jax.clear_caches()

@@ -32,6 +32,7 @@ def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=N
     """
     operands = varying(Operands(q, k, v, q_place, k_place))
     problem = Problem(window, q_place is None, implementation)
+    choice.check(IMPLEMENTATIONS, implementation)
     choice.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
     run = rows.run if implementation == choice.REFERENCE else _operation
     return run(problem, operands)[0]

@@ -63,6 +63,7 @@ def recur(
     starts = resets(starts, mask, reverse)
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
     problem = Problem(update, w.shape[1], len(state), reverse, residuals, implementation)
+    choice.check(IMPLEMENTATIONS, implementation)
     choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
     if xs.shape[0] == 0:
         return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)

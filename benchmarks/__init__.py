@@ -1,0 +1,1 @@
+"""Benchmarks of jaxrnn: ``python -m benchmarks --help``."""

@@ -1,0 +1,29 @@
+"""The command line: ``python -m benchmarks [command] [options]``."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "sequences": "a next-byte model over longer and longer sequences; the default",
+    "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
+    "kernels": "what the compiled programs consist of",
+}
+
+
+def main(argv):
+    """Runs a command; its exit status."""
+    name, *rest = argv if argv and not argv[0].startswith("-") else ["sequences", *argv]
+    if name not in COMMANDS:
+        lines = (f"  {command:<10} {what}" for command, what in COMMANDS.items())
+        raise SystemExit("\n".join([f"unknown command {name!r}; the commands are:", *lines]))
+    try:
+        command = importlib.import_module(f"benchmarks.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("benchmarks"):
+            raise
+        raise SystemExit(f"{error}: install jaxrnn[bench], or [peers] for the peers") from error
+    return command.main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

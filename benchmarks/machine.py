@@ -1,0 +1,98 @@
+"""The machine and the versions that a result belongs to."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax")
+
+
+def describe(packages=PACKAGES, device=None):
+    """What to write beside a result, a dict for JSON.
+
+    Args:
+      packages: names of packages whose versions matter; None stands for one not installed.
+      device: the ``jax.Device`` that ran; None for JAX's default.
+    """
+    device = device or jax.devices()[0]
+    return {
+        "cpu": _cpu(),
+        "cores": cores(),
+        "memory_bytes": _memory(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "platform": device.platform,
+        "device": device.device_kind,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def line(about):
+    """``describe``'s result in one line, for titles."""
+    where = about["cpu"] if about["platform"] == "cpu" else about["device"]
+    versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("jaxrnn", "jax"))
+    return f"{where}, {about['cores']} cores, {versions}, Python {about['python']}"
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def free_memory(device):
+    """The bytes a program may still take on ``device``, or None where nobody says."""
+    stats = device.memory_stats()
+    if stats is not None and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    if device.platform != "cpu":
+        return None
+    free = [_meminfo("MemAvailable"), _group_memory()]
+    return min((f for f in free if f is not None), default=None)
+
+
+def _cpu():
+    for text in _lines("/proc/cpuinfo"):
+        if text.startswith("model name"):
+            return text.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory():
+    total = _meminfo("MemTotal")
+    if total is None and "SC_PHYS_PAGES" in os.sysconf_names:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return total
+
+
+def _meminfo(name):
+    for text in _lines("/proc/meminfo"):
+        if text.startswith(f"{name}:"):
+            return int(text.split()[1]) * 1024
+    return None
+
+
+def _group_memory():
+    """What is left of the limit of this process's control group, as in a container."""
+    limit, used = ("".join(_lines(f"/sys/fs/cgroup/memory.{f}")) for f in ("max", "current"))
+    if not limit.isdigit() or not used:
+        return None
+    stat = dict(text.split() for text in _lines("/sys/fs/cgroup/memory.stat"))
+    return int(limit) - int(used) + int(stat.get("inactive_file", 0))  # files it can let go of
+
+
+def _lines(path):
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,185 @@
+"""One LSTM or GRU layer in jaxrnn and in other libraries, in turn, in one run.
+
+A ratio is a peer's time over jaxrnn's, round by round: above 1, jaxrnn is the faster one.
+"""
+
+import argparse
+import datetime
+import math
+import os
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+from rich import box
+from rich.table import Table
+
+from benchmarks import display, machine, record, timing
+from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS
+from benchmarks.shapes import SHAPES
+
+PACKAGES = (*machine.PACKAGES, "keras", "equinox", "torch")
+TITLES = {
+    "forward": "forward: ys",
+    "value_and_grad": "value and grad: the gradients of parameters and inputs",
+}
+NOTES = {
+    "samples": "seconds of each call, after one to warm up; sample i of all contenders is from"
+    " round i",
+    "ratio": "the contender's time over jaxrnn's, round by round: [median, lower quartile, upper]",
+    "compile_seconds": "tracing and compiling, apart from every sample",
+    "missing": "why a contender did not run",
+}
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks peers",
+        description="Times an LSTM and a GRU layer against the same in other libraries.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    peers = [name for name in CONTENDERS if name != OURS]
+    for option, known in (
+        ("shapes", SHAPES), ("cells", CELLS), ("directions", DIRECTIONS), ("peers", peers),
+    ):  # fmt: skip
+        parser.add_argument(
+            f"--{option}", nargs="+", choices=list(known), default=list(known), metavar="NAME",
+            help=f"of {', '.join(known)}",
+        )  # fmt: skip
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float32")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="to time each row, about; three rounds at least",
+    )
+    parser.add_argument(
+        "--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Runs the job; its exit status."""
+    chosen = parse(argv)
+    with jax.enable_x64(chosen.dtype == "float64"):
+        return run(chosen)
+
+
+def run(chosen):
+    console = display.console()
+    about = machine.describe(PACKAGES)
+    path = chosen.out / f"peers-{about['platform']}.json"
+    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    rows, interrupted = [], False
+
+    def save():
+        given = {k: v for k, v in vars(chosen).items() if k != "out"}
+        record.save(path, {
+            "benchmark": "peers", "date": begin, "interrupted": interrupted, "machine": about,
+            "options": given, "notes": NOTES, "words": sentences(rows), "rows": rows,
+        })  # fmt: skip
+
+    console.print(f"[bold]One layer, {chosen.dtype}[/]\n{machine.line(about)}\n")
+    cases = [
+        (direction, cell, shape)
+        for direction in chosen.directions
+        for cell in chosen.cells
+        for shape in chosen.shapes
+    ]
+    try:
+        with display.progress(console, len(cases)) as step:
+            for direction, cell, shape in cases:
+                with step(f"{direction:<14} {cell:<5} {shape:<11}") as done:
+                    row = measure(chosen, direction, cell, SHAPES[shape])
+                    done(f"best peer / jaxrnn {best(row):.2f}" if best(row) else "no peer ran")
+                rows.append(row)
+                save()
+    except KeyboardInterrupt:
+        interrupted = True
+        console.print("interrupted: what was measured is kept")
+    save()
+    for direction in dict.fromkeys(row["direction"] for row in rows):
+        console.print(table([r for r in rows if r["direction"] == direction], direction))
+        console.print()
+    console.print(f"written: {path}\n")
+    for sentence in sentences(rows):
+        console.print(sentence)
+    return 130 if interrupted else 0
+
+
+def measure(chosen, direction, cell, shape):
+    """One row: all contenders on one layer."""
+    calls, compile_seconds, missing = {}, {}, {}
+    for name in (OURS, *chosen.peers):
+        try:
+            calls[name], compile_seconds[name] = CONTENDERS[name](
+                cell, shape, direction, chosen.dtype
+            )
+        except ImportError as error:
+            missing[name] = str(error)
+    samples = timing.interleaved(calls, seconds=chosen.seconds)
+    return {
+        "direction": direction, "cell": cell, "shape": shape._asdict(),
+        "samples": samples, "compile_seconds": compile_seconds, "missing": missing,
+        "seconds": {name: timing.summary(s).median for name, s in samples.items()},
+        "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }  # fmt: skip
+
+
+def best(row, peers=None):
+    """The smallest ratio: that of the fastest peer. None where none of ``peers`` ran."""
+    return min((r[0] for name, r in row["ratio"].items() if peers is None or name in peers),
+               default=None)  # fmt: skip
+
+
+def table(rows, direction):
+    found = Table(
+        title=TITLES[direction], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), pad_edge=False, show_edge=False,
+    )  # fmt: skip
+    peers = list(dict.fromkeys(name for row in rows for name in row["ratio"]))
+    for name in ("cell", "shape"):
+        found.add_column(name)
+    for name in ("B", "T", "I", "H", "jaxrnn", *peers):
+        found.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        name, *sizes = row["shape"].values()
+        seconds = f"{row['seconds'][OURS] * 1e3:.4g} ms"
+        ratios = [_ratio(row, peer) for peer in peers]
+        found.add_row(row["cell"], name, *map(str, sizes), seconds, *ratios)
+    return found
+
+
+def _ratio(row, peer):
+    """Ratio and half the distance of its quartiles; red where jaxrnn is the slower one."""
+    if peer not in row["ratio"]:
+        return "-"
+    median, low, high = row["ratio"][peer]
+    text = f"{median:.2f} ±{(high - low) / 2:.2f}"
+    return f"[red]{text}[/]" if median < 1 else text
+
+
+def sentences(rows):
+    """What the table says, in words."""
+    out = []
+    for direction in dict.fromkeys(row["direction"] for row in rows):
+        for cell in dict.fromkeys(row["cell"] for row in rows):
+            ratios = {
+                row["shape"]["name"]: best(row)
+                for row in rows
+                if (row["direction"], row["cell"]) == (direction, cell) and best(row)
+            }
+            if not ratios:
+                continue
+            mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
+            slower = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1]
+            lost = f"slower than it at {', '.join(slower)}" if slower else "nowhere slower than it"
+            where = direction.replace("_", " ")
+            out.append(
+                f"{cell} {where}: {mean:.2f} times as fast as the best peer of each shape"
+                f" (geometric mean), {lost}."
+            )
+    return out

@@ -1,0 +1,96 @@
+"""Timing: compilation apart from running, warm-up, several calls, median and quartiles."""
+
+import statistics
+import time
+from typing import NamedTuple
+
+import jax
+
+
+class Summary(NamedTuple):
+    """Median and quartiles of samples: half of them lie between ``low`` and ``high``."""
+
+    median: float
+    low: float
+    high: float
+
+
+def summary(samples):
+    """The ``Summary`` of one or more numbers."""
+    if len(samples) == 1:
+        return Summary(*samples * 3)
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Summary(median, low, high)
+
+
+def compiled(function, *args, **options):
+    """Compiles ``function`` for ``args``, of which shapes and types are enough.
+
+    Args:
+      function: a function of arrays.
+      args: what it will be called with, or ``jax.ShapeDtypeStruct``.
+      options: for ``jax.jit``.
+
+    Returns:
+      The compiled function and the seconds that tracing and compiling took.
+    """
+    begin = time.perf_counter()
+    program = jax.jit(function, **options).lower(*args).compile()
+    return program, time.perf_counter() - begin
+
+
+def once(call):
+    """The seconds until the result of ``call()`` is there."""
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+
+def repeats(seconds_a_call, seconds, least=3, most=50):
+    """How many calls fit into ``seconds``, within limits."""
+    return max(least, min(most, int(seconds / max(seconds_a_call, 1e-9))))
+
+
+def measure(call, *, seconds=1.0, rounds=None):
+    """Seconds of each of several calls, after one to warm up.
+
+    Args:
+      call: a function without arguments.
+      seconds: how long to measure, about; it decides how many calls.
+      rounds: how many calls, if not as many as fit into ``seconds``.
+    """
+    return interleaved({"": call}, seconds=seconds, rounds=rounds)[""]
+
+
+def interleaved(calls, *, seconds=1.0, rounds=None):
+    """Times contenders in turn, so that a change of the machine's pace meets all of them.
+
+    Each round runs every contender once, the next round beginning with the next one. Sample i of
+    one contender and sample i of another come from the same round: see ``ratio``.
+
+    Args:
+      calls: functions without arguments, by name.
+      seconds: how long to measure all of them, about; it decides how many rounds.
+      rounds: how many rounds, if not as many as fit into ``seconds``.
+
+    Returns:
+      The samples in seconds, one for each round, by name.
+    """
+    for call in calls.values():
+        once(call)  # warm-up: the first call of a program also allocates
+    order = list(calls)
+    samples = {name: [] for name in order}
+    done, left = 0, rounds or 1
+    while left:
+        for i in range(len(order)):
+            name = order[(done + i) % len(order)]
+            samples[name].append(once(calls[name]))
+        done, left = done + 1, left - 1
+        if done == 1 and rounds is None:
+            left = repeats(sum(s[0] for s in samples.values()), seconds) - 1
+    return samples
+
+
+def ratio(numerator, denominator):
+    """The ``Summary`` of the quotients of two contenders' samples, round by round."""
+    return summary([a / b for a, b in zip(numerator, denominator, strict=True)])

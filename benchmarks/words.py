@@ -1,0 +1,98 @@
+"""What the rows show, in words."""
+
+import itertools
+
+from benchmarks.rows import crossing, exponent, of
+
+EQUAL = 1.05  # times closer than this are not told apart
+
+NAMES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}
+
+
+def sentences(rows):
+    """A few lines, each computed from the rows."""
+    found = []
+    for mode in dict.fromkeys(row.mode for row in rows):
+        measured = of(rows, mode)
+        found += [f"{NAMES[mode]}: {part}." for part in _about(measured, mode)]
+    for row in rows:
+        if row.problem is not None:
+            where = f"{NAMES[row.mode]}: {row.cell} at T={row.length:,}"
+            found.append(f"{where}: {row.problem}.")
+    return found or ["Nothing was measured."]
+
+
+def _about(measured, mode):
+    if len(measured) == 1:
+        ((cell, by_length),) = measured.items()
+        rates = [f"{r.tokens_per_second:,.0f} tokens/s at T={t:,}" for t, r in by_length.items()]
+        yield f"{cell} does {listed(rates)}"
+    if len(measured) > 1:
+        yield _fastest(measured)
+        yield from _against_the_last(measured)
+    growth = {cell: exponent(by_length) for cell, by_length in measured.items()}
+    powers = [f"T^{power:.2f} for {cell}" for cell, power in growth.items() if power is not None]
+    if powers:
+        what = "one token" if mode == "decode" else "one sequence"
+        yield f"the time of {what} grows as {listed(powers)}"
+
+
+def _fastest(measured):
+    """Who is fastest at which lengths."""
+    wins = []
+    for length in sorted(set().union(*measured.values())):
+        times = _times(measured, length)
+        best = min(times.values())
+        wins.append((length, [cell for cell, time in times.items() if time < EQUAL * best]))
+    parts = []
+    for cells, group in itertools.groupby(wins, key=lambda win: win[1]):
+        lengths = [length for length, _ in group]
+        every = "every length, " if len(lengths) == len(wins) > 1 else ""
+        to = f" to {lengths[-1]:,}" if len(lengths) > 1 else ""
+        equal = "is fastest" if len(cells) == 1 else f"are fastest, within {EQUAL - 1:.0%},"
+        parts.append(f"{listed(cells)} {equal} at {every}T={lengths[0]:,}{to}")
+    return "; ".join(parts)
+
+
+def _against_the_last(measured):
+    """The others beside the cell that is fastest at the longest length."""
+    times = _times(measured, max(set().union(*measured.values())))
+    winner = min(times, key=times.get)
+    for cell, by_length in measured.items():
+        shared = sorted(set(by_length) & set(measured[winner]))
+        if cell == winner or not shared:
+            continue
+        ratios = [
+            by_length[t].per_token.median / measured[winner][t].per_token.median for t in shared
+        ]
+        ends = list(zip(shared, ratios, strict=True))[:: max(len(shared) - 1, 1)]
+        (t, ratio), *last = ends
+        takes = f"{_digits(ratio)} times {winner}'s time at T={t:,}"
+        takes += "".join(f", {_digits(ratio)} times at T={t:,}" for t, ratio in last)
+        where = crossing(by_length, measured[winner])
+        if where is not None and min(ratios) < 1 / EQUAL:
+            at, before, after = where
+            between = f"between T={before:,} and {after:,}, near {at:,.0f}"
+            yield f"{cell} is overtaken by {winner} {between}: it takes {takes}"
+        elif min(ratios) > EQUAL and last:
+            yield f"{cell} is slower than {winner} at every length: it takes {takes}"
+        else:
+            yield f"{cell} takes {takes}"
+
+
+def _times(measured, length):
+    return {
+        cell: by_length[length].per_token.median
+        for cell, by_length in measured.items()
+        if length in by_length
+    }
+
+
+def _digits(ratio):
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def listed(items):
+    """a, b and c."""
+    *first, last = items
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,379 @@
+"""The benchmarks: what they time is right, what they say follows, and nothing measured is lost."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+NEEDED = "the benchmarks need jaxrnn[bench]"
+image = pytest.importorskip("matplotlib.image", reason=NEEDED)
+pytest.importorskip("optax", reason=NEEDED)
+pytest.importorskip("rich", reason=NEEDED)
+
+import jaxrnn  # noqa: E402
+from benchmarks import (  # noqa: E402
+    __main__,
+    chart,
+    machine,
+    modes,
+    options,
+    record,
+    rows,
+    sequences,
+    text,
+    timing,
+    words,
+)
+from benchmarks.model import BYTES, Model  # noqa: E402
+from benchmarks.shapes import SHAPES  # noqa: E402
+
+CELLS, LENGTHS = ("gru", "attention"), (8, 16)
+TINY = (
+    "--cells", *CELLS, "--lengths", *map(str, LENGTHS), "--width", "8", "--layers", "1",
+    "--repeats", "2",
+)  # fmt: skip
+
+
+def run(out, *arguments):
+    """The exit status and the record of a run of the main job."""
+    status = sequences.main([*TINY, "--out", str(out), *arguments])
+    return status, json.loads((out / "sequences-cpu.json").read_text())
+
+
+def kinds(content):
+    return [(row["mode"], row["cell"], row["length"]) for row in content["rows"]]
+
+
+# the main job, run
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+        return out, *run(out)
+
+
+def test_every_mode_cell_and_length_has_a_row(complete):
+    _, status, content = complete
+    assert status == 0 and content["interrupted"] is False
+    assert kinds(content) == [(m, c, t) for m in modes.MODES for t in LENGTHS for c in CELLS]
+    for row in content["rows"]:
+        tokens = modes.STREAM if row["mode"] == "decode" else LENGTHS[-1]
+        assert (row["tokens"], row["problem"]) == (tokens, None)
+        assert row["batch"] == (1 if row["mode"] == "decode" else LENGTHS[-1] // row["length"])
+        assert row["runs"] == ("step" if row["mode"] == "decode" else "xla")
+        assert len(row["samples"]) == 2 and min(row["samples"]) > 0
+        assert row["quartiles"][0] <= row["median"] <= row["quartiles"][1]
+        assert row["tokens_per_second"] == pytest.approx(tokens / row["median"])
+        assert row["compile_seconds"] > 0
+        assert row["memory_bytes"] > 4 * row["parameters"] > 0
+
+
+def test_the_record_says_where_it_comes_from(complete):
+    _, _, content = complete
+    about = content["machine"]
+    assert about["cores"] >= 1 and about["platform"] == "cpu" and about["cpu"]
+    assert about["versions"]["jax"] == jax.__version__
+    assert set(about["versions"]) == {"jaxrnn", "jax", "jaxlib", "flax", "optax"}
+    assert content["options"]["cells"] == list(CELLS)
+    assert content["options"]["width"] == 8 and content["options"]["tokens"] == 16
+    assert set(content["exponents"]) == set(modes.MODES)
+    assert len(content["words"]) == 9  # fastest, the other beside it, growth; of each mode
+
+
+def test_the_chart_shows_every_cell(complete):
+    out, _, _ = complete
+    picture = image.imread(out / "sequences-cpu.png")[..., :3]
+    assert min(picture.shape[:2]) > 500
+    for i, _ in enumerate(CELLS):
+        colour = [int(chart.COLOURS[i][at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        near = np.abs(picture - colour).max(-1) < 0.02
+        assert near.sum() > 500
+
+
+@pytest.mark.parametrize("how", ["planned", "met"])
+def test_a_row_out_of_memory_does_not_stop_the_rest(tmp_path, monkeypatch, capsys, how):
+    module, name = (machine, "free_memory") if how == "planned" else (timing, "measure")
+    usual, calls = getattr(module, name), []
+
+    def first_fails(*args, **settings):
+        calls.append(args)
+        if len(calls) > 1:
+            return usual(*args, **settings)
+        if how == "planned":
+            return 10
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+
+    monkeypatch.setattr(module, name, first_fails)
+    status, content = run(tmp_path, "--mode", "forward", "--lengths", "8")
+    first, second = content["rows"]
+    assert status == 0 and len(second["samples"]) == 2
+    assert first["samples"] == [] and first["problem"].startswith("out of memory: ")
+    assert content["words"][-1].startswith("Forward: gru at T=8: out of memory")
+    assert "out of memory" in capsys.readouterr().out
+
+
+def test_another_error_is_not_taken_for_memory(tmp_path, monkeypatch):
+    def fails(*args, **settings):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(timing, "measure", fails)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        run(tmp_path, "--mode", "forward", "--lengths", "8")
+
+
+@pytest.mark.parametrize("rows_before", [0, 1])
+def test_an_interrupt_keeps_what_was_measured(tmp_path, monkeypatch, capsys, rows_before):
+    once, calls = timing.once, []
+
+    def interrupted(call):
+        calls.append(call)
+        if len(calls) > 3 * rows_before + 1:  # a row: one call to warm up and two timed ones
+            raise KeyboardInterrupt
+        return once(call)
+
+    monkeypatch.setattr(timing, "once", interrupted)
+    status, content = run(tmp_path, "--mode", "forward", "--lengths", "8")
+    assert status == 130 and content["interrupted"] is True
+    assert kinds(content) == [("forward", "gru", 8)][:rows_before]
+    assert (tmp_path / "sequences-cpu.png").exists() is bool(rows_before)
+    words = "gru does" if rows_before else "Nothing was measured."
+    assert words in content["words"][0] and words in capsys.readouterr().out
+
+
+def test_an_implementation_that_cannot_run_is_told(tmp_path):
+    arguments = ("--cells", "attention", "--mode", "forward", "--implementation", "gpu")
+    status, content = run(tmp_path, *arguments)
+    problems = [row["problem"] for row in content["rows"]]
+    assert status == 0 and all("cannot run this on cpu" in p for p in problems)
+    assert not (tmp_path / "sequences-cpu.png").exists()
+
+
+# its options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "valid"),
+    [
+        (["--cells", "ltsm"], ["lstm", "gru", "elman", "attention", "transformer_block"]),
+        (["--cells", "math:sqrt"], ["lstm", "module:name"]),
+        (["--mode", "fly"], list(modes.MODES)),
+        (["--dtype", "int8"], ["float32", "bfloat16", "float64"]),
+        (["--implementation", "fast"], ["reference", "xla"]),
+        (["--device", "abacus"], ["cpu", "gpu", "tpu"]),
+        (["--lengths", "24", "256"], ["--tokens", "--batch"]),
+        (["--lengths", "0"], ["1 or more"]),
+        (["--width", "6", "--cells", "attention"], ["a divisor of hidden=6"]),
+    ],
+)
+def test_an_unknown_name_lists_the_valid_ones(arguments, valid, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        options.parse(arguments)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.partition("error:")[2]
+    assert all(name in error for name in valid)
+
+
+def test_an_unknown_command_lists_the_valid_ones():
+    with pytest.raises(SystemExit, match="(?s)'bnech'.*sequences.*peers.*kernels"):
+        __main__.main(["bnech"])
+
+
+def test_no_command_is_the_main_job(monkeypatch):
+    monkeypatch.setattr(sequences, "main", lambda argv: argv)
+    assert __main__.main([]) == []
+    assert __main__.main(["--width", "8"]) == ["--width", "8"]
+    assert __main__.main(["sequences", "--width", "8"]) == ["--width", "8"]
+
+
+def test_every_length_has_equal_tokens_or_an_equal_batch():
+    chosen = options.parse(["--lengths", "64", "16", "64"])
+    assert chosen.lengths == [16, 64]
+    assert [options.batch(chosen, t) for t in chosen.lengths] == [4, 1]
+    chosen = options.parse(["--lengths", "64", "10", "--batch", "3"])
+    assert [options.batch(chosen, t) for t in chosen.lengths] == [3, 3]
+
+
+def test_attention_has_room_for_the_sequence():
+    assert options.cell(jaxrnn.attention, 8, 5000, "train") == jaxrnn.attention(8, context=5000)
+    assert options.cell(jaxrnn.attention, 8, 5000, "decode") == jaxrnn.attention(8, window=5000)
+    assert options.cell(jaxrnn.gru, 8, 5000, "decode") == jaxrnn.gru(8)
+
+
+# what it times
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_decoding_goes_on_where_the_forward_pass_ended(name):
+    window = {"window": 6} if name == "attention" else {}
+    model = Model(getattr(jaxrnn, name)(8, **window), width=8, layers=2)
+    params = model.weights()
+    tokens = jnp.asarray(text.windows(7, 3)[0])
+    state, _ = jax.jit(model.prefill)(params, None, tokens[:-1])
+    _, token = jax.jit(model.decode)(params, state, tokens[-1])
+    logits = jax.jit(model.forward)(params, tokens)
+    assert token.tolist() == logits[-1].argmax(-1).tolist()
+
+
+def test_training_lowers_the_loss_of_real_text():
+    model = Model(jaxrnn.gru(16), width=16, layers=1, dtype="bfloat16")
+    with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+        train = modes.train(model, length=32, batch=4)
+    losses = [float(train.call()[1]) for _ in range(40)]
+    assert losses[0] == pytest.approx(math.log(BYTES), rel=0.2)
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_the_model_computes_in_its_type(x64):
+    tokens = text.windows(4, 2)[0]
+    for dtype, trained in (("bfloat16", "float64"), ("float64", "float64")):
+        model = Model(jaxrnn.lstm(8), width=8, layers=1, dtype=dtype)
+        assert {p.dtype.name for p in jax.tree.leaves(jax.eval_shape(model.init))} == {trained}
+        params = jax.eval_shape(model.weights)
+        assert {p.dtype.name for p in jax.tree.leaves(params)} == {dtype}
+        assert jax.eval_shape(model.forward, params, tokens).dtype == dtype
+
+
+def test_windows_of_text_are_followed_by_their_targets():
+    whole = bytes(text.english())
+    assert whole.decode().count(" the ") > 1000
+    inputs, targets = text.windows(50, 3)
+    assert inputs.shape == targets.shape == (50, 3)
+    assert (inputs[1:] == targets[:-1]).all()
+    for column in range(3):
+        window = bytes([*inputs[:, column], targets[-1, column]])
+        assert window in whole
+    assert len({tuple(inputs[:, column]) for column in range(3)}) == 3
+    longer = text.windows(len(whole) + 5, 1)[0][:, 0]
+    assert longer[-5:].tolist() == longer[:5].tolist()
+
+
+def test_the_shapes_have_names_of_their_own():
+    assert len(SHAPES) == 8 and all(name == shape.name for name, shape in SHAPES.items())
+    assert SHAPES["long"][1:] == (8, 2048, 128, 256)
+
+
+def test_free_memory_is_the_least_that_anybody_allows(monkeypatch):
+    files = {
+        "/proc/meminfo": ["MemTotal: 900 kB", "MemAvailable: 100 kB"],
+        "/sys/fs/cgroup/memory.max": ["90000"],
+        "/sys/fs/cgroup/memory.current": ["50000"],
+        "/sys/fs/cgroup/memory.stat": ["anon 45000", "inactive_file 5000"],
+    }
+    monkeypatch.setattr(machine, "_lines", lambda path: files.get(path, []))
+    cpu = jax.devices("cpu")[0]
+    assert machine.free_memory(cpu) == 90000 - 50000 + 5000
+    files["/sys/fs/cgroup/memory.max"] = ["max"]
+    assert machine.free_memory(cpu) == 100 * 1024
+    files.clear()
+    assert machine.free_memory(cpu) is None
+
+
+# what it says
+
+
+def synthetic(mode="forward", **times):
+    """Rows of cells with the given seconds a token, by length."""
+    return [
+        rows.Row(mode, cell, length, batch=1, tokens=10, samples=[10 * seconds])
+        for cell, by_length in times.items()
+        for length, seconds in by_length.items()
+    ]
+
+
+def test_exponents_of_a_sequence_and_of_a_token():
+    linear = {t: 3e-6 for t in (256, 1024, 4096)}
+    squared = {t: 1e-9 * t for t in (256, 1024, 4096)}
+    for mode, powers in (("forward", (1, 2)), ("train", (1, 2)), ("decode", (0, 1))):
+        found = sequences.exponents(synthetic(mode, gru=linear, attention=squared))
+        assert list(found[mode].values()) == pytest.approx(powers)
+    assert sequences.exponents(synthetic(gru={256: 1.0})) == {"forward": {"gru": None}}
+
+
+def test_where_one_is_overtaken():
+    # 1e-9 T against 1e-6: equal at T = 1000
+    attention = {t: 1e-9 * t for t in (256, 1024, 4096)}
+    measured = rows.of(
+        synthetic(attention=attention, gru=dict.fromkeys(attention, 1e-6)), "forward"
+    )
+    at, before, after = rows.crossing(measured["attention"], measured["gru"])
+    assert at == pytest.approx(1000) and (before, after) == (256, 1024)
+    assert rows.crossing(measured["gru"], measured["attention"]) is None
+
+
+def test_words_tell_who_is_fastest_and_who_is_overtaken():
+    measured = synthetic(
+        "train",
+        lstm={256: 2e-6, 1024: 2e-6, 4096: 2e-6},
+        gru={256: 1e-6, 1024: 1e-6, 4096: 1e-6},
+        attention={256: 0.5e-6, 1024: 2e-6, 4096: 8e-6},
+    )
+    assert words.sentences(measured) == [
+        "Training: attention is fastest at T=256; gru is fastest at T=1,024 to 4,096.",
+        "Training: lstm is slower than gru at every length: it takes 2.00 times gru's time at"
+        " T=256, 2.00 times at T=4,096.",
+        "Training: attention is overtaken by gru between T=256 and 1,024, near 512: it takes 0.50"
+        " times gru's time at T=256, 8.00 times at T=4,096.",
+        "Training: the time of one sequence grows as T^1.00 for lstm, T^1.00 for gru and T^2.00"
+        " for attention.",
+    ]
+
+
+def test_words_of_little():
+    one = synthetic(gru={256: 1e-6})
+    assert words.sentences(one) == ["Forward: gru does 1,000,000 tokens/s at T=256."]
+    two = synthetic("decode", gru={256: 1e-6}, lstm={256: 1.01e-6})
+    assert words.sentences(two) == [
+        "Decoding: gru and lstm are fastest, within 5%, at T=256.",
+        "Decoding: lstm takes 1.01 times gru's time at T=256.",
+    ]
+    lost = rows.Row("decode", "gru", 512, 1, problem="out of memory: all of it")
+    assert words.sentences([lost]) == ["Decoding: gru at T=512: out of memory: all of it."]
+    assert words.sentences([]) == ["Nothing was measured."]
+
+
+def test_a_length_that_only_one_reached_makes_no_comparison():
+    measured = synthetic(gru={256: 2e-6, 1024: 2e-6}, attention={256: 1e-6})
+    fastest, against, growth = words.sentences(measured)
+    assert fastest.endswith("attention is fastest at T=256; gru is fastest at T=1,024.")
+    assert against == "Forward: attention takes 0.50 times gru's time at T=256."
+    assert growth.endswith("grows as T^1.00 for gru.")
+
+
+# timing and writing
+
+
+def test_interleaved_rotates():
+    ran = []
+    calls = {name: lambda name=name: ran.append(name) for name in "abc"}
+    samples = timing.interleaved(calls, rounds=4)
+    assert "".join(ran) == "abc" + "abc" + "bca" + "cab" + "abc"  # the first to warm up
+    assert {name: len(s) for name, s in samples.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_the_number_of_calls_follows_the_time():
+    assert timing.repeats(0.1, seconds=1.05) == 10
+    assert timing.repeats(100, seconds=1, least=3) == 3
+    assert timing.repeats(1e-6, seconds=1, most=50) == 50
+    ran = []
+    assert len(timing.measure(lambda: ran.append(1), rounds=5)) == 5 and len(ran) == 6
+
+
+def test_summaries_and_paired_ratios():
+    assert timing.summary([5.0, 1.0, 2.0, 4.0, 3.0]) == (3.0, 2.0, 4.0)
+    assert timing.summary([7.0]) == (7.0, 7.0, 7.0)
+    assert timing.ratio([2.0, 40.0, 6.0], [1.0, 20.0, 3.0]) == (2.0, 2.0, 2.0)
+
+
+def test_a_record_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "new" / "record.json"
+    record.save(path, {"samples": [1.5, 2e-6], "note": "[3,  4]"})
+    with pytest.raises(ValueError):
+        record.save(path, {"samples": [math.nan]})
+    assert json.loads(path.read_text()) == {"samples": [1.5, 2e-6], "note": "[3,  4]"}
+    assert "[ 1.5, 2e-06 ]" in path.read_text()
+    assert list(path.parent.iterdir()) == [path]

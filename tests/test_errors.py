@@ -1,0 +1,187 @@
+"""What a caller can get wrong: each error names the argument, what came and what is wanted."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxrnn
+
+KEY = jax.random.key(0)
+XS = jnp.ones((5, 2, 3))  # [T, B, I]
+LENGTHS = jnp.array([5, 1])
+FLAGS = jnp.ones((5, 2), bool)
+LSTM, GRU = jaxrnn.lstm(4), jaxrnn.gru(4)
+LIFTED = jaxrnn.gru(4, reset_after=False)
+ATTENTION = jaxrnn.attention(4, heads=2, context=4)
+STACK, BOTH = jaxrnn.stack(LSTM, GRU), jaxrnn.bidirectional(LSTM)
+CELLS = (LSTM, GRU, LIFTED, ATTENTION, STACK, BOTH)
+PARAMS = {cell: cell.init(KEY, 3) for cell in CELLS}
+STATE = LSTM.initial_state(PARAMS[LSTM], (2,))
+
+
+def run(cell=LSTM, params=None, xs=XS, state=None, **options):
+    params = PARAMS.get(cell) if params is None else params
+    return lambda: jaxrnn.unroll(cell, params, xs, state, **options)
+
+
+def params(cell=LSTM, **replaced):
+    """Parameters with some replaced; None takes one out."""
+    replaced = PARAMS[cell] | replaced
+    return run(cell, {name: array for name, array in replaced.items() if array is not None})
+
+
+def gated(update, gates=2, **options):
+    update.__name__ = "my_update"
+    return lambda: jaxrnn.gated(update, gates=gates, **options)
+
+
+def make(constructor, *args, **options):
+    return lambda: constructor(*args, **options)
+
+
+V, T = ValueError, TypeError
+BAD = {  # the call, the error, and what its text has: the argument, what came, what is wanted
+    # unroll
+    "cell": (run(jaxrnn.lstm, {}), T, "cell: ", "got lstm", "a Cell, as jaxrnn.lstm(128)"),
+    "xs rank": (run(xs=XS[0, 0]), V, "xs: ", "shape (3,)", "[T, ...batch, I]"),
+    "xs list": (run(xs=[[1.0]]), T, "xs: ", "got list", "an array [T, ...batch, I]"),
+    "xs int": (run(xs=XS.astype(int)), T, "xs: ", "got int32", "a floating type"),
+    "xs features": (run(xs=XS[..., :2]), V, "xs: ", "I = 2", "want 3"),
+    "lengths beyond T": (run(lengths=LENGTHS + 1), V, "lengths: ", "2 to 6", "0 and T = 5"),
+    "lengths negative": (run(lengths=LENGTHS - 2), V, "lengths: ", "-1 to 3", "0 and T = 5"),
+    "lengths float": (run(lengths=LENGTHS / 2), T, "lengths: ", "got float32", "an integer type"),
+    "lengths shape": (run(lengths=LENGTHS[:1]), V, "lengths: ", "shape (1,)", "[...batch] = (2,)"),
+    "lengths text": (run(lengths="ab"), T, "lengths: ", "got 'ab'", "an array of ints"),
+    "mask shape": (run(mask=FLAGS.T), V, "mask: ", "(2, 5)", "[T, ...batch] = (5, 2)"),
+    "mask float": (run(mask=FLAGS.astype(float)), T, "mask: ", "got float32", "want bool"),
+    "mask list": (run(mask=[True] * 5), T, "mask: ", "got list", "a bool array (5, 2)"),
+    "starts shape": (run(starts=FLAGS[:, 0]), V, "starts: ", "(5,)", "[T, ...batch] = (5, 2)"),
+    "starts int": (run(starts=FLAGS.astype(int)), T, "starts: ", "got int32", "want bool"),
+    "starts bool": (run(starts=True), T, "starts: ", "got bool", "a bool array (5, 2)"),
+    "reverse": (run(reverse=1), T, "reverse: ", "got 1", "True or False"),
+    "key int": (run(key=0), T, "key: ", "got 0", "one key, as jax.random.key(0)"),
+    "keys": (run(key=jax.random.split(KEY)), T, "key: ", "[2]", "one key, as jax.random.key(0)"),
+    "implementation": (
+        run(implementation="fast"), V, "implementation: ", "'fast'", "('reference', 'xla'",
+    ),
+    "implementation elsewhere": (
+        run(ATTENTION, xs=XS[:4], implementation="gpu"), V,
+        "implementation='gpu'", "on cpu", "needs an NVIDIA GPU",
+    ),
+    "implementation of another operation": (
+        run(implementation="gpu"), V, "implementation: ", "'gpu'", "only ('reference', 'xla')",
+    ),
+    "implementation of a lifted cell": (
+        run(LIFTED, implementation="xla"), V, "implementation: ", "'xla'", "only 'reference'",
+    ),
+    "context": (run(ATTENTION), V, "xs: ", "T = 5", "context=4 at most"),
+    # states
+    "state structure": (run(state=STATE[0]), V, "state: ", "got float32[2, 4]", "want ('float32"),
+    "state shape": (run(state=(STATE[0], STATE[1][:1])), V, "state: ", "[1, 4]", "want ('float32"),
+    "state of another cell": (
+        run(GRU, state=STATE), V, "state: ", "got ('float32[2, 4]', ", "want ('float32[2, 4]',)",
+    ),
+    "state int": (
+        run(state=jax.tree.map(jnp.int32, STATE)), T, "state: ", "got ('int32", "want ('float32",
+    ),
+    "state of one layer": (
+        run(STACK, state=STATE), V, "state: ", "got ('float32", "want (('float32",
+    ),
+    # parameters
+    "params missing": (params(r=None), V, "params: ", "['b', 'w']", "['b', 'r', 'w']"),
+    "params extra": (params(z=XS), V, "params: ", "['b', 'r', 'w', 'z']", "['b', 'r', 'w']"),
+    "params shape": (params(r=XS), V, "params['r']: ", "shape (5, 2, 3)", "want (4, 4, 4)"),
+    "params rank": (params(w=XS[0]), V, "params['w']: ", "shape (2, 3)", "want (3, 4, 4)"),
+    "params int": (
+        params(b=jnp.zeros((4, 4), int)), T, "params['b']: ", "got int32", "a floating type",
+    ),
+    "params number": (params(ATTENTION, out=0.0), T, "params['out']: ", "got float", "an array"),
+    "params list": (run(params=[XS]), V, "params: ", "got list", "a dict of ['b', 'r', 'w']"),
+    "params of another cell": (
+        run(GRU, PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']", "['b', 'r', 'rb', 'w']",
+    ),
+    "params of one layer": (
+        run(STACK, PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']", "one for each layer",
+    ),
+    "params of a layer": (
+        run(STACK, {**PARAMS[STACK], "1": PARAMS[STACK]["1"] | {"rb": XS}}), V,
+        "params['rb']: ", "(5, 2, 3)", "want (4,)", "in layer 1 of a stack, gru(hidden=4)",
+    ),
+    "init key": (make(LSTM.init, 0, 3), T, "key: ", "got 0", "one key, as jax.random.key(0)"),
+    "init size": (make(LSTM.init, KEY, 3.0), T, "in_size: ", "got 3.0", "an int"),
+    # constructors
+    "misspelt": (make(jaxrnn.lstm, hiden=3), T, "lstm(", "missing", "'hidden'"),
+    "misspelt option": (
+        make(jaxrnn.lstm, 3, forget_bais=0), T, "lstm()", "'forget_bais'", "forget_bias=1.0",
+    ),
+    "hidden float": (make(jaxrnn.gru, 3.0), T, "hidden: ", "got 3.0", "an int"),
+    "hidden 0": (make(jaxrnn.elman, 0), V, "hidden: ", "got 0", "1 or more"),
+    "heads": (make(jaxrnn.lstm, 6, heads=4), V, "heads: ", "got 4", "a divisor of hidden=6"),
+    "attention heads": (make(jaxrnn.attention, 6), V, "heads: ", "got 4", "a divisor of hidden=6"),
+    "window": (make(jaxrnn.attention, 4, window=0), V, "window: ", "got 0", "1 or more"),
+    "residuals": (
+        make(jaxrnn.gru, 4, residuals="all"), V, "residuals: ", "'all'", "('gates', 'states')",
+    ),
+    "activation": (
+        make(jaxrnn.elman, 4, activation="tahn"), V, "activation: ", "'tahn'", "in jax.nn",
+    ),
+    "rate": (make(jaxrnn.dropout, 1.5), V, "rate: ", "got 1.5", "from 0 to 1"),
+    "per": (make(jaxrnn.dropout, 0.5, per="row"), V, "per: ", "'row'", "'step' or 'sequence'"),
+    "merge": (
+        make(jaxrnn.bidirectional, LSTM, merge="cat"), V, "merge: ", "'cat'", "'concat', 'sum'",
+    ),
+    "backward": (
+        make(jaxrnn.bidirectional, LSTM, "gru"), T, "bidirectional: ", "got 'gru'", "a Cell",
+    ),
+    "bidirectional step": (
+        make(BOTH.step, PARAMS[BOTH], None, XS[0]), V,
+        "bidirectional has no step", "needs the whole sequence", "use unroll",
+    ),
+    "residual": (
+        run(jaxrnn.residual(LSTM), PARAMS[LSTM]), V, "residual: ", "input of 3", "output of 4",
+    ),
+    "stack of nothing": (jaxrnn.stack, V, "stack: ", "got no cells", "one or more"),
+    "stack of a list": (make(jaxrnn.stack, [LSTM]), T, "stack: ", "got [lstm(", "a Cell"),
+    "stack of functions": (make(jaxrnn.stack, jaxrnn.gru), T, "stack: ", "got gru", "a Cell"),
+    "gates": (gated(lambda state, x, r: x, gates=0), V, "gates: ", "got 0", "1 or more"),
+    "gates' bias": (
+        gated(lambda state, x, r: x, bias=(1.0,)), V, "bias: ", "1 numbers", "each of 2 gates",
+    ),
+    "update over H": (
+        gated(lambda state, x, r: (jnp.cumsum(x[0]),)), T, "my_update: ", "cumsum", "elementwise",
+    ),
+    "update's results": (
+        gated(lambda state, x, r: x), T, "my_update: ", "[(3,), (3,)]", "a tuple of 1 arrays",
+    ),
+    "update's result": (
+        gated(lambda state, x, r: x[0]), T, "my_update: ", "gave ", "a tuple of 1 arrays",
+    ),
+    "update's weights": (
+        gated(lambda state, x, r, u: x), T, "my_update: ", "'u'", "(state, x, r)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_error_says_what_is_wrong(name):
+    call, kind, *texts = BAD[name]
+    with pytest.raises(kind) as caught:
+        call()
+    said = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert caught.type is kind and all(text in said for text in texts), said
+
+
+def test_before_anything_runs():
+    """At trace time: inside a jit, and of shapes alone."""
+    with pytest.raises(ValueError, match="xs: got I = 2 features, want 3"):
+        jax.jit(lambda xs: run(xs=xs)())(XS[..., :2])
+    known = LENGTHS + 1
+    with pytest.raises(ValueError, match="lengths: got values from 2 to 6"):
+        jax.jit(lambda xs: run(xs=xs, lengths=known)())(XS)
+    with pytest.raises(ValueError, match="xs: got I = 2 features, want 3"):
+        jaxrnn.explain(LSTM, PARAMS[LSTM], jax.ShapeDtypeStruct((5, 2, 2), XS.dtype))
+
+
+def test_inputs_wider_than_the_parameters(x64):
+    with pytest.raises(TypeError, match="xs: got float64, want float32 or less"):
+        run(xs=XS.astype("float64"))()

@@ -1,0 +1,51 @@
+"""What imports what: one way only, and only JAX from outside."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import jaxrnn
+
+ROOT = pathlib.Path(jaxrnn.__file__).parent
+LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
+    ("dtypes", "scan", "placement", "choice", "operation"),
+    ("arguments",),
+    ("cell", "recurrence", "attend"),
+    ("gated", "combine", "stateless", "batch_major"),
+    ("cells", "attention", "nnx", "linen"),
+    ("__init__",),
+)
+LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
+OUTSIDE = {"nnx": "flax", "linen": "flax"}  # beside JAX
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".") for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "an import relative to the file"
+            yield from ([*node.module.split("."), name.name] for name in node.names)
+
+
+@pytest.mark.parametrize("file", sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.py")))
+def test_imports_go_one_way(file):
+    module = file.removesuffix(".py").split("/")[0]
+    for package, *name in imports(ROOT / file):
+        if package == "jaxrnn":
+            assert name[0] == module or LAYER[name[0]] < LAYER[module], f"{module} imports {name}"
+        else:
+            assert package in {"jax", OUTSIDE.get(module), *sys.stdlib_module_names}
+
+
+def test_jax_alone_is_loaded():
+    program = """import sys, jax
+loaded = lambda: {name.split(".")[0] for name in sys.modules}
+before = loaded()
+import jaxrnn
+print(loaded() - before)"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout == "{'jaxrnn'}\n", run.stdout + run.stderr
