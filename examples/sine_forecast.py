@@ -1,6 +1,6 @@
 """Forecasts a sine: a GRU learns the next value, then goes on alone from what it has seen.
 
-    python examples/sine_forecast.py [--steps 500] [--out sine_forecast.png]
+python examples/sine_forecast.py [--steps 500] [--out sine_forecast.png]
 """
 
 import argparse

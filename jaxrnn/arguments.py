@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxrnn.choice import NAMES, REFERENCE
 from jaxrnn.dtypes import promoted
 
+PLATFORMS = ("cpu", "gpu", "tpu", "cuda", "rocm")
+
 
 def check_sequence(xs, mask, starts, reverse, key, implementation):
     """Checks the arguments of ``unroll`` that are alike for all cells."""
@@ -18,7 +20,7 @@ def check_sequence(xs, mask, starts, reverse, key, implementation):
     check_floating("xs", xs)
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
-            _check_flags(name, flags, xs.shape[:-1])
+            check_flags(name, flags, xs.shape[:-1], "[T, ...batch]")
     if not isinstance(reverse, bool):
         raise TypeError(f"reverse: got {reverse!r}, want True or False")
     if key is not None:
@@ -35,13 +37,14 @@ def check_floating(name, array):
         raise TypeError(f"{name}: got {array.dtype}, want a floating type")
 
 
-def _check_flags(name, flags, shape):
+def check_flags(name, flags, shape, layout):
+    """A bool array of a shape."""
     if not hasattr(flags, "dtype"):
         raise TypeError(f"{name}: got {type(flags).__name__}, want a bool array {shape}")
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name}: got {flags.dtype}, want bool")
     if flags.shape != shape:
-        raise ValueError(f"{name}: got shape {flags.shape}, want [T, ...batch] = {shape}")
+        raise ValueError(f"{name}: got shape {flags.shape}, want {layout} = {shape}")
 
 
 def check_key(key):
@@ -78,9 +81,9 @@ def combined_mask(xs, lengths, mask):
     return real if mask is None else real & mask
 
 
-def completed_state(cell, params, state, batch):
+def completed_state(initial_state, params, state, batch):
     """``state`` in the types of the cell's initial state; it has its structure and shapes."""
-    want = jax.eval_shape(lambda p: cell.initial_state(p, batch), params)
+    want = jax.eval_shape(lambda p: initial_state(p, batch), params)
     leaves, structure = jax.tree.flatten(state)
     wanted = jax.tree.leaves(want)
     shapes = [jnp.shape(leaf) for leaf in leaves]
@@ -105,14 +108,20 @@ def _shapes(tree):
 def check_features(x, size):
     """x [..., I] has the features that the parameters were made for."""
     if x.shape[-1] != size:
-        raise ValueError(f"xs: got I = {x.shape[-1]} features, want {size}: params are made for it")
+        came = f"I = {x.shape[-1]} features"
+        raise ValueError(f"xs: got {came}, want {size}: params are made for it")
+
+
+def check_names(params, want):
+    """The parameters are a dict with the names of ``want``."""
+    if not isinstance(params, dict) or sorted(params) != sorted(want):
+        came = sorted(params) if isinstance(params, dict) else type(params).__name__
+        raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
 
 
 def check_params(params, want, input_weight, x):
     """The parameters have the names and shapes of ``want``, and x the features they are for."""
-    if not isinstance(params, dict) or sorted(params) != sorted(want):
-        came = sorted(params) if isinstance(params, dict) else type(params).__name__
-        raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
+    check_names(params, want)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):
@@ -130,6 +139,13 @@ def check_layers(params, state, count):
         raise ValueError(f"params: got {came}, want a dict of {want}, one for each layer")
     if state is not None and (not isinstance(state, tuple) or len(state) != count):
         raise ValueError(f"state: got {_shapes(state)}, want a tuple of {count}, one a layer")
+
+
+def platform(value):
+    """The name of a platform."""
+    if value not in PLATFORMS:
+        raise ValueError(f"platform: got {value!r}, want one of {PLATFORMS}")
+    return value
 
 
 def activation(value):

@@ -1,5 +1,7 @@
 """Causal self-attention as a cell: its state is a cache of keys and values."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -70,6 +72,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
     def step(params, state, x, key=None):
         del key
         check(params, x)
+        state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         *caches, count = state
         q, k, v = _project(params, x, count)
         caches = [_put(cache, count % room, new) for cache, new in zip(caches, (k, v))]
@@ -111,8 +114,8 @@ def attention(hidden, *, heads=4, window=None, context=1024):
             jnp.moveaxis(a, 0, len(batch)) for a in (q, k, v, position, episode, real)
         )
         after = _cache(initial, before, (k, v), position, episode, real, count, room)
-        k, v, bad = _finite(k, v)
-        poisoned = _sees(bad & real, position, episode, window)
+        (q, blind), (k, v, bad) = _finite(q), _finite(k, v)
+        poisoned = blind | _sees(bad & real, position, episode, window)
         query = key_place = None
         if not plain:
             query, key_place = (position, episode), (position, jnp.where(real, episode, -1))
@@ -242,10 +245,10 @@ def _cache(initial, before, new, position, episode, real, count, room):
 # are taken out, and the queries that see one become NaN by their places.
 
 
-def _finite(k, v):
-    """Keys and values, zero where they are not finite, and where that is, [..., S]."""
-    bad = ~(jnp.isfinite(k) & jnp.isfinite(v)).all((-1, -2))
-    return (*select(~bad, (k, v), 0), bad)
+def _finite(*arrays):
+    """Arrays [..., S, N, D], zero where one is not finite, and where that is, [..., S]."""
+    bad = ~functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays)).all((-1, -2))
+    return (*select(~bad, arrays, 0), bad)
 
 
 def _sees(bad, position, episode, window):

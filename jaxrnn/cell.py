@@ -238,7 +238,7 @@ def unroll(
     xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
     mask = arguments.combined_mask(xs, lengths, mask)
     if state is not None:
-        state = arguments.completed_state(cell, params, state, xs.shape[1:-1])
+        state = arguments.completed_state(cell.initial_state, params, state, xs.shape[1:-1])
     xs = select(mask, xs, 0)  # what stands in padding never meets a weight
 
     def run(params, state, xs, mask, starts, key):
@@ -266,7 +266,7 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
         xla        runs
         reference  no: the specification: runs when it is asked for
     """
-    platform = platform or jax.default_backend()
+    platform = arguments.platform(platform or jax.default_backend())
     with choice.recording(platform) as choices:
         arrays = (params, xs, state, {k: v for k, v in options.items() if _is_array(v)})
         static = {k: v for k, v in options.items() if not _is_array(v)}

@@ -151,6 +151,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
         }
 
     def initial_state(params, batch_shape):
+        arguments.check_names(params, ("forward", "backward"))
         return (
             forward.initial_state(params["forward"], batch_shape),
             backward.initial_state(params["backward"], batch_shape),
@@ -160,6 +161,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
         raise ValueError("bidirectional has no step: it needs the whole sequence; use unroll")
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+        arguments.check_names(params, ("forward", "backward"))
         first, second = (None, None) if state is None else state
         first, ahead = forward.unroll(
             params["forward"], first, xs, mask, starts, reverse, _fold(key, 0), implementation

@@ -14,4 +14,4 @@ def promoted(*dtypes):
 
 def arithmetic(params):
     """The type of states and gates: that of the parameters, float32 at least."""
-    return promoted(jnp.dtype("float32"), *(p.dtype for p in jax.tree.leaves(params)))
+    return promoted(jnp.dtype("float32"), *(jnp.result_type(p) for p in jax.tree.leaves(params)))

@@ -105,6 +105,7 @@ def _build(update, gates, states, bias, unit, hidden, heads, residuals):
 
     def step(params, state, x, key=None):
         del key
+        state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         given = operands(params, state, x, hidden, gates, heads, names)
         problem = Problem(update, gates, states, False, residuals, None)
         return reference.step(problem, given, given.state, x)
@@ -159,17 +160,24 @@ def _check_update(update, gates, states, unit):
         inspect.signature(update).bind(None, None, None, **dict.fromkeys(unit))
     except TypeError as error:
         raise TypeError(f"{name}: {error}; it is called with (state, x, r) and {unit}") from None
-    rows = lambda count: (row,) * count  # noqa: E731
+    rows = lambda count: (row,) * count
     named = dict.fromkeys(unit, row)
-    jaxpr, out = jax.make_jaxpr(update, return_shape=True)(
-        rows(states), rows(gates), rows(gates), **named
-    )
+    try:
+        jaxpr, out = jax.make_jaxpr(update, return_shape=True)(
+            rows(states), rows(gates), rows(gates), **named
+        )
+    except Exception as error:
+        error.add_note(f"in {name}, called with states={states} and gates={gates}")
+        raise
     shapes = [o.shape for o in out] if isinstance(out, tuple) else type(out).__name__
     if shapes != [(3,)] * states:
         raise TypeError(f"{name}: gave {shapes}, want a tuple of {states} arrays like its inputs")
     for eqn in _equations(jaxpr.jaxpr):
+        # What is made of rows are rows: a smaller array is a sum over them, or a part of them.
+        made_of_rows = any(v.aval.shape == (3,) for v in eqn.invars)
         sizes = {v.aval.shape for v in eqn.outvars}
-        if eqn.primitive.name in _MIXING or not sizes <= {(), (3,), (1,)}:
+        mixes = not sizes <= ({(3,)} if made_of_rows else {(), (1,), (3,)})
+        if mixes or eqn.primitive.name in _MIXING:
             raise TypeError(
                 f"{name}: {eqn.primitive.name} is not elementwise over the hidden axis;"
                 f" lift the cell from its step with jaxrnn.cell instead"

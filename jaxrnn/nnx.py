@@ -64,14 +64,15 @@ class RNN(nnx.Module):
 
     def step(self, state, x):
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
-        return self.cell.step(self._values(), state, x)
+        params, x = batch_major.cast(self.dtype, self._values(), x)
+        return self.cell.step(params, state, x)
 
     def initial_state(self, batch_shape):
         """The state that ``step`` begins with."""
         return self.cell.initial_state(self._values(), batch_shape)
 
     def _values(self):
-        is_param = lambda p: isinstance(p, nnx.Param)  # noqa: E731
+        is_param = lambda p: isinstance(p, nnx.Param)
         return jax.tree.map(lambda p: p[...], self.params, is_leaf=is_param)
 
 

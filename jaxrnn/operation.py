@@ -142,8 +142,10 @@ class Operation:
             again = tuple(p and next(left) for p in present)
             parts.append(
                 self.tangent.bind(
-                    *args[:fixed], *_picked(moving, tangents[fixed:]),
-                    present=again, **{**parameters, "maps": flags},
+                    *args[:fixed],
+                    *_picked(moving, tangents[fixed:]),
+                    present=again,
+                    **{**parameters, "maps": flags},
                 )  # fmt: skip
             )
         operands = tree.num_leaves
@@ -168,8 +170,14 @@ class Operation:
         sums = tuple(_picked(linear, level[known:]) for level in maps)
         gradients = iter(
             self.backward.bind(
-                *args[:known], *_picked(given, cotangents), problem=problem, tree=tree,
-                wanted=wanted, given=given, maps=flags, sums=sums,
+                *args[:known],
+                *_picked(given, cotangents),
+                problem=problem,
+                tree=tree,
+                wanted=wanted,
+                given=given,
+                maps=flags,
+                sums=sums,
             )  # fmt: skip
         )
         return [None] * known + [next(gradients) if is_linear else None for is_linear in linear]

@@ -59,6 +59,7 @@ def project(hidden, *, activation=None):
         return {"w": w, "b": jnp.zeros(hidden)}
 
     def apply(params, x):
+        arguments.check_names(params, ("w", "b"))
         w, b = params["w"], params["b"]
         arguments.check_features(x, w.shape[0])
         dtype = promoted(x.dtype, w.dtype)
@@ -94,6 +95,7 @@ def layer_norm(*, epsilon=1e-6):
         return {"scale": jnp.ones(in_size), "bias": jnp.zeros(in_size)}
 
     def apply(params, x):
+        arguments.check_names(params, ("scale", "bias"))
         scale, bias = params["scale"], params["bias"]
         arguments.check_features(x, scale.shape[0])
         total = promoted(x.dtype, scale.dtype, jnp.dtype("float32"))

@@ -146,6 +146,7 @@ class Example(NamedTuple):
     key: object
 
 
+@functools.cache
 def example(case, shape=BASE, seed=0, dtype=jnp.float64):
     """Random arrays; every kind of row: full, empty, with holes, with several episodes."""
     steps, batch, inputs, hidden = shape

@@ -35,6 +35,7 @@ def test_public_names_have_an_example(name):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.usefixtures("plain_jax")
 def test_pages(page):
     """The blocks of a page run one after the other, as its reader would type them."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)

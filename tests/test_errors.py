@@ -150,6 +150,23 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "update over H": (
         gated(lambda state, x, r: (jnp.cumsum(x[0]),)), T, "my_update: ", "cumsum", "elementwise",
     ),
+    "update that sums": (
+        gated(lambda state, x, r: (x[0] / x[0].sum(),)), T, "my_update: ", "sum", "elementwise",
+    ),
+    "activation over H": (
+        make(jaxrnn.elman, 4, activation="softmax"), T, "elman_update: ", "max", "elementwise",
+    ),
+    "params of bidirectional": (
+        run(BOTH, PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']", "['backward', 'forward']",
+    ),
+    "step's state": (
+        make(LSTM.step, PARAMS[LSTM], (STATE[0], STATE[1][:1]), XS[0]), V,
+        "state: ", "[1, 4]", "want ('float32[2, 4]'",
+    ),
+    "platform": (
+        make(jaxrnn.explain, LSTM, PARAMS[LSTM], XS, platform="npu"), V,
+        "platform: ", "'npu'", "'cpu', 'gpu', 'tpu'",
+    ),
     "update's results": (
         gated(lambda state, x, r: x), T, "my_update: ", "[(3,), (3,)]", "a tuple of 1 arrays",
     ),

@@ -14,6 +14,7 @@ from cases import BASE, CELLS, FASTER, FUSED, GATED, REFERENCE, SHAPES, TOLERANC
 import jaxrnn
 from jaxrnn.scan import select
 
+FLAGS = tuple(itertools.product((False, True), repeat=3))
 pytestmark = pytest.mark.usefixtures("x64")
 every_cell = pytest.mark.parametrize("name", CELLS)
 fused_cell = pytest.mark.parametrize("name", FUSED)
@@ -84,7 +85,7 @@ def literally(cell, params, xs, state, *, mask, starts, reverse, key, lengths=No
 
 
 @every_cell
-@pytest.mark.parametrize("mask, starts, reverse", tuple(itertools.product((False, True), repeat=3)))
+@pytest.mark.parametrize("mask, starts, reverse", FLAGS)
 def test_unroll_is_the_scan_of_step(name, mask, starts, reverse):
     e = cases.example(CELLS[name])
     given = options(e, mask=mask, starts=starts, reverse=reverse)
@@ -133,9 +134,12 @@ def test_the_paper(name, reverse):
     for leaf in range(len(jax.tree.leaves(moving))):  # along one array at a time
         flat, tree = jax.tree.flatten(direction)
         along = tree.unflatten([d if i == leaf else 0 * d for i, d in enumerate(flat)])
-        bent = jax.tree.map(lambda a, d: np.array(a) + 1j * truth.TINY * np.array(d), moving, along)
+        bent = jax.tree.map(
+            lambda a, d: np.array(a) + 1j * truth.TINY * np.array(d), moving, along
+        )
         slope = jax.tree.map(lambda a: a.imag / truth.TINY, by_paper(*bent))
-        wanted = sum(float((w * s).sum()) for w, s in zip(*map(jax.tree.leaves, (weights, slope))))
+        products = jax.tree.map(lambda w, s: float((w * s).sum()), weights, slope)
+        wanted = sum(jax.tree.leaves(products))
         came = [float((g[leaf] * jax.tree.leaves(along)[leaf]).sum()) for g in gradients]
         assert all(abs(c - wanted) < 1e-12 * max(1, abs(wanted)) for c in came), (came, wanted)
 
@@ -183,7 +187,8 @@ def wide(tree):
 def agree(e, given, implementation, params, xs, state, tolerance):
     """Results and gradients are those of the reference in float64, and of the right type."""
     moving = params, xs, state
-    weights = cases.cotangents(unroll(e.cell, *moving, **given))
+    shapes = jax.eval_shape(lambda *moving: jaxrnn.unroll(e.cell, *moving, **given), *moving)
+    weights = cases.cotangents(shapes)
     wanted, wanted_grads = value_and_grads(
         e.cell, wide(moving), wide(weights), **given, implementation=REFERENCE
     )
@@ -276,9 +281,7 @@ def test_bidirectional_is_two_runs(inner, merge):
     function = functions.get(merge, merge) if isinstance(merge, str) else merge
     for given in (dict(lengths=e.lengths), dict(mask=e.mask, starts=e.starts)):
         state, ys = jaxrnn.unroll(cell, e.params, e.xs, e.state, **given)
-        first, ahead = jaxrnn.unroll(
-            case.make(6), e.params["forward"], e.xs, e.state[0], **given
-        )
+        first, ahead = jaxrnn.unroll(case.make(6), e.params["forward"], e.xs, e.state[0], **given)
         second, back = jaxrnn.unroll(
             jaxrnn.gru(6), e.params["backward"], e.xs, e.state[1], reverse=True, **given
         )

@@ -1,4 +1,4 @@
-"""A batch over eight devices stays there: no gather, and one reduction for the weights' gradients."""
+"""A batch over eight devices stays there: no gather, one reduction for weights' gradients."""
 
 import cases
 import jax

@@ -103,12 +103,12 @@ for which, name in enumerate(("weights", "inputs")):
         f"jvp of vmap, {name}": lambda f, args, i=which: jax.jvp(
             over(f, i), several(args, i), several(args, i)
         )[1],
-        f"vmap of jvp, {name}": lambda f, args, i=which: over(
-            lambda *a: jax.jvp(f, a, a)[1], i
-        )(*several(args, i)),
-        f"vmap of hessian-vector, {name}": lambda f, args, i=which: over(
-            lambda *a: hvp(f, a), i
-        )(*several(args, i)),
+        f"vmap of jvp, {name}": lambda f, args, i=which: over(lambda *a: jax.jvp(f, a, a)[1], i)(
+            *several(args, i)
+        ),
+        f"vmap of hessian-vector, {name}": lambda f, args, i=which: over(lambda *a: hvp(f, a), i)(
+            *several(args, i)
+        ),
     }
 TRANSFORMS |= {
     "vmap of weights of vmap of inputs": lambda f, args: over(over(f, 1), 0)(
@@ -177,9 +177,7 @@ def test_vmap_over_data_is_one_batch(name):
     """Rows mapped over data run as one batch: no level of ``maps``, the same program."""
     e = cases.example(CELLS[name], cases.Shape(3, (), 2, 6))
     batch = jnp.stack([e.xs, 2 * e.xs])
-    program = jax.make_jaxpr(
-        jax.vmap(lambda x: jaxrnn.unroll(e.cell, e.params, x)[1])
-    )(batch)
+    program = jax.make_jaxpr(jax.vmap(lambda x: jaxrnn.unroll(e.cell, e.params, x)[1]))(batch)
     operation = "attend" if name == "attention" else "recur"
     found = [eqn for eqn in equations(program.jaxpr) if eqn.primitive.name == operation]
     assert len(found) == 1 and found[0].params["maps"] == ()

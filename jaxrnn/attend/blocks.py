@@ -9,7 +9,7 @@ def block_size(most, length):
 
 
 def blocks(a, size, axis, fill=0):
-    """Axis ``axis`` (negative) in blocks of ``size``, the last one filled up: [n, ..., size, ...]."""
+    """Axis ``axis`` (negative) in blocks of ``size``, the last filled up: [n, ..., size, ...]."""
     axis += a.ndim
     count = -(-a.shape[axis] // size)
     pad = [(0, 0)] * a.ndim

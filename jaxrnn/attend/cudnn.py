@@ -28,7 +28,7 @@ def forward(problem, operands, save, platform):
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, platform):
-    """Returns the gradients of the operands; runs cuDNN's forward once more for its own residual."""
+    """Returns the gradients; runs cuDNN's forward once more for its own residual."""
     del outputs, residuals, wanted, platform
     _, pull = jax.vjp(lambda *qkv: _attend(problem, *qkv), *operands[:3])
     q, k, v = pull(cotangents[0])

@@ -5,7 +5,6 @@ Forward as in Milakov & Gimelshein 2018 (arXiv:1805.02867) and Rabe & Staats 202
 2022, arXiv:2205.14135). Blocks that no query of a block sees are left out where that is known.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -116,9 +115,7 @@ def _carry(like, *arrays):
 def _product(subscripts, weights, other):
     """In the type of ``other``, summed in the type of ``weights``."""
     total = weights.dtype if weights.dtype.itemsize >= 4 else jnp.dtype("float32")
-    return jnp.einsum(
-        subscripts, weights.astype(other.dtype), other, preferred_element_type=total
-    )
+    return jnp.einsum(subscripts, weights.astype(other.dtype), other, preferred_element_type=total)
 
 
 def _finite(top):

@@ -97,7 +97,8 @@ def input_gradient(d_gates: Array, operands: Operands) -> Array:
     """Some gates' part of w's gradient: [T, ..., K * H] -> [I, K, H]."""
     leading = tuple(range(d_gates.ndim - 1))
     out = _contract(operands.xs, d_gates, (leading, leading), ((), ()), operands)
-    return out.reshape(out.shape[0], -1, operands.w.shape[2])
+    hidden = operands.w.shape[2]
+    return out.reshape(out.shape[0], out.shape[1] // hidden, hidden)
 
 
 def bias_gradient(d_gates: Array, operands: Operands) -> Array:
@@ -118,7 +119,8 @@ def recurrent_gradient(h: Array, d_gates: Array, operands: Operands) -> Array:
         return out.reshape(out.shape[0], -1, out.shape[0])
     heads, width, *_ = operands.r.shape
     h = h.reshape(*h.shape[:-1], heads, width)
-    d = d_gates.reshape(*d_gates.shape[:-1], -1, heads, width)
+    gates = d_gates.shape[-1] // (heads * width)  # not -1: there may be no rows
+    d = d_gates.reshape(*d_gates.shape[:-1], gates, heads, width)
     return _contract(h, d, (leading, leading), ((h.ndim - 2,), (d.ndim - 2,)), operands)
 
 

@@ -1,0 +1,219 @@
+"""The Flax modules: generic in the cell, batch first, with the numbers of ``unroll``."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from cases import TOLERANCE, error, mgu
+from flax import linen, nnx
+
+import jaxrnn
+import jaxrnn.linen
+import jaxrnn.nnx
+
+B, T, INPUTS = 4, 6, 3
+XS = jax.random.normal(jax.random.key(0), (B, T, INPUTS))
+CELLS = {
+    "lstm": jaxrnn.lstm(4),
+    "mgu": mgu(4),  # a user's
+    "attention": jaxrnn.attention(4, heads=2, window=3),
+    "stack": jaxrnn.stack(jaxrnn.gru(4), jaxrnn.dropout(0.5), jaxrnn.project(2)),
+}
+DEEP = jaxrnn.stack(mgu(16), jaxrnn.dropout(0.1), jaxrnn.project(1))
+TARGET = jnp.tanh(jnp.cumsum(XS[..., :1], 1))  # a toy problem: the sum so far of a feature
+NOISY = jaxrnn.stack(jaxrnn.dropout(0.5), jaxrnn.gru(4))
+
+
+def nnx_run(cell, seed=0, *, make=jaxrnn.nnx.RNN, train=False, **options):
+    """The cell's parameters, and a function that calls an NNX module of it."""
+    rnn = make(cell, INPUTS, rngs=nnx.Rngs(params=0, dropout=seed), **options)
+    rnn.train() if train else rnn.eval()
+    is_param = lambda p: isinstance(p, nnx.Param)  # noqa: E731
+    return jax.tree.map(lambda p: p[...], rnn.params, is_leaf=is_param), rnn
+
+
+def linen_run(cell, seed=0, *, make=jaxrnn.linen.RNN, train=False, **options):
+    """The same of Linen, with a new key at each call."""
+    rnn = make(cell, **options)
+    variables = rnn.init(jax.random.key(0), XS)
+    keys = iter(jax.random.split(jax.random.key(seed)))
+
+    def call(*args, **options):
+        rngs = {"dropout": next(keys)} if train else {}
+        return rnn.apply(variables, *args, rngs=rngs, **options)
+
+    return variables["params"]["cell"], call
+
+
+FLAVOURS = {"nnx": (jaxrnn.nnx, nnx_run), "linen": (jaxrnn.linen, linen_run)}
+each_flavour = pytest.mark.parametrize("library, run", FLAVOURS.values(), ids=FLAVOURS)
+
+
+def agree(cell, params, rnn):
+    """The module and ``unroll`` with all there is to give."""
+    mask, starts = (jax.random.bernoulli(jax.random.key(i), 0.7, (B, T)) for i in (1, 2))
+    lengths = jnp.array([6, 0, 3, 5])
+    state, _ = jaxrnn.unroll(cell, params, XS.swapaxes(0, 1))
+    for reverse in (False, True):
+        wanted = jaxrnn.unroll(
+            cell, params, XS.swapaxes(0, 1), state, lengths=lengths, mask=mask.T,
+            starts=starts.T, reverse=reverse,
+        )  # fmt: skip
+        came, ys = rnn(
+            XS, initial_state=state, seq_lengths=lengths, mask=mask, starts=starts,
+            reverse=reverse, return_state=True,
+        )  # fmt: skip
+        assert error((came, ys.swapaxes(0, 1)), wanted) < TOLERANCE["float32"][0]
+    assert error(rnn(XS), jaxrnn.unroll(cell, params, XS.swapaxes(0, 1))[1].swapaxes(0, 1)) < 1e-6
+
+
+@each_flavour
+@pytest.mark.parametrize("name", CELLS)
+def test_a_module_is_unroll(name, library, run):
+    agree(CELLS[name], *run(CELLS[name]))
+
+
+@each_flavour
+@pytest.mark.parametrize("options", [{}, {"backward": jaxrnn.lstm(4), "merge": "sum"}])
+def test_bidirectional(library, run, options):
+    cell = jaxrnn.gru(4)
+    agree(jaxrnn.bidirectional(cell, **options), *run(cell, make=library.Bidirectional, **options))
+
+
+@each_flavour
+def test_batch_axes(library, run):
+    cell = jaxrnn.gru(4)
+    params, rnn = run(cell)
+    ys = rnn(XS)
+    assert error(rnn(XS[0]), ys[0]) < 1e-6
+    assert error(rnn(XS.reshape(2, 2, T, INPUTS)), ys.reshape(2, 2, T, 4)) < 1e-6
+
+
+@each_flavour
+def test_dropout_draws_from_flax(library, run):
+    evaluated = run(NOISY)[1]
+    _, rnn = run(NOISY, seed=1, train=True)
+    first, second = rnn(XS), rnn(XS)
+    assert (evaluated(XS) == evaluated(XS)).all()
+    for other in (second, evaluated(XS), run(NOISY, seed=2, train=True)[1](XS)):
+        assert (first != other).any()
+    again = run(NOISY, seed=1, train=True)[1]
+    assert (again(XS) == first).all() and (again(XS) == second).all()
+
+
+@each_flavour
+def test_dtype_of_the_products(library, run):
+    """Parameters stay in float32, and are cast in a call."""
+    cell = jaxrnn.lstm(4)
+    params, rnn = run(cell, dtype=jnp.bfloat16)
+    assert {p.dtype.name for p in jax.tree.leaves(params)} == {"float32"}
+    ys = rnn(XS)
+    assert ys.dtype == jnp.bfloat16
+    assert 0 < error(ys, run(cell)[1](XS)) < TOLERANCE["bfloat16"][0]
+
+
+def test_nnx_step():
+    """A stream is the sequence, step by step."""
+    rnn = jaxrnn.nnx.RNN(jaxrnn.gru(4), INPUTS, rngs=nnx.Rngs(0))
+    state, ys = rnn.initial_state((B,)), []
+    for t in range(T):
+        state, y = rnn.step(state, XS[:, t])
+        ys.append(y)
+    came = state, jnp.stack(ys, 1)
+    assert error(came, rnn(XS, return_state=True)) < TOLERANCE["float32"][0]
+
+
+def test_trains_under_nnx():
+    rnn = jaxrnn.nnx.RNN(DEEP, INPUTS, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(rnn, optax.sgd(0.1, momentum=0.9), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(rnn, optimizer):
+        loss, gradient = nnx.value_and_grad(lambda rnn: ((rnn(XS) - TARGET) ** 2).mean())(rnn)
+        optimizer.update(rnn, gradient)
+        return loss
+
+    falls([step(rnn, optimizer) for _ in range(100)])
+
+
+def test_trains_under_linen():
+    rnn = jaxrnn.linen.RNN(DEEP)
+    variables, optimizer = rnn.init(jax.random.key(0), XS), optax.sgd(0.1, momentum=0.9)
+
+    @jax.jit
+    def step(variables, state, key):
+        def loss(variables):
+            return ((rnn.apply(variables, XS, rngs={"dropout": key}) - TARGET) ** 2).mean()
+
+        loss, gradient = jax.value_and_grad(loss)(variables)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(variables, updates), state, loss
+
+    state, losses = optimizer.init(variables), []
+    for key in jax.random.split(jax.random.key(1), 100):
+        variables, state, loss = step(variables, state, key)
+        losses.append(loss)
+    falls(losses)
+
+
+def falls(losses):
+    assert sum(losses[-10:]) / 10 < 0.2 * losses[0]
+
+
+@each_flavour
+def test_errors_are_those_of_unroll(library, run):
+    _, rnn = run(CELLS["lstm"])
+    bad = {
+        "xs: got shape \\(3,\\), want": dict(xs=XS[0, 0]),
+        "lengths: got values from 7 to 7, want": dict(xs=XS, seq_lengths=jnp.full(B, T + 1)),
+        "state: got .*, want .*float32\\[4, 4\\]": dict(xs=XS, initial_state=XS),
+    }
+    for text, options in bad.items():
+        with pytest.raises(ValueError, match=text):
+            rnn(**options)
+    with pytest.raises(ValueError, match="implementation: got 'fast', want"):
+        run(CELLS["lstm"], implementation="fast")[1](XS)
+
+
+def test_nnx_knows_its_features():
+    rnn = jaxrnn.nnx.RNN(CELLS["lstm"], INPUTS, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="xs: got I = 2 features, want 3"):
+        rnn(XS[..., :2])
+
+
+def test_inside_another_linen_module():
+    class Tagger(linen.Module):
+        @linen.compact
+        def __call__(self, xs):
+            return linen.Dense(2)(jaxrnn.linen.Bidirectional(jaxrnn.lstm(4))(xs))
+
+    ys, variables = Tagger().init_with_output(jax.random.key(0), XS)
+    assert ys.shape == (B, T, 2)
+    assert set(variables["params"]) == {"Dense_0", "Bidirectional_0"}
+
+
+def test_nnx_split_and_merge():
+    rnn = jaxrnn.nnx.RNN(CELLS["stack"], INPUTS, rngs=nnx.Rngs(0))
+    rnn.eval()
+    graph, params, rest = nnx.split(rnn, nnx.Param, ...)
+    doubled = nnx.merge(graph, jax.tree.map(lambda a: 2 * a, params), rest)
+    assert (nnx.merge(graph, params, rest)(XS) == rnn(XS)).all()
+    assert (doubled(XS) != rnn(XS)).any()
+
+
+def test_nnx_ensemble():
+    """``nnx.vmap`` over modules, each with its own weights and dropout."""
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def make(rngs):
+        return jaxrnn.nnx.RNN(NOISY, INPUTS, rngs=rngs)
+
+    members = make(nnx.Rngs(0))
+    members.eval()
+    ys = nnx.vmap(lambda rnn, xs: rnn(xs), in_axes=(0, None))(members, XS)
+    graph, state = nnx.split(members)
+    for i in range(3):
+        one = nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], state))
+        assert error(ys[i], one(XS)) < TOLERANCE["float32"][0]
+    assert (ys[0] != ys[1]).any()
