@@ -5,10 +5,12 @@ and one gradient serves both. LSTM: all four gates. GRU: r and z, but not n.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxrnn.recurrence import problem as p
 
@@ -46,7 +48,7 @@ class Packing:
         xs, rs = p.split(xg, self.problem.gates), p.split(rg, self.problem.gates)
         sums = [xs[k] + rs[k] for k in self.summed]
         parts = sums, [xs[k] for k in self.apart], [rs[k] for k in self.apart]
-        return Packed(*(jnp.concatenate(part, -1) if part else None for part in parts))
+        return _joined(parts)
 
     def unflatten(self, leaves):
         """``Packed`` from as many leaves as it has, and the leaves left over."""
@@ -67,17 +69,41 @@ class Packing:
     def gradients(self, pulled):
         """What the pullback gave, as the gradients of state, packed and unit."""
         d_state, d_parts, d_unit = pulled
-        d_packed = Packed(*(jnp.concatenate(d, -1) if d else None for d in d_parts))
-        return d_state, d_packed, d_unit
+        return d_state, _joined(d_parts), d_unit
+
+    def gradients_at_once(self, pulled, dtype):
+        """``gradients``, and their ``recurrent_part`` in ``dtype``: on a GPU, all by one kernel.
+
+        XLA makes one kernel of loops over arrays of one shape, but not of concatenations. So all
+        that the pullback gave is laid side by side in arrays of [..., G * H], the recurrent part
+        in the first: the product with the weights reads it whole, and slices of the others cost
+        nothing where they are used.
+        """
+        d_state, (sums, inputs, recurrents), d_unit = pulled
+        gates = dict(zip(self.summed, sums, strict=True)) | dict(
+            zip(self.apart, recurrents, strict=True)
+        )
+        gates = [gates[k] for k in range(self.problem.gates)]
+        others, tree = jax.tree.flatten((d_state, inputs, d_unit))
+        groups = [others[k : k + len(gates)] for k in range(0, len(others), len(gates))]
+        joined = [_side_by_side(group, len(gates)) for group in (gates, *groups)]
+        joined, to_state = lax.optimization_barrier((joined, joined[0].astype(dtype)))
+        gates, *groups = (p.split(array, len(gates)) for array in joined)
+        others = itertools.chain(*groups)
+        d_state, inputs, d_unit = tree.unflatten(itertools.islice(others, tree.num_leaves))
+        parts = [gates[k] for k in self.summed], inputs, [gates[k] for k in self.apart]
+        return d_state, _joined(parts), d_unit, to_state
 
     def _split(self, packed):
         counts = len(self.summed), len(self.apart), len(self.apart)
-        return [p.split(part, n) if n else () for part, n in zip(packed, counts)]
+        return [p.split(part, n) if n else () for part, n in zip(packed, counts, strict=True)]
 
     def _update(self, state, parts, unit):
         sums, inputs, recurrents = parts
-        xs = dict(zip(self.summed, sums)) | dict(zip(self.apart, inputs))
-        rs = {k: jnp.zeros_like(x) for k, x in xs.items()} | dict(zip(self.apart, recurrents))
+        xs = dict(zip(self.summed, sums, strict=True)) | dict(zip(self.apart, inputs, strict=True))
+        rs = {k: jnp.zeros_like(x) for k, x in xs.items()} | dict(
+            zip(self.apart, recurrents, strict=True)
+        )
         gates = range(self.problem.gates)
         x, r = tuple(xs[k] for k in gates), tuple(rs[k] for k in gates)
         return tuple(self.problem.update(state, x, r, **unit))
@@ -104,8 +130,24 @@ class Packing:
         """The gates one by one, in order."""
         gates = {}
         for which, part in self.parts(sums, others):
-            gates |= zip(which, p.split(part, len(which)))
+            gates |= zip(which, p.split(part, len(which)), strict=True)
         return [gates[k] for k in range(self.problem.gates)]
+
+
+def _joined(parts):
+    """``Packed`` of lists of gates."""
+    return Packed(*(jnp.concatenate(gates, -1) if gates else None for gates in parts))
+
+
+def _side_by_side(arrays, count):
+    """Up to ``count`` arrays [..., H] in one, [..., count * H]; zero where there is none."""
+    width = arrays[0].shape[-1]
+    leading, zero = [(0, 0, 0)] * (arrays[0].ndim - 1), jnp.zeros((), arrays[0].dtype)
+
+    def padded(k, array):
+        return lax.pad(array, zero, [*leading, (k * width, (count - 1 - k) * width, 0)])
+
+    return functools.reduce(jnp.add, itertools.starmap(padded, enumerate(arrays)))
 
 
 @functools.lru_cache(1024)
@@ -113,9 +155,7 @@ def _apart(update, gates, states, unit):
     """The gates k whose x[k] and r[k] the update uses otherwise than once each, in x[k] + r[k]."""
     row = jax.ShapeDtypeStruct((1,), jnp.float32)
     rows = (row,) * gates
-    jaxpr = jax.make_jaxpr(update)(
-        (row,) * states, rows, rows, **dict.fromkeys(unit, row)
-    ).jaxpr
+    jaxpr = jax.make_jaxpr(update)((row,) * states, rows, rows, **dict.fromkeys(unit, row)).jaxpr
 
     def uses(var):
         found = [eqn for eqn in jaxpr.eqns for v in eqn.invars if v is var]

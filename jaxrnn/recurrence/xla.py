@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrnn.recurrence import loops
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence.packed import Packing
 from jaxrnn.scan import select
@@ -18,6 +19,9 @@ from jaxrnn.scan import select
 # memory: the update's derivatives are then taken for all steps before the loop. Value and grad at
 # B=1 T=10000 H=16 took 0.78 of the time; at B=1 H=128 it made no difference, at B=32 H=128 1.25.
 _TINY = 64
+
+# A GPU runs the kernels of a step faster than it can be told of them: there, fewer kernels count.
+_GPUS = ("cuda", "rocm")
 
 
 def unsupported(problem, operands, platform):
@@ -42,7 +46,8 @@ def forward(problem, operands, save, platform):
         return select(real, new, state), (y, kept if save else ())
 
     inputs = (xs, operands.mask, operands.starts)
-    final, out = lax.scan(step, operands.state, inputs, reverse=problem.reverse)
+    run = loops.scan_in_chunks if platform in _GPUS else lax.scan
+    final, out = run(step, operands.state, inputs, reverse=problem.reverse)
     return jax.tree.leaves((final, out))
 
 
@@ -61,39 +66,47 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
     if packed is None:
         packed = packing.pack(p.project(operands.xs, operands), p.recurrent(states[0], operands))
 
-    steps = operands.xs.shape[0]
     inputs = (tuple(states), d_ys, operands.mask, operands.starts)
+    gpu = platform in _GPUS
 
     pulls, size = None, operands.state[0].size
     if platform == "cpu" and isinstance(size, int) and size <= _TINY:
         pulls = jax.vmap(packing.vjp, (0, 0, None))(tuple(states), packed, unit)
 
-    def step(i, carry):
-        d_state, d_initial, d_unit, gates = carry
-        t = i if problem.reverse else steps - 1 - i
-        (state, d_y, real, start), packed = _at((inputs, gates), t)
-        pull = packing.vjp(state, packed, unit) if pulls is None else _at(pulls, t)
+    def step(carry, inputs, packed):
+        d_state, d_initial, d_unit = carry
+        (state, d_y, real, start), pull = inputs
+        pull = packing.vjp(state, packed, unit) if pull is None else pull
         d_new = d_state
         if d_y is not None:
             d_new = (d_state[0] + d_y.astype(d_state[0].dtype), *d_state[1:])
-        d_before, d_packed, d_row = packing.gradients(pull(d_new))
-        d_packed, d_row = select(real, (d_packed, d_row), 0)
-        if platform == "cpu":
-            d_packed = lax.optimization_barrier(d_packed)  # has two readers: made once
-        through = transposed(packing.recurrent_part(d_packed))
+        if gpu:
+            pulled = select(real, pull(d_new), 0)
+            d_before, d_packed, d_row, to_state = packing.gradients_at_once(
+                pulled, operands.product_dtype
+            )
+        else:
+            d_before, d_packed, d_row = packing.gradients(pull(d_new))
+            d_packed, d_row = select(real, (d_packed, d_row), 0)
+            if platform == "cpu":
+                d_packed = lax.optimization_barrier(d_packed)  # has two readers: made once
+            to_state = packing.recurrent_part(d_packed)
+        through = transposed(to_state)
         d_before = select(real, (d_before[0] + through, *d_before[1:]), d_state)
         if start is not None:
             d_initial = _add(d_initial, select(start, d_before, 0))
             d_before = select(~start, d_before, 0)
-        # The gradient takes the place of what it was made from: no second array of that size.
-        return d_before, d_initial, _add(d_unit, d_row), _put(gates, d_packed, t)
+        return (d_before, d_initial, _add(d_unit, d_row)), d_packed
 
     zero = jax.tree.map(jnp.zeros_like, operands.state)
-    d_state = tuple(z if d is None else d for d, z in zip(d_final, zero))
+    d_state = tuple(z if d is None else d for d, z in zip(d_final, zero, strict=True))
     d_initial = None if operands.initial is None else zero
     d_unit = jax.tree.map(jnp.zeros_like, unit)
-    carry = (d_state, d_initial, d_unit, packed)
-    d_state, d_initial, d_unit, d_packed = lax.fori_loop(0, steps, step, carry)
+    carry = (d_state, d_initial, d_unit)
+    # The gradient takes the place of what it was made from: no second array of that size.
+    run = loops.in_chunks if gpu else loops.one_by_one
+    carry, d_packed = run(step, carry, (inputs, pulls), packed, reverse=not problem.reverse)
+    d_state, d_initial, d_unit = carry
     to_input = packing.parts(d_packed.sums, d_packed.inputs)
     to_state = packing.parts(d_packed.sums, d_packed.recurrents)
     gradients = p.Operands(
@@ -121,9 +134,7 @@ def _gates(packing, operands, platform):
         return xs, lambda xg, h: packing.pack(xg, p.recurrent(h, operands))
     if packing.whole and operands.r.ndim == 3:
         return operands.xs, _summed_gates(packing, operands)
-    return operands.xs, lambda x, h: packing.pack(
-        p.project(x, operands), p.recurrent(h, operands)
-    )
+    return operands.xs, lambda x, h: packing.pack(p.project(x, operands), p.recurrent(h, operands))
 
 
 def _summed_gates(packing, operands):
@@ -154,17 +165,6 @@ def _before(ys, first, reverse):
 
 def _unit(operands):
     return {name: p.spread(row, operands.state[0]) for name, row in operands.unit.items()}
-
-
-def _at(tree, t):
-    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), tree)
-
-
-def _put(tree, values, t):
-    def put(a, value):
-        return lax.dynamic_update_index_in_dim(a, value, t, 0)
-
-    return jax.tree.map(put, tree, values)
 
 
 def _add(a, b):

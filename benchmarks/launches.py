@@ -1,0 +1,80 @@
+"""How many kernels a compiled GPU program launches, counted in its optimised HLO.
+
+An instruction of the entry computation, or of a loop's body, is one launch: a fusion, however much
+is fused in it, a library's product, a copy, the addition that counts the iterations. None is one
+that only names or regroups what is there already. An asynchronous instruction counts where it
+starts. A loop launches its body's kernels once an iteration.
+"""
+
+import re
+from typing import NamedTuple
+
+FREE = {
+    "after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier", "parameter", "tuple",
+}  # fmt: skip
+
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = .*?\s([a-z][a-z0-9-]*)\(")
+_CALLED = re.compile(r"(?:to_apply|calls)=%?([\w.-]+)")
+_BODY = re.compile(r"body=%?([\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+class Launches(NamedTuple):
+    """The launches of a program.
+
+    Attributes:
+      outside: of all loops.
+      loops: ``(iterations, launches in each)`` of every loop, in the order they run.
+    """
+
+    outside: int
+    loops: list[tuple[int, int]]
+
+    def a_step(self, steps):
+        """The launches inside of loops for each of ``steps`` time steps."""
+        return sum(iterations * launches for iterations, launches in self.loops) / steps
+
+
+def count(text):
+    """The ``Launches`` of a program, from the text of its optimised HLO.
+
+    Raises:
+      ValueError: what it launches depends on the data.
+    """
+    computations, entry = _computations(text)
+    loops = []
+    return Launches(_count(entry, computations, loops, 1), loops)
+
+
+def _count(name, computations, loops, times):
+    """The launches of a computation that runs ``times`` times; its loops go to ``loops``."""
+    launches = 0
+    for opcode, line in computations[name]:
+        kind = opcode.removesuffix("-start")
+        if kind == "while":
+            trips = _TRIPS.search(line)
+            if trips is None:
+                raise ValueError(f"a loop without a known number of iterations: {line.strip()}")
+            iterations, place = times * int(trips[1]), len(loops)
+            inside = _count(_BODY.search(line)[1], computations, loops, iterations)
+            loops.insert(place, (iterations, inside))
+        elif kind == "conditional":
+            raise ValueError(f"only one of its branches runs: {line.strip()}")
+        elif kind == "call":
+            launches += _count(_CALLED.search(line)[1], computations, loops, times)
+        elif kind not in FREE and not kind.endswith("-done"):
+            launches += 1
+    return launches
+
+
+def _computations(text):
+    """``{name: [(opcode, line)]}`` of all computations, and the name of the entry."""
+    computations, entry, instructions = {}, None, []
+    for line in text.splitlines():
+        if header := _COMPUTATION.fullmatch(line):
+            instructions = computations[header[2]] = []
+            entry = header[2] if header[1] else entry
+        elif instruction := _INSTRUCTION.match(line):
+            instructions.append((instruction[1], line))
+    return computations, entry
