@@ -80,9 +80,7 @@ class Packing:
         nothing where they are used.
         """
         d_state, (sums, inputs, recurrents), d_unit = pulled
-        gates = dict(zip(self.summed, sums, strict=True)) | dict(
-            zip(self.apart, recurrents, strict=True)
-        )
+        gates = dict(zip(self.summed + self.apart, (*sums, *recurrents), strict=True))
         gates = [gates[k] for k in range(self.problem.gates)]
         others, tree = jax.tree.flatten((d_state, inputs, d_unit))
         groups = [others[k : k + len(gates)] for k in range(0, len(others), len(gates))]
@@ -100,10 +98,9 @@ class Packing:
 
     def _update(self, state, parts, unit):
         sums, inputs, recurrents = parts
-        xs = dict(zip(self.summed, sums, strict=True)) | dict(zip(self.apart, inputs, strict=True))
-        rs = {k: jnp.zeros_like(x) for k, x in xs.items()} | dict(
-            zip(self.apart, recurrents, strict=True)
-        )
+        xs = dict(zip(self.summed + self.apart, (*sums, *inputs), strict=True))
+        rs = {k: jnp.zeros_like(x) for k, x in xs.items()}
+        rs |= zip(self.apart, recurrents, strict=True)
         gates = range(self.problem.gates)
         x, r = tuple(xs[k] for k in gates), tuple(rs[k] for k in gates)
         return tuple(self.problem.update(state, x, r, **unit))
