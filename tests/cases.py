@@ -44,8 +44,11 @@ def smooth(hidden):
     return jaxrnn.cell(init, initial_state, step)
 
 
+def _small(key, shape, dtype):
+    return jax.random.normal(key, shape, dtype) / 2
+
+
 mgu = jaxrnn.gated(mgu_update, gates=2)
-_small = jax.nn.initializers.normal(0.5)
 peephole = jaxrnn.gated(
     peephole_update, gates=4, states=2, unit={"pi": _small, "pf": _small, "po": _small}
 )
