@@ -8,20 +8,18 @@ chooses by its model of the GPU, which can make a difference of a kernel a step.
 
 import argparse
 import datetime
-import importlib.metadata
+import functools
 import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 from rich import box
 from rich.table import Table
 
-import jaxrnn
 from benchmarks import display, launches, machine, record
-from benchmarks.contenders import CELLS, DIRECTIONS, linen, ours
+from benchmarks.contenders import CELLS, DIRECTIONS, linen, ours, timed
 from benchmarks.shapes import SHAPES
 
 TARGET = Path(__file__).with_name("h200.txtpb")
@@ -35,17 +33,8 @@ NOTES = {
 }
 
 
-def scan(cell, shape, dtype):
-    """``jax.lax.scan`` of jaxrnn's step, with JAX's own derivative."""
-    layer = getattr(jaxrnn, cell)(shape.H)
-    params = layer.init(jax.random.key(0), shape.I)
-
-    def apply(params, xs):
-        return jaxrnn.unroll(layer, params, xs, implementation="reference")[1]
-
-    return apply, params
-
-
+# ``jax.lax.scan`` of jaxrnn's step, with JAX's own derivative.
+scan = functools.partial(ours, implementation="reference")
 CONTENDERS = {"jaxrnn": ours, "scan": scan, "linen": linen}
 
 
@@ -122,11 +111,11 @@ def main(argv=None):
 
 def missing():
     """The requirements of compiling for an NVIDIA GPU that are not met."""
-    version = _version("jaxlib")  # the plugin has to be of the same one
+    version = machine.version("jaxlib")  # the plugin has to be of the same one
     needed = []
-    if _version("jax-cuda13-plugin") != version:
+    if machine.version("jax-cuda13-plugin") != version:
         needed.append(f"jax-cuda13-plugin=={version}")
-    if _version("nvidia-cuda-nvcc") is None and shutil.which("ptxas") is None:
+    if machine.version("nvidia-cuda-nvcc") is None and shutil.which("ptxas") is None:
         needed.append("nvidia-cuda-nvcc")
     return needed
 
@@ -142,21 +131,14 @@ def target():
 def compiled(build, cell, shape, direction, dtype, sharding):
     """The optimised HLO of a contender: ys, or the gradients of all parameters and of xs."""
     apply, params = build(cell, shape, dtype)
-
-    def loss(params, xs, weights):
-        ys = apply(params, xs)
-        return (ys.astype(jnp.float32) * weights.astype(jnp.float32)).sum()
+    function, count = timed(apply, direction)
 
     def array(*sizes):
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
 
     params = jax.tree.map(lambda p: array(*p.shape), params)
-    xs, weights = (array(shape.T, shape.B, n) for n in (shape.I, shape.H))
-    if direction == "forward":
-        lowered = jax.jit(apply).lower(params, xs)
-    else:
-        lowered = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(params, xs, weights)
-    return lowered.compile().as_text()
+    data = [array(shape.T, shape.B, n) for n in (shape.I, shape.H)]
+    return jax.jit(function).lower(params, *data[:count]).compile().as_text()
 
 
 def table(rows):
@@ -176,10 +158,3 @@ def table(rows):
     for (*case, direction), counts in cases.items():
         shown.add_row(*case, direction.replace("_", " "), *counts)
     return shown
-
-
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

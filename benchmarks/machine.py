@@ -26,7 +26,7 @@ def describe(packages=PACKAGES, device=None):
         "platform": device.platform,
         "device": device.device_kind,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: version(name) for name in packages},
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
 
@@ -36,6 +36,14 @@ def line(about):
     where = about["cpu"] if about["platform"] == "cpu" else about["device"]
     versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("jaxrnn", "jax"))
     return f"{where}, {about['cores']} cores, {versions}, Python {about['python']}"
+
+
+def version(name):
+    """Of an installed package; None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def cores():
@@ -89,10 +97,3 @@ def _lines(path):
         return Path(path).read_text().splitlines()
     except OSError:
         return []
-
-
-def _version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -1,5 +1,6 @@
 """Timing: compilation apart from running, warm-up, several calls, median and quartiles."""
 
+import random
 import statistics
 import time
 from typing import NamedTuple
@@ -65,8 +66,9 @@ def measure(call, *, seconds=1.0, rounds=None):
 def interleaved(calls, *, seconds=1.0, rounds=None):
     """Times contenders in turn, so that a change of the machine's pace meets all of them.
 
-    Each round runs every contender once, the next round beginning with the next one. Sample i of
-    one contender and sample i of another come from the same round: see ``ratio``.
+    Each round runs every contender once, in an order of its own: in a fixed order one of them
+    would always find the caches, and the threads still spinning, that another one left. Sample i
+    of one contender and sample i of another come from the same round: see ``ratio``.
 
     Args:
       calls: functions without arguments, by name.
@@ -78,12 +80,12 @@ def interleaved(calls, *, seconds=1.0, rounds=None):
     """
     for call in calls.values():
         once(call)  # warm-up: the first call of a program also allocates
-    order = list(calls)
+    order, shuffle = list(calls), random.Random(0).shuffle
     samples = {name: [] for name in order}
     done, left = 0, rounds or 1
     while left:
-        for i in range(len(order)):
-            name = order[(done + i) % len(order)]
+        shuffle(order)
+        for name in order:
             samples[name].append(once(calls[name]))
         done, left = done + 1, left - 1
         if done == 1 and rounds is None:

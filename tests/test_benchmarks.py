@@ -347,12 +347,15 @@ def test_a_length_that_only_one_reached_makes_no_comparison():
 # timing and writing
 
 
-def test_interleaved_rotates():
+def test_interleaved_runs_each_once_a_round_after_every_other():
     ran = []
     calls = {name: lambda name=name: ran.append(name) for name in "abc"}
-    samples = timing.interleaved(calls, rounds=4)
-    assert "".join(ran) == "abc" + "abc" + "bca" + "cab" + "abc"  # the first to warm up
-    assert {name: len(s) for name, s in samples.items()} == {"a": 4, "b": 4, "c": 4}
+    samples = timing.interleaved(calls, rounds=20)
+    assert {name: len(s) for name, s in samples.items()} == dict.fromkeys("abc", 20)
+    rounds = ["".join(ran[i : i + 3]) for i in range(0, len(ran), 3)]
+    assert len(rounds) == 21  # the first to warm up
+    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert {r[i : i + 2] for r in rounds for i in range(2)} == {"ab", "ac", "ba", "bc", "ca", "cb"}
 
 
 def test_the_number_of_calls_follows_the_time():

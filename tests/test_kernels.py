@@ -110,7 +110,7 @@ def test_the_command_writes_a_row_for_each_program(tmp_path, monkeypatch, capsys
 
 
 def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "_version", {"jaxlib": "1.2.3"}.get)
+    monkeypatch.setattr(kernels.machine, "version", {"jaxlib": "1.2.3"}.get)
     monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
     assert kernels.main(["--out", str(tmp_path)]) != 0
     shown = capsys.readouterr().out
