@@ -195,8 +195,8 @@ def sentences(rows):
 def _sentence(group, ratios):
     mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
     least, most = min(ratios.values()), max(ratios.values())
-    lost = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1)
+    lost = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 0.95)
     return (
         f"{mean:.2f} times as fast as {group} (geometric mean; {least:.2f} to {most:.2f}),"
-        f" {f'slower at {lost}' if lost else 'nowhere slower'}."
+        f" slower by more than 5% {f'at {lost}' if lost else 'nowhere'}."
     )

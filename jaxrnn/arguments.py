@@ -7,17 +7,15 @@ import jax.numpy as jnp
 
 from jaxrnn.choice import NAMES, REFERENCE
 from jaxrnn.dtypes import promoted
+from jaxrnn.operation import PLATFORMS
 
-PLATFORMS = ("cpu", "gpu", "tpu", "cuda", "rocm")
+# What a caller may name: as JAX, "gpu" for whichever is there.
+PLATFORM_NAMES = ("gpu", *PLATFORMS)
 
 
 def check_sequence(xs, mask, starts, reverse, key, implementation):
     """Checks the arguments of ``unroll`` that are alike for all cells."""
-    if not hasattr(xs, "dtype") or not hasattr(xs, "ndim"):
-        raise TypeError(f"xs: got {type(xs).__name__}, want an array [T, ...batch, I]")
-    if xs.ndim < 2:
-        raise ValueError(f"xs: got shape {xs.shape}, want [T, ...batch, I], two axes at least")
-    check_floating("xs", xs)
+    check_inputs(xs, "[T, ...batch, I]")
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
             check_flags(name, flags, xs.shape[:-1], "[T, ...batch]")
@@ -27,6 +25,15 @@ def check_sequence(xs, mask, starts, reverse, key, implementation):
         check_key(key)
     if implementation is not None and implementation not in NAMES:
         raise ValueError(f"implementation: got {implementation!r}, want None or one of {NAMES}")
+
+
+def check_inputs(xs, layout):
+    """An array of inputs, with time and features at least."""
+    if not hasattr(xs, "dtype") or not hasattr(xs, "ndim"):
+        raise TypeError(f"xs: got {type(xs).__name__}, want an array {layout}")
+    if xs.ndim < 2:
+        raise ValueError(f"xs: got shape {xs.shape}, want {layout}, two axes at least")
+    check_floating("xs", xs)
 
 
 def check_floating(name, array):
@@ -56,26 +63,31 @@ def check_key(key):
         raise TypeError(f"key: got {came}, want one key, as jax.random.key(0)")
 
 
-def combined_mask(xs, lengths, mask):
-    """``mask`` and ``lengths`` in one: bool [T, ...batch], or None if neither is given."""
-    if lengths is None:
-        return mask
-    steps, *batch = xs.shape[:-1]
+def checked_lengths(name, lengths, steps, batch):
+    """``lengths`` as an integer array [...batch]; between 0 and ``steps`` if they are known."""
     try:
         with jax.ensure_compile_time_eval():  # inside a jit, known lengths stay known
             lengths = jnp.asarray(lengths)
     except (TypeError, ValueError):
-        raise TypeError(f"lengths: got {lengths!r}, want an array of ints [...batch]") from None
+        raise TypeError(f"{name}: got {lengths!r}, want an array of ints [...batch]") from None
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"lengths: got {lengths.dtype}, want an integer type")
+        raise TypeError(f"{name}: got {lengths.dtype}, want an integer type")
     if lengths.shape != tuple(batch):
-        raise ValueError(f"lengths: got shape {lengths.shape}, want [...batch] = {tuple(batch)}")
+        raise ValueError(f"{name}: got shape {lengths.shape}, want [...batch] = {tuple(batch)}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
         with jax.ensure_compile_time_eval():
             low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             came = f"values from {low} to {high}"
-            raise ValueError(f"lengths: got {came}, want them between 0 and T = {steps}")
+            raise ValueError(f"{name}: got {came}, want them between 0 and T = {steps}")
+    return lengths
+
+
+def combined_mask(xs, lengths, mask):
+    """``mask`` and ``lengths`` in one: bool [T, ...batch], or None if neither is given."""
+    if lengths is None:
+        return mask
+    lengths = checked_lengths("lengths", lengths, xs.shape[0], xs.shape[1:-1])
     time = jax.lax.broadcasted_iota(jnp.int32, xs.shape[:-1], 0)
     real = time < jnp.broadcast_to(lengths[None].astype(jnp.int32), time.shape)
     return real if mask is None else real & mask
@@ -143,8 +155,8 @@ def check_layers(params, state, count):
 
 def platform(value):
     """The name of a platform."""
-    if value not in PLATFORMS:
-        raise ValueError(f"platform: got {value!r}, want one of {PLATFORMS}")
+    if value not in PLATFORM_NAMES:
+        raise ValueError(f"platform: got {value!r}, want one of {PLATFORM_NAMES}")
     return value
 
 

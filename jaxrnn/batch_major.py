@@ -6,18 +6,24 @@ import jax.numpy as jnp
 from jaxrnn import arguments
 from jaxrnn.cell import unroll
 
+LAYOUT = "[...batch, T, I]"
+
 
 def run(cell, params, xs, state, *, dtype, seq_lengths, mask, starts, **options):
     """``jaxrnn.unroll`` of xs [...batch, T, I], mask and starts [...batch, T].
 
     Parameters and inputs are cast to ``dtype``, unless it is None.
     """
+    arguments.check_inputs(xs, LAYOUT)
     params, xs = cast(dtype, params, xs)
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
             arguments.check_flags(name, flags, xs.shape[:-1], "[...batch, T]")
-    xs = time_first(xs, -2)
-    mask, starts = (a if a is None else time_first(a, -1) for a in (mask, starts))
+    if seq_lengths is not None:
+        *batch, steps, _ = xs.shape
+        seq_lengths = arguments.checked_lengths("seq_lengths", seq_lengths, steps, batch)
+    xs = jnp.moveaxis(xs, -2, 0)
+    mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
     state, ys = unroll(
         cell, params, xs, state, lengths=seq_lengths, mask=mask, starts=starts, **options
     )  # fmt: skip
@@ -29,9 +35,3 @@ def cast(dtype, *trees):
     if dtype is None:
         return trees
     return jax.tree.map(lambda a: a.astype(dtype), trees)
-
-
-def time_first(array, axis):
-    if getattr(array, "ndim", 0) < -axis:
-        return array  # too few axes: the law's own check says so
-    return jnp.moveaxis(array, axis, 0)

@@ -45,6 +45,14 @@ class Cell:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state.
       made: the call that made it.
+
+    >>> cell = jaxrnn.lstm(hidden=8)
+    >>> cell == jaxrnn.lstm(8), hash(cell) == hash(jaxrnn.lstm(8)), cell.made.kwargs[0]
+    (True, True, ('hidden', 8))
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> state, y = cell.step(params, cell.initial_state(params, (2,)), jnp.ones((2, 3)))
+    >>> y.shape
+    (2, 8)
     """
 
     init: Callable[..., Any]
@@ -172,8 +180,12 @@ def cell(init, initial_state, step):
     """
     takes_key = "key" in inspect.signature(step).parameters
 
-    def one(params, state, x, key=None):
+    def call(params, state, x, key):
         return step(params, state, x, key) if takes_key else step(params, state, x)
+
+    def one(params, state, x, key=None):
+        state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
+        return call(params, state, x, key)
 
     def whole(params, state, xs, mask, starts, reverse, key, implementation):
         arguments.check_lifted(implementation)
@@ -183,7 +195,7 @@ def cell(init, initial_state, step):
         given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
         params, state, initial, xs, mask, starts = given
         return scan(
-            lambda state, x: one(params, state, x, key),
+            lambda state, x: call(params, state, x, key),
             state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse,
         )  # fmt: skip
 

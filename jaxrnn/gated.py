@@ -125,7 +125,7 @@ def _build(update, gates, states, bias, unit, hidden, heads, residuals):
 
 
 def operands(params, state, xs, hidden, gates, heads=1, unit=()):
-    """The checked arrays of a gated cell: parameters by name, the state in its type.
+    """The checked arrays of a gated cell; ``state`` is a completed one.
 
     Raises:
       ValueError, TypeError: naming the array that does not fit the cell or the others.
@@ -139,13 +139,11 @@ def operands(params, state, xs, hidden, gates, heads=1, unit=()):
     }
     arguments.check_params(params, want, "w", xs)
     dtype = arithmetic(params)
-    for name, array in (("xs", xs), *((f"state[{i}]", s) for i, s in enumerate(state))):
-        arguments.check_floating(name, array)
-        if promoted(array.dtype, dtype) != dtype:
-            want = f"{dtype} or less, the arithmetic's type, which the parameters give"
-            raise TypeError(f"{name}: got {array.dtype}, want {want}")
+    arguments.check_floating("xs", xs)
+    if promoted(xs.dtype, dtype) != dtype:
+        want = f"{dtype} or less, the arithmetic's type, which the parameters give"
+        raise TypeError(f"xs: got {xs.dtype}, want {want}")
     named = {name: params[name] for name in unit}
-    state = tuple(s.astype(dtype) for s in state)
     return Operands(xs, params["w"], params["b"], params["r"], named, state, None, None, None)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxrnn import batch_major
+from jaxrnn import arguments, batch_major
 from jaxrnn.cell import Cell
 from jaxrnn.combine import bidirectional
 
@@ -49,6 +49,7 @@ class RNN(nn.Module):
         Returns:
           ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
         """
+        arguments.check_inputs(xs, batch_major.LAYOUT)
         cell = self._cell()
         state, ys = batch_major.run(
             cell, self.param("cell", cell.init, xs.shape[-1]), xs, initial_state,

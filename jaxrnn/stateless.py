@@ -59,9 +59,9 @@ def project(hidden, *, activation=None):
         return {"w": w, "b": jnp.zeros(hidden)}
 
     def apply(params, x):
-        arguments.check_names(params, ("w", "b"))
+        want = {"w": (x.shape[-1], hidden), "b": (hidden,)}
+        arguments.check_params(params, want, "w", x)
         w, b = params["w"], params["b"]
-        arguments.check_features(x, w.shape[0])
         dtype = promoted(x.dtype, w.dtype)
         total = promoted(dtype, jnp.dtype("float32"))
         y = jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=total)
@@ -95,9 +95,9 @@ def layer_norm(*, epsilon=1e-6):
         return {"scale": jnp.ones(in_size), "bias": jnp.zeros(in_size)}
 
     def apply(params, x):
-        arguments.check_names(params, ("scale", "bias"))
+        want = {"scale": x.shape[-1:], "bias": x.shape[-1:]}
+        arguments.check_params(params, want, "scale", x)
         scale, bias = params["scale"], params["bias"]
-        arguments.check_features(x, scale.shape[0])
         total = promoted(x.dtype, scale.dtype, jnp.dtype("float32"))
         z = x.astype(total)
         z = z - z.mean(-1, keepdims=True)

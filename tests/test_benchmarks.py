@@ -20,6 +20,7 @@ from benchmarks import (  # noqa: E402
     machine,
     modes,
     options,
+    peers,
     record,
     rows,
     sequences,
@@ -27,8 +28,9 @@ from benchmarks import (  # noqa: E402
     timing,
     words,
 )
+from benchmarks.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.model import BYTES, Model  # noqa: E402
-from benchmarks.shapes import SHAPES  # noqa: E402
+from benchmarks.shapes import SHAPES, Shape  # noqa: E402
 
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
 TINY = (
@@ -342,6 +344,86 @@ def test_a_length_that_only_one_reached_makes_no_comparison():
     assert fastest.endswith("attention is fastest at T=256; gru is fastest at T=1,024.")
     assert against == "Forward: attention takes 0.50 times gru's time at T=256."
     assert growth.endswith("grows as T^1.00 for gru.")
+
+
+# one layer against other libraries
+
+
+def run_peers(out, monkeypatch, *arguments):
+    """The exit status and the record of a run of ``peers`` on one tiny layer."""
+    monkeypatch.setitem(peers.SHAPES, "tiny", Shape("tiny", 2, 3, 4, 5))
+    given = ["--shapes", "tiny", "--seconds", "0", "--out", str(out), *arguments]
+    return peers.main(given), json.loads((out / "peers-cpu.json").read_text())
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
+    status, content = run_peers(tmp_path, monkeypatch)
+    assert status == 0 and content["interrupted"] is False
+    cases = [(row["direction"], row["cell"]) for row in content["rows"]]
+    assert cases == [(d, c) for d in peers.DIRECTIONS for c in peers.CELLS]
+    for row in content["rows"]:
+        ran = set(row["samples"])
+        assert {OURS, "linen", "nnx"} <= ran and ran | set(row["missing"]) == set(CONTENDERS)
+        assert set(row["seconds"]) == set(row["compile_seconds"]) == ran == {OURS, *row["ratio"]}
+        assert {len(samples) for samples in row["samples"].values()} == {3 * peers.PLACES}
+        assert all(min(samples) > 0 for samples in row["samples"].values())
+        for name, ratio in row["ratio"].items():
+            assert ratio == list(timing.ratio(row["samples"][name], row["samples"][OURS]))
+    assert content["words"] == peers.sentences(content["rows"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(sentence in printed for sentence in content["words"])
+
+
+@pytest.mark.usefixtures("plain_jax")
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_contenders_do_the_same_work(name):
+    """Outputs of the shape asked for, gradients of the inputs and of as many weights as ours."""
+    shape, sizes = Shape("tiny", 2, 3, 4, 5), {}
+    for cell in peers.CELLS:
+        for contender in (OURS, name):
+            try:
+                place, _ = CONTENDERS[contender](cell, shape, "forward", "float32")
+                back, _ = CONTENDERS[contender](cell, shape, "value_and_grad", "float32")
+            except ImportError as error:
+                pytest.skip(f"{error}")
+            ys, gradients = place()(), jax.tree.leaves(back()())
+            assert sorted(ys.shape) == [2, 3, 5]
+            shapes = [tuple(g.shape) for g in gradients]
+            assert sum(sorted(s) == [2, 3, 4] for s in shapes) == 1
+            sizes[contender] = sum(math.prod(s) for s in shapes if len(s) in (1, 2, 3))
+        # weights of the same products; libraries differ in how many biases they have
+        assert abs(sizes[name] - sizes[OURS]) <= 4 * shape.H + 1
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_an_interrupt_keeps_the_rows_of_peers(tmp_path, monkeypatch):
+    interleaved, calls = timing.interleaved, []
+
+    def interrupted(*args, **settings):
+        calls.append(args)
+        if len(calls) > peers.PLACES:
+            raise KeyboardInterrupt
+        return interleaved(*args, **settings)
+
+    monkeypatch.setattr(timing, "interleaved", interrupted)
+    status, content = run_peers(tmp_path, monkeypatch, "--peers", "linen")
+    assert status == 130 and content["interrupted"] is True
+    assert [row["cell"] for row in content["rows"]] == ["lstm"]
+
+
+def test_words_against_each_group_of_peers():
+    def row(shape, **ratios):
+        ratio = {name: [r, r, r] for name, r in ratios.items()}
+        return {"direction": "forward", "cell": "gru", "shape": {"name": shape}, "ratio": ratio}
+
+    assert peers.sentences([row("a", linen=2.0, nnx=4.0, torch=0.5), row("b", linen=8.0)]) == [
+        "gru forward: 4.00 times as fast as the faster of linen and nnx (geometric mean;"
+        " 2.00 to 8.00), slower by more than 5% nowhere.",
+        "gru forward: 0.50 times as fast as torch (geometric mean; 0.50 to 0.50), slower by more"
+        " than 5% at a 0.50.",
+    ]
+    assert peers.sentences([]) == []
 
 
 # timing and writing

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import json
 import pathlib
 import pkgutil
 import re
@@ -16,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn."))
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
+PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
 FLAX = ("jaxrnn.nnx", "jaxrnn.linen")
 
 
@@ -27,11 +29,18 @@ def test_docstrings(module):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("name", [n for n in dir(jaxrnn) if not n.startswith("_")])
+@pytest.mark.parametrize("name", [n for n in PUBLIC if callable(getattr(jaxrnn, n))])
 def test_public_names_have_an_example(name):
-    value = getattr(jaxrnn, name)
-    if callable(value) and name != "Cell":
-        assert ">>>" in (value.__doc__ or ""), f"jaxrnn.{name} has no example"
+    assert ">>>" in (getattr(jaxrnn, name).__doc__ or ""), f"jaxrnn.{name} has no example"
+
+
+@pytest.mark.parametrize("benchmark", ["sequences-cpu", "peers-cpu"])
+def test_the_words_of_a_result_are_quoted(benchmark):
+    """What docs/ says of a benchmark is what its command said of the result that is kept."""
+    result = json.loads((ROOT / "benchmarks" / "results" / f"{benchmark}.json").read_text())
+    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
+    for sentence in result["words"]:
+        assert sentence in page, sentence
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

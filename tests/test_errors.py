@@ -13,8 +13,9 @@ FLAGS = jnp.ones((5, 2), bool)
 LSTM, GRU = jaxrnn.lstm(4), jaxrnn.gru(4)
 LIFTED = jaxrnn.gru(4, reset_after=False)
 ATTENTION = jaxrnn.attention(4, heads=2, context=4)
+PROJECT, NORM = jaxrnn.project(4), jaxrnn.layer_norm()
 STACK, BOTH = jaxrnn.stack(LSTM, GRU), jaxrnn.bidirectional(LSTM)
-CELLS = (LSTM, GRU, LIFTED, ATTENTION, STACK, BOTH)
+CELLS = (LSTM, GRU, LIFTED, ATTENTION, PROJECT, NORM, STACK, BOTH)
 PARAMS = {cell: cell.init(KEY, 3) for cell in CELLS}
 STATE = LSTM.initial_state(PARAMS[LSTM], (2,))
 
@@ -163,9 +164,24 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         make(LSTM.step, PARAMS[LSTM], (STATE[0], STATE[1][:1]), XS[0]), V,
         "state: ", "[1, 4]", "want ('float32[2, 4]'",
     ),
+    "step's state of a lifted cell": (
+        make(LIFTED.step, PARAMS[LIFTED], STATE, XS[0]), V,
+        "state: ", "got ('float32[2, 4]', 'float32", "want ('float32[2, 4]',)",
+    ),
+    "project's params": (
+        run(PROJECT, {"w": jnp.ones((3, 4))}), V, "params: ", "['w']", "['b', 'w']",
+    ),
+    "project's features": (run(PROJECT, xs=XS[..., :2]), V, "xs: ", "I = 2", "want 3"),
+    "project's weight": (
+        run(PROJECT, PARAMS[PROJECT] | {"b": XS[0]}), V, "params['b']: ", "(2, 3)", "want (4,)",
+    ),
+    "layer_norm's params": (
+        run(NORM, {"scale": XS[0, 0], "bias": XS[0]}), V, "params['bias']: ", "(2, 3)",
+        "want (3,)",
+    ),
     "platform": (
         make(jaxrnn.explain, LSTM, PARAMS[LSTM], XS, platform="npu"), V,
-        "platform: ", "'npu'", "'cpu', 'gpu', 'tpu'",
+        "platform: ", "'npu'", "'gpu', 'cpu', 'tpu'",
     ),
     "update's results": (
         gated(lambda state, x, r: x), T, "my_update: ", "[(3,), (3,)]", "a tuple of 1 arrays",

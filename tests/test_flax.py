@@ -112,6 +112,13 @@ def test_dtype_of_the_products(library, run):
     assert 0 < error(ys, run(cell)[1](XS)) < TOLERANCE["bfloat16"][0]
 
 
+def test_dtype_of_a_step():
+    rnn = jaxrnn.nnx.RNN(jaxrnn.lstm(4), INPUTS, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    state, y = rnn.step(rnn.initial_state((B,)), XS[:, 0])
+    assert y.dtype == jnp.bfloat16 and {s.dtype.name for s in state} == {"float32"}
+    assert error(y, rnn(XS)[:, 0]) < TOLERANCE["bfloat16"][0]
+
+
 def test_nnx_step():
     """A stream is the sequence, step by step."""
     rnn = jaxrnn.nnx.RNN(jaxrnn.gru(4), INPUTS, rngs=nnx.Rngs(0))
@@ -163,13 +170,17 @@ def falls(losses):
 @each_flavour
 def test_errors_are_those_of_unroll(library, run):
     _, rnn = run(CELLS["lstm"])
+    flags = jnp.ones((T, B), bool)
     bad = {
-        "xs: got shape \\(3,\\), want": dict(xs=XS[0, 0]),
-        "lengths: got values from 7 to 7, want": dict(xs=XS, seq_lengths=jnp.full(B, T + 1)),
+        "xs: got shape \\(3,\\), want \\[...batch, T, I\\]": dict(xs=XS[0, 0]),
+        "xs: got list, want an array \\[...batch, T, I\\]": dict(xs=[[1.0]], mask=flags),
+        "seq_lengths: got values from 7 to 7, want": dict(xs=XS, seq_lengths=jnp.full(B, T + 1)),
+        "mask: got shape .6, 4., want \\[...batch, T\\] = .4, 6.": dict(xs=XS, mask=flags),
+        "starts: got shape .6, 4., want \\[...batch, T\\] = .4, 6.": dict(xs=XS, starts=flags),
         "state: got .*, want .*float32\\[4, 4\\]": dict(xs=XS, initial_state=XS),
     }
     for text, options in bad.items():
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises((TypeError, ValueError), match=text):
             rnn(**options)
     with pytest.raises(ValueError, match="implementation: got 'fast', want"):
         run(CELLS["lstm"], implementation="fast")[1](XS)

@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import cases
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,8 +196,8 @@ def agree(e, given, implementation, params, xs, state, tolerance):
     came, came_grads = value_and_grads(
         e.cell, moving, weights, **given, implementation=implementation
     )
-    assert came[1].dtype == xs.dtype
-    assert [a.dtype for a in jax.tree.leaves(came[0])] == [a.dtype for a in jax.tree.leaves(state)]
+    chex.assert_trees_all_equal_dtypes(came, (state, xs))
+    chex.assert_trees_all_equal_dtypes(came_grads, cases.floating(moving))
     assert cases.error(came, wanted) < tolerance[0]
     assert cases.error(came_grads, wanted_grads) < tolerance[1]
 
@@ -208,15 +209,15 @@ def test_two_halves_are_one_run(name, reverse):
     given = options(e, reverse=reverse)
     # A cut at the seam would have to be handed on by whoever cuts there.
     given["starts"] = given["starts"].at[3].set(False)
-    wanted = jaxrnn.unroll(e.cell, e.params, e.xs, e.state, **given)
+    wanted = unroll(e.cell, e.params, e.xs, e.state, **given)
     state, ys = e.state, []
     halves = (slice(0, 3), slice(3, None))
     if reverse:
         given["mask"] = given["mask"].at[3].set(True)  # or a cut before could wait beyond the seam
-        wanted = jaxrnn.unroll(e.cell, e.params, e.xs, e.state, **given)
+        wanted = unroll(e.cell, e.params, e.xs, e.state, **given)
     for half in reversed(halves) if reverse else halves:
         part = given | {"mask": given["mask"][half], "starts": given["starts"][half]}
-        state, y = jaxrnn.unroll(e.cell, e.params, e.xs[half], state, **part)
+        state, y = unroll(e.cell, e.params, e.xs[half], state, **part)
         ys.append(y)
     ys = jnp.concatenate(ys[::-1] if reverse else ys)
     assert cases.error((state, ys), wanted) < 1e-12
@@ -227,14 +228,14 @@ def test_vmap_is_the_batch(name):
     e = cases.example(CELLS[name], cases.Shape(5, (3, 2), 3, 6))
     given = options(e)
     given["key"] = None  # a draw depends on the row
-    wanted = jaxrnn.unroll(e.cell, e.params, e.xs, e.state, **given)
+    wanted = unroll(e.cell, e.params, e.xs, e.state, **given)
 
     def one(xs, state, mask, starts):
         return jaxrnn.unroll(
             e.cell, e.params, xs, state, **(given | {"mask": mask, "starts": starts})
         )
 
-    rows = jax.vmap(jax.vmap(one, (1, 0, 1, 1), (0, 1)), (1, 0, 1, 1), (0, 1))
+    rows = jax.jit(jax.vmap(jax.vmap(one, (1, 0, 1, 1), (0, 1)), (1, 0, 1, 1), (0, 1)))
     assert cases.error(rows(e.xs, e.state, e.mask, e.starts), wanted) < 1e-12
 
 
@@ -244,10 +245,10 @@ def test_lengths_cut_each_row(name, reverse):
     """A row of some length is the row cut to that length, run alone."""
     e = cases.example(CELLS[name])
     given = dict(reverse=reverse, key=None)
-    state, ys = jaxrnn.unroll(e.cell, e.params, e.xs, e.state, lengths=e.lengths, **given)
+    state, ys = unroll(e.cell, e.params, e.xs, e.state, lengths=e.lengths, **given)
     for i, length in enumerate(e.lengths.tolist()):
         row = jax.tree.map(lambda s: s[i], e.state)  # noqa: B023
-        wanted = jaxrnn.unroll(e.cell, e.params, e.xs[:length, i], row, **given)
+        wanted = unroll(e.cell, e.params, e.xs[:length, i], row, **given)
         came = jax.tree.map(lambda s: s[i], state), ys[:length, i]  # noqa: B023
         assert cases.error(came, wanted) < 1e-12
         assert (ys[length:, i] == 0).all()
@@ -259,9 +260,9 @@ def test_episodes_run_alone(name):
     e = cases.example(CELLS[name], cases.Shape(7, (), 3, 6))
     starts = jnp.array([False, False, True, False, False, True, False])
     for reverse in (False, True):
-        ys = jaxrnn.unroll(e.cell, e.params, e.xs, starts=starts, reverse=reverse)[1]
+        ys = unroll(e.cell, e.params, e.xs, starts=starts, reverse=reverse)[1]
         parts = [
-            jaxrnn.unroll(e.cell, e.params, part, reverse=reverse)[1]
+            unroll(e.cell, e.params, part, reverse=reverse)[1]
             for part in (e.xs[:2], e.xs[2:5], e.xs[5:])
         ]
         assert cases.error(ys, jnp.concatenate(parts)) < 1e-12
@@ -280,9 +281,9 @@ def test_bidirectional_is_two_runs(inner, merge):
     }
     function = functions.get(merge, merge) if isinstance(merge, str) else merge
     for given in (dict(lengths=e.lengths), dict(mask=e.mask, starts=e.starts)):
-        state, ys = jaxrnn.unroll(cell, e.params, e.xs, e.state, **given)
-        first, ahead = jaxrnn.unroll(case.make(6), e.params["forward"], e.xs, e.state[0], **given)
-        second, back = jaxrnn.unroll(
+        state, ys = unroll(cell, e.params, e.xs, e.state, **given)
+        first, ahead = unroll(case.make(6), e.params["forward"], e.xs, e.state[0], **given)
+        second, back = unroll(
             jaxrnn.gru(6), e.params["backward"], e.xs, e.state[1], reverse=True, **given
         )
         assert cases.error((state, ys), ((first, second), function(ahead, back))) < 1e-12
@@ -291,17 +292,17 @@ def test_bidirectional_is_two_runs(inner, merge):
 @every_cell
 def test_traced_once(name):
     """An equal cell made anew is the same static argument; a step in a loop is traced once."""
-    traced = []
+    traces = 1 if name != "smooth" else 2  # made of new functions each time
+    e = cases.example(CELLS[name])
+    chex.clear_trace_counter()
 
     @functools.partial(jax.jit, static_argnums=0)
+    @chex.assert_max_traces(n=traces)
     def run(cell, params, xs):
-        traced.append(cell)
         return jaxrnn.unroll(cell, params, xs)[1]
 
-    e = cases.example(CELLS[name])
     for cell in (e.cell, e.cell, CELLS[name].make(6)):
         run(cell, e.params, e.xs)
-    assert len(traced) == (1 if name != "smooth" else 2)  # made of new functions each time
 
 
 @pytest.mark.parametrize("name", [n for n in CELLS if n != "smooth"])
