@@ -13,6 +13,7 @@ import truth
 from cases import BASE, CELLS, FASTER, FUSED, GATED, REFERENCE, SHAPES, TOLERANCE
 
 import jaxrnn
+from jaxrnn.recurrence.xla import _SLOW_WIDTHS
 from jaxrnn.scan import select
 
 FLAGS = tuple(itertools.product((False, True), repeat=3))
@@ -154,6 +155,14 @@ def test_every_implementation_every_shape(name, shape, implementation):
     for reverse in (False, True) if shape is BASE else (False,):
         given = options(e, reverse=reverse)
         agree(e, given, implementation, e.params, e.xs, e.state, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", ("gru", "mgu", "lstm", "gru_states"))
+@pytest.mark.parametrize("hidden", _SLOW_WIDTHS)
+def test_products_taken_at_once(name, hidden):
+    """On a CPU, few rows of these widths take their products in another arrangement."""
+    e = cases.example(CELLS[name], cases.Shape(2, (3,), 2, hidden))
+    agree(e, options(e), "xla", e.params, e.xs, e.state, TOLERANCE["float64"])
 
 
 @fused_cell

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxrnn.recurrence import loops
 from jaxrnn.recurrence import problem as p
-from jaxrnn.recurrence.packed import Packing
+from jaxrnn.recurrence.packed import Packed, Packing
 from jaxrnn.scan import select
 
 # On a CPU a step of no more units than this (batch times H) is bound by its arithmetic, not by
@@ -21,9 +21,14 @@ from jaxrnn.scan import select
 _TINY = 64
 
 # Up to how many rows of a batch a CPU takes the products of x and h as one, for gates that are
-# sums. One over two, LSTM forward: 0.78 at B=16 H=128 and 0.90 at B=8, but 1.30 at B=32 H=256 and
-# 1.20 at B=1024 H=64.
+# sums. One over two, LSTM forward, T=2048: 0.89 at B=8 H=128, 0.97 at H=256, 0.90 at H=512, and
+# 0.28 at B=1 H=16; but 1.3 at B=32 T=512 H=256 and 1.2 at B=1024 T=64 H=64.
 _FEW_ROWS = 16
+
+# Where XLA's product of few rows with all gates is slow on two cores: at B=8 it does 95 GFLOP/s at
+# H=256 and 150 at H=384, but 240 at 320 and 285 at 512 (GRU). Gates that are sums in one product
+# and the others in their own take 0.6 of the time there, and up to 1.4 elsewhere.
+_SLOW_WIDTHS = (256, 384)
 
 # A GPU runs the kernels of a step faster than it can be told of them: there, fewer kernels count.
 _GPUS = ("cuda", "rocm")
@@ -137,25 +142,39 @@ def _gates(packing, operands, platform):
     if platform != "cpu":
         xs = p.project(operands.xs, operands)
         return xs, lambda xg, h: packing.pack(xg, p.recurrent(h, operands))
-    if packing.whole and operands.r.ndim == 3 and _few_rows(operands):
+    if operands.r.ndim == 3 and _sums_at_once(packing, operands):
         return operands.xs, _summed_gates(packing, operands)
     return operands.xs, lambda x, h: packing.pack(p.project(x, operands), p.recurrent(h, operands))
 
 
-def _few_rows(operands):
-    rows = operands.state[0].size // operands.state[0].shape[-1]
-    return isinstance(rows, int) and rows <= _FEW_ROWS  # it may be symbolic
+def _sums_at_once(packing, operands):
+    hidden = operands.state[0].shape[-1]
+    rows = operands.state[0].size // hidden
+    if not isinstance(rows, int) or rows > _FEW_ROWS:  # it may be symbolic
+        return False
+    return packing.whole or (hidden in _SLOW_WIDTHS and rows > 1)
 
 
 def _summed_gates(packing, operands):
-    """Both products in one, [x, h] with [w; r]: for gates that are sums, without heads."""
+    """Both products of the gates that are sums in one, [x, h] with [w; r]; without heads."""
     dtype = operands.product_dtype
-    weights = jnp.concatenate([operands.w.astype(dtype), operands.r.astype(dtype)])
-    weights = weights.reshape(weights.shape[0], -1)
+    w, r, b = operands.w.astype(dtype), operands.r.astype(dtype), operands.b
+
+    def some(weight, gates):
+        return jnp.concatenate([weight[..., k, :] for k in gates], -1)
+
+    summed, apart = packing.summed, packing.apart
+    both = jnp.concatenate([some(w, summed), some(r, summed)])
 
     def gates(x, h):
-        out = p.dot(jnp.concatenate([x.astype(dtype), h.astype(dtype)], -1), weights, operands)
-        return packing.unflatten([out + p.spread(operands.b.reshape(-1), out)])[0]
+        x, h = x.astype(dtype), h.astype(dtype)
+        sums = p.dot(jnp.concatenate([x, h], -1), both, operands)
+        sums = sums + p.spread(some(b, summed), sums)
+        if not apart:
+            return Packed(sums, None, None)
+        inputs = p.dot(x, some(w, apart), operands)
+        inputs = inputs + p.spread(some(b, apart), inputs)
+        return Packed(sums, inputs, p.dot(h, some(r, apart), operands))
 
     return gates
 
