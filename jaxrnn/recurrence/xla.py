@@ -25,9 +25,9 @@ _TINY = 64
 # 0.28 at B=1 H=16; but 1.3 at B=32 T=512 H=256 and 1.2 at B=1024 T=64 H=64.
 _FEW_ROWS = 16
 
-# Where XLA's product of few rows with all gates is slow on two cores: at B=8 it does 95 GFLOP/s at
-# H=256 and 150 at H=384, but 240 at 320 and 285 at 512 (GRU). Gates that are sums in one product
-# and the others in their own take 0.6 of the time there, and up to 1.4 elsewhere.
+# Where XLA's products of few rows are slow on two cores, GRU at B=8: together they do 95 GFLOP/s
+# at H=256 and 150 at H=384, but 240 at 320 and 285 at 512. There one product takes 0.66 to
+# 0.78 of the time, though a third of it is with zeros.
 _SLOW_WIDTHS = (256, 384)
 
 # A GPU runs the kernels of a step faster than it can be told of them: there, fewer kernels count.
@@ -137,17 +137,18 @@ def _gates(packing, operands, platform):
     """The inputs to scan, and the function ``(x, h) -> packed gates`` of one of them.
 
     On a GPU or TPU the input's product is one for all steps, before the loop. On a CPU it is
-    taken inside it: there the gates of all steps would be written to memory and read back.
+    taken inside it. Before it, a layer took 1.5 to 3 times as long at most shapes, even for some
+    steps at a time, whose gates stay in the cache (but 0.8 of the time for LSTM and one row).
     """
     if platform != "cpu":
         xs = p.project(operands.xs, operands)
         return xs, lambda xg, h: packing.pack(xg, p.recurrent(h, operands))
-    if operands.r.ndim == 3 and _sums_at_once(packing, operands):
-        return operands.xs, _summed_gates(packing, operands)
+    if operands.r.ndim == 3 and _at_once(packing, operands):
+        return operands.xs, _gates_at_once(packing, operands)
     return operands.xs, lambda x, h: packing.pack(p.project(x, operands), p.recurrent(h, operands))
 
 
-def _sums_at_once(packing, operands):
+def _at_once(packing, operands):
     hidden = operands.state[0].shape[-1]
     rows = operands.state[0].size // hidden
     if not isinstance(rows, int) or rows > _FEW_ROWS:  # it may be symbolic
@@ -155,26 +156,32 @@ def _sums_at_once(packing, operands):
     return packing.whole or (hidden in _SLOW_WIDTHS and rows > 1)
 
 
-def _summed_gates(packing, operands):
-    """Both products of the gates that are sums in one, [x, h] with [w; r]; without heads."""
-    dtype = operands.product_dtype
-    w, r, b = operands.w.astype(dtype), operands.r.astype(dtype), operands.b
+def _gates_at_once(packing, operands):
+    """Both products in one, [x, h] with [w; r], without heads.
 
-    def some(weight, gates):
-        return jnp.concatenate([weight[..., k, :] for k in gates], -1)
+    A gate whose parts are kept apart has two places there, one without r and one without w.
+    """
+    dtype, hidden = operands.product_dtype, operands.state[0].shape[-1]
+
+    def columns(weight, *groups):
+        zero = jnp.zeros_like(weight[..., 0, :])
+        gates = [zero if k is None else weight[..., k, :] for group in groups for k in group]
+        return jnp.concatenate(gates, -1)
 
     summed, apart = packing.summed, packing.apart
-    both = jnp.concatenate([some(w, summed), some(r, summed)])
+    none = (None,) * len(apart)
+    w = columns(operands.w.astype(dtype), summed, apart, none)
+    r = columns(operands.r.astype(dtype), summed, none, apart)
+    b = columns(operands.b, summed, apart, none)
+    weights = jnp.concatenate([w, r])
+    counts = len(summed), len(apart), len(apart)
+    ends = [hidden * sum(counts[:k]) for k in range(4)]
 
     def gates(x, h):
-        x, h = x.astype(dtype), h.astype(dtype)
-        sums = p.dot(jnp.concatenate([x, h], -1), both, operands)
-        sums = sums + p.spread(some(b, summed), sums)
-        if not apart:
-            return Packed(sums, None, None)
-        inputs = p.dot(x, some(w, apart), operands)
-        inputs = inputs + p.spread(some(b, apart), inputs)
-        return Packed(sums, inputs, p.dot(h, some(r, apart), operands))
+        out = p.dot(jnp.concatenate([x.astype(dtype), h.astype(dtype)], -1), weights, operands)
+        out = out + p.spread(b, out)
+        parts = [out[..., i:j] if j > i else None for i, j in zip(ends, ends[1:])]
+        return Packed(*parts)
 
     return gates
 
