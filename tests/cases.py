@@ -19,6 +19,12 @@ def mgu_update(state, x, r):
     return (h + f * (jnp.tanh(xn + f * rn) - h),)
 
 
+def candidate_first_update(state, x, r):
+    """The same with its gates the other way round: those that are sums come last."""
+    (xn, xf), (rn, rf) = x, r
+    return mgu_update(state, (xf, xn), (rf, rn))
+
+
 def peephole_update(state, x, r, pi, pf, po):
     """A cell with weights of its own for each unit: Gers & Schmidhuber 2000."""
     (_, c), (xi, xf, xg, xo), (ri, rf, rg, ro) = state, x, r
@@ -49,6 +55,7 @@ def _small(key, shape, dtype):
 
 
 mgu = jaxrnn.gated(mgu_update, gates=2)
+candidate_first = jaxrnn.gated(candidate_first_update, gates=2)
 peephole = jaxrnn.gated(
     peephole_update, gates=4, states=2, unit={"pi": _small, "pf": _small, "po": _small}
 )
@@ -74,6 +81,7 @@ GATED = {
         lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, fused=False
     ),
     "mgu": Case(mgu, truth.mgu),
+    "candidate_first": Case(candidate_first),
     "peephole": Case(peephole, truth.peephole_lstm),
 }
 ATTENTION = {

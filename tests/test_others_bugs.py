@@ -192,3 +192,19 @@ def test_gradient_through_the_final_state_alone(name, implementation):
         wanted = (at(1e-5) - at(-1e-5)) / 2e-5
         came = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, along[i])))
         assert abs(wanted) > 0.01 and abs(came - wanted) < 1e-7 * abs(wanted)
+
+
+@pytest.mark.parametrize("window", (None, 3))
+def test_a_nan_is_seen_as_long_as_its_step_is(window):
+    """A NaN among the keys that a state brings: in the sequence as step by step, no longer."""
+    cell = jaxrnn.attention(4, heads=2, window=window, context=8)
+    params = cell.init(jax.random.key(0), 3)
+    xs = jax.random.normal(jax.random.key(1), (7, 2, 3)).at[1, 0].set(jnp.nan)
+    state, _ = jaxrnn.unroll(cell, params, xs[:2])
+    bad = jnp.isnan(jaxrnn.unroll(cell, params, xs[2:], state)[1]).any(-1)
+    stepped = []
+    for x in xs[2:]:
+        state, y = cell.step(params, state, x)
+        stepped.append(jnp.isnan(y).any(-1))
+    assert bad.tolist() == jnp.stack(stepped).tolist()
+    assert bad[:, 0].tolist() == ([True] * 5 if window is None else [True] * 2 + [False] * 3)

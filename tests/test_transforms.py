@@ -78,6 +78,8 @@ TRANSFORMS = {
     "grad": lambda f, args: jax.grad(f, (0, 1))(*args),
     "jvp": lambda f, args: jax.jvp(f, args, args)[1],
     "jvp of weights": lambda f, args: jax.jvp(lambda p: f(p, args[1]), args[:1], args[:1])[1],
+    "jvp of jvp": lambda f, args: jax.jvp(lambda *a: jax.jvp(f, a, args)[1], args, args)[1],
+    "grad of jvp": lambda f, args: jax.grad(lambda *a: jax.jvp(f, a, args)[1], (0, 1))(*args),
     "hessian-vector": hvp,
     "reverse over reverse": lambda f, args: jax.grad(
         lambda *a: sum((g**2).sum() for g in jax.grad(f, (0, 1))(*a)), (0, 1)
