@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import jax
 
+# One for all calls: with a generator of its own each would begin with the same few orders.
+_shuffle = random.Random(0).shuffle
+
 
 class Summary(NamedTuple):
     """Median and quartiles of samples: half of them lie between ``low`` and ``high``."""
@@ -80,11 +83,11 @@ def interleaved(calls, *, seconds=1.0, rounds=None):
     """
     for call in calls.values():
         once(call)  # warm-up: the first call of a program also allocates
-    order, shuffle = list(calls), random.Random(0).shuffle
+    order = list(calls)
     samples = {name: [] for name in order}
     done, left = 0, rounds or 1
     while left:
-        shuffle(order)
+        _shuffle(order)
         for name in order:
             samples[name].append(once(calls[name]))
         done, left = done + 1, left - 1
