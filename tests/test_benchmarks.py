@@ -376,10 +376,10 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("plain_jax")
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", [name for name in CONTENDERS if name != OURS])
 def test_contenders_do_the_same_work(name):
     """Outputs of the shape asked for, gradients of the inputs and of as many weights as ours."""
-    shape, sizes = Shape("tiny", 2, 3, 4, 5), {}
+    shape, sizes = Shape("tiny", 2, 3, 7, 5), {}
     for cell in peers.CELLS:
         for contender in (OURS, name):
             try:
@@ -390,10 +390,10 @@ def test_contenders_do_the_same_work(name):
             ys, gradients = place()(), jax.tree.leaves(back()())
             assert sorted(ys.shape) == [2, 3, 5]
             shapes = [tuple(g.shape) for g in gradients]
-            assert sum(sorted(s) == [2, 3, 4] for s in shapes) == 1
+            assert sum(sorted(s) == [2, 3, 7] for s in shapes) == 1
             sizes[contender] = sum(math.prod(s) for s in shapes if len(s) in (1, 2, 3))
         # weights of the same products; libraries differ in how many biases they have
-        assert abs(sizes[name] - sizes[OURS]) <= 4 * shape.H + 1
+        assert abs(sizes[name] - sizes[OURS]) <= 4 * shape.H
 
 
 @pytest.mark.usefixtures("plain_jax")

@@ -171,17 +171,18 @@ def falls(losses):
 def test_errors_are_those_of_unroll(library, run):
     _, rnn = run(CELLS["lstm"])
     flags = jnp.ones((T, B), bool)
-    bad = {
-        "xs: got shape \\(3,\\), want \\[...batch, T, I\\]": dict(xs=XS[0, 0]),
-        "xs: got list, want an array \\[...batch, T, I\\]": dict(xs=[[1.0]], mask=flags),
-        "seq_lengths: got values from 7 to 7, want": dict(xs=XS, seq_lengths=jnp.full(B, T + 1)),
-        "mask: got shape .6, 4., want \\[...batch, T\\] = .4, 6.": dict(xs=XS, mask=flags),
-        "starts: got shape .6, 4., want \\[...batch, T\\] = .4, 6.": dict(xs=XS, starts=flags),
-        "state: got .*, want .*float32\\[4, 4\\]": dict(xs=XS, initial_state=XS),
-    }
-    for text, options in bad.items():
-        with pytest.raises((TypeError, ValueError), match=text):
-            rnn(**options)
+    shape = "got shape .6, 4., want \\[...batch, T\\] = .4, 6."
+    bad = (
+        (ValueError, "xs: got shape .3,., want \\[...batch, T, I\\]", dict(xs=XS[0, 0])),
+        (TypeError, "xs: got list, want an array \\[...batch", dict(xs=[[1.0]], mask=flags)),
+        (ValueError, "seq_lengths: got values from 7 to 7", dict(seq_lengths=jnp.full(B, T + 1))),
+        (ValueError, f"mask: {shape}", dict(mask=flags)),
+        (ValueError, f"starts: {shape}", dict(starts=flags)),
+        (ValueError, "state: got .*, want .*float32\\[4, 4\\]", dict(initial_state=XS)),
+    )
+    for kind, text, options in bad:
+        with pytest.raises(kind, match=text):
+            rnn(**{"xs": XS} | options)
     with pytest.raises(ValueError, match="implementation: got 'fast', want"):
         run(CELLS["lstm"], implementation="fast")[1](XS)
 
