@@ -63,8 +63,14 @@ def check_key(key):
         raise TypeError(f"key: got {came}, want one key, as jax.random.key(0)")
 
 
-def checked_lengths(name, lengths, steps, batch):
-    """``lengths`` as an integer array [...batch]; between 0 and ``steps`` if they are known."""
+def combined_mask(xs, lengths, mask, name="lengths"):
+    """``mask`` and ``lengths`` in one: bool [T, ...batch], or None if neither is given.
+
+    Lengths are checked here: ints [...batch], between 0 and T if they are known. ``name`` is what
+    the caller calls them.
+    """
+    if lengths is None:
+        return mask
     try:
         with jax.ensure_compile_time_eval():  # inside a jit, known lengths stay known
             lengths = jnp.asarray(lengths)
@@ -72,6 +78,7 @@ def checked_lengths(name, lengths, steps, batch):
         raise TypeError(f"{name}: got {lengths!r}, want an array of ints [...batch]") from None
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"{name}: got {lengths.dtype}, want an integer type")
+    steps, *batch, _ = xs.shape
     if lengths.shape != tuple(batch):
         raise ValueError(f"{name}: got shape {lengths.shape}, want [...batch] = {tuple(batch)}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
@@ -80,14 +87,6 @@ def checked_lengths(name, lengths, steps, batch):
         if low < 0 or high > steps:
             came = f"values from {low} to {high}"
             raise ValueError(f"{name}: got {came}, want them between 0 and T = {steps}")
-    return lengths
-
-
-def combined_mask(xs, lengths, mask):
-    """``mask`` and ``lengths`` in one: bool [T, ...batch], or None if neither is given."""
-    if lengths is None:
-        return mask
-    lengths = checked_lengths("lengths", lengths, xs.shape[0], xs.shape[1:-1])
     time = jax.lax.broadcasted_iota(jnp.int32, xs.shape[:-1], 0)
     real = time < jnp.broadcast_to(lengths[None].astype(jnp.int32), time.shape)
     return real if mask is None else real & mask

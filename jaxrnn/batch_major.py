@@ -19,14 +19,10 @@ def run(cell, params, xs, state, *, dtype, seq_lengths, mask, starts, **options)
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
             arguments.check_flags(name, flags, xs.shape[:-1], "[...batch, T]")
-    if seq_lengths is not None:
-        *batch, steps, _ = xs.shape
-        seq_lengths = arguments.checked_lengths("seq_lengths", seq_lengths, steps, batch)
     xs = jnp.moveaxis(xs, -2, 0)
     mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
-    state, ys = unroll(
-        cell, params, xs, state, lengths=seq_lengths, mask=mask, starts=starts, **options
-    )  # fmt: skip
+    mask = arguments.combined_mask(xs, seq_lengths, mask, "seq_lengths")
+    state, ys = unroll(cell, params, xs, state, mask=mask, starts=starts, **options)
     return state, jnp.moveaxis(ys, 0, -2)
 
 
