@@ -220,6 +220,7 @@ def dropout(rate, *, per="step"):
         return jnp.zeros(batch_shape, jnp.int32)
 
     def step(params, state, x, key=None):
+        state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         return state + 1, drop(x, state, key)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):

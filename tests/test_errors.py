@@ -168,6 +168,10 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         make(LIFTED.step, PARAMS[LIFTED], STATE, XS[0]), V,
         "state: ", "got ('float32[2, 4]', 'float32", "want ('float32[2, 4]',)",
     ),
+    "step's state of dropout": (
+        make(jaxrnn.dropout(0.5).step, {}, jnp.zeros(1, int), XS[0]), V,
+        "state: ", "got int32[1]", "want int32[2]",
+    ),
     "project's params": (
         run(PROJECT, {"w": jnp.ones((3, 4))}), V, "params: ", "['w']", "['b', 'w']",
     ),
