@@ -21,8 +21,8 @@ from jaxrnn.scan import select
 _TINY = 64
 
 # Up to how many rows of a batch a CPU takes the products of x and h as one, for gates that are
-# sums. One over two, LSTM forward, T=2048: 0.89 at B=8 H=128, 0.97 at H=256, 0.90 at H=512, and
-# 0.28 at B=1 H=16; but 1.3 at B=32 T=512 H=256 and 1.2 at B=1024 T=64 H=64.
+# sums. One product wins clearly over two at one or few rows of small H, is even elsewhere up to 16
+# rows, and loses at 32 and more.
 _FEW_ROWS = 16
 
 # Where XLA's products of few rows are slow on two cores, GRU at B=8: together they do 95 GFLOP/s
@@ -137,18 +137,25 @@ def _gates(packing, operands, platform):
     """The inputs to scan, and the function ``(x, h) -> packed gates`` of one of them.
 
     On a GPU or TPU the input's product is one for all steps, before the loop. On a CPU it is
-    taken inside it. Before it, a layer took 1.5 to 3 times as long at most shapes, even for some
-    steps at a time, whose gates stay in the cache (but 0.8 of the time for LSTM and one row).
+    taken inside it: before it, a layer was slower at most shapes, even for some steps at a time,
+    whose gates stay in the cache.
     """
     if platform != "cpu":
         xs = p.project(operands.xs, operands)
         return xs, lambda xg, h: packing.pack(xg, p.recurrent(h, operands))
-    if operands.r.ndim == 3 and _at_once(packing, operands):
+    if _at_once(packing, operands):
         return operands.xs, _gates_at_once(packing, operands)
     return operands.xs, lambda x, h: packing.pack(p.project(x, operands), p.recurrent(h, operands))
 
 
 def _at_once(packing, operands):
+    """Whether a CPU takes both products of a step as one.
+
+    It does so without heads and for few rows; with gates whose parts are kept apart, only at
+    widths where two products are slow.
+    """
+    if operands.r.ndim != 3:
+        return False
     hidden = operands.state[0].shape[-1]
     rows = operands.state[0].size // hidden
     if not isinstance(rows, int) or rows > _FEW_ROWS:  # it may be symbolic
@@ -174,14 +181,13 @@ def _gates_at_once(packing, operands):
     r = columns(operands.r.astype(dtype), summed, none, apart)
     b = columns(operands.b, summed, apart, none)
     weights = jnp.concatenate([w, r])
-    counts = len(summed), len(apart), len(apart)
-    ends = [hidden * sum(counts[:k]) for k in range(4)]
+    ends = hidden * len(summed), hidden * (len(summed) + len(apart))
 
     def gates(x, h):
         out = p.dot(jnp.concatenate([x.astype(dtype), h.astype(dtype)], -1), weights, operands)
         out = out + p.spread(b, out)
-        parts = [out[..., i:j] if j > i else None for i, j in zip(ends, ends[1:])]
-        return Packed(*parts)
+        parts = jnp.split(out, ends, -1)
+        return Packed(*(part if part.shape[-1] else None for part in parts))
 
     return gates
 
