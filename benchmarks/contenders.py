@@ -1,13 +1,13 @@
 """The same layer in jaxrnn and in other libraries, each as its own documentation would run it.
 
-A contender builds, for a cell ("lstm", "gru") and a shape, two functions without arguments:
+A contender compiles, for a cell ("lstm", "gru"), a shape and a type, one of two directions:
 
   forward          xs -> ys
   value_and_grad   of sum(ys * weights): the gradients of all parameters and of xs
 
-Every library gets xs in the layout it is best at. Compiling is done, and timed, before. What is
-built is a function ``place`` that puts weights and inputs into memory anew and returns the call:
-where they happen to lie moves the time of a program by a tenth and more.
+It gives a function ``place``, which puts parameters and inputs into memory anew and returns the
+call to time, and the seconds that compiling took. Every library gets xs in the layout it is best
+at.
 """
 
 import functools
@@ -98,20 +98,22 @@ def with_jax(build, cell, shape, direction, dtype):
     apply, params = build(cell, shape, dtype)
     params = jax.tree.map(lambda p: p.astype(dtype), params)
     data = _data(shape, dtype, batch_first=build is keras)
-    function, count = timed(apply, direction)
-    args = params, *data[:count]
-    program, seconds = compiled(function, *args)
+    args = params, *data
+    program, seconds = compiled(timed(apply, direction), *args)
     return (lambda: functools.partial(program, *jax.tree.map(jnp.copy, args))), seconds
 
 
 def timed(apply, direction):
-    """What is timed of ``apply(params, xs)``, and how many of xs and weights it takes."""
+    """What is timed of ``apply(params, xs)``: a function of (params, xs, weights)."""
+
+    def forward(params, xs, weights):
+        return apply(params, xs)
 
     def loss(params, xs, weights):
         ys = apply(params, xs)
         return (ys.astype(jnp.float32) * weights.astype(jnp.float32)).sum()
 
-    return (apply, 1) if direction == "forward" else (jax.value_and_grad(loss, (0, 1)), 2)
+    return forward if direction == "forward" else jax.value_and_grad(loss, (0, 1))
 
 
 def torch(cell, shape, direction, dtype):

@@ -30,8 +30,8 @@ GROUPS = {
     "the faster of keras and equinox": ("keras", "equinox"),
     "torch": ("torch",),
 }
-# How often a row's weights and inputs are put into memory anew. Where they lie moves the time of
-# one and the same program: LSTM forward at "medium" took 67 to 89 ms.
+# How often a row's weights and inputs are put into memory anew: where they happen to lie moves the
+# time of one and the same program.
 PLACES = 4
 NOTES = {
     "samples": "seconds of each call; sample i of all contenders is from round i; weights and"
