@@ -7,6 +7,7 @@ COMMANDS = {
     "sequences": "a next-byte model over longer and longer sequences; the default",
     "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
     "kernels": "what the compiled programs consist of",
+    "quotes": "puts what the results say into docs/benchmarks.md",
 }
 
 

@@ -1,5 +1,6 @@
 """The benchmarks: what they time is right, what they say follows, and nothing measured is lost."""
 
+import dataclasses
 import json
 import math
 
@@ -181,7 +182,7 @@ def test_an_unknown_name_lists_the_valid_ones(arguments, valid, capsys):
 
 
 def test_an_unknown_command_lists_the_valid_ones():
-    with pytest.raises(SystemExit, match="(?s)'bnech'.*sequences.*peers.*kernels"):
+    with pytest.raises(SystemExit, match="(?s)'bnech'.*sequences.*peers.*kernels.*quotes"):
         __main__.main(["bnech"])
 
 
@@ -424,6 +425,22 @@ def test_words_against_each_group_of_peers():
         " than 5% at a 0.50.",
     ]
     assert peers.sentences([]) == []
+
+
+@pytest.mark.parametrize("benchmark", ["sequences", "peers"])
+def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
+    found = list(record.RESULTS.glob(f"{benchmark}-*.json"))
+    for path in found:
+        kept = json.loads(path.read_text())
+        if benchmark == "peers":
+            said = peers.sentences(kept["rows"])
+        else:
+            names = [field.name for field in dataclasses.fields(rows.Row)]
+            said = words.sentences(
+                [rows.Row(**{n: row[n] for n in names}) for row in kept["rows"]]
+            )
+        assert kept["words"] == said and said
+    assert found
 
 
 # timing and writing

@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import json
 import pathlib
 import pkgutil
 import re
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxrnn
+from benchmarks import quotes, record
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -34,13 +34,24 @@ def test_public_names_have_an_example(name):
     assert ">>>" in (getattr(jaxrnn, name).__doc__ or ""), f"jaxrnn.{name} has no example"
 
 
-@pytest.mark.parametrize("benchmark", ["sequences-cpu", "peers-cpu"])
-def test_the_words_of_a_result_are_quoted(benchmark):
+def test_the_words_of_every_result_are_quoted():
     """What docs/ says of a benchmark is what its command said of the result that is kept."""
-    result = json.loads((ROOT / "benchmarks" / "results" / f"{benchmark}.json").read_text())
-    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
-    for sentence in result["words"]:
-        assert sentence in page, sentence
+    page = quotes.PAGE.read_text()
+    assert page == quotes.quoted(page), "run python -m benchmarks quotes"
+    marked = [name for _, name, _ in quotes.MARKED.findall(page)]
+    assert sorted(marked) == sorted(path.stem for path in record.RESULTS.glob("*.json"))
+
+
+def test_a_quote_takes_the_place_of_what_was_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(quotes, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    long = ["long"] * 30
+    record.save(tmp_path / "it.json", {"words": ["It is fast.", " ".join(long)]})
+    page = "Before\n<!-- the words of it -->\n{}<!-- -->\nafter\n"
+    quotes.PAGE.write_text(page.format("- It was slow.\n"))
+    assert quotes.main([]) == 0
+    wrapped = f"- {' '.join(long[:19])}\n  {' '.join(long[19:])}\n"
+    assert quotes.PAGE.read_text() == page.format(f"- It is fast.\n{wrapped}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
