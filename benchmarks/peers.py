@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks import display, machine, record, timing
 from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS
 from benchmarks.shapes import SHAPES
+from benchmarks.words import EQUAL
 
 PACKAGES = (*machine.PACKAGES, "keras", "equinox", "torch")
 TITLES = {
@@ -195,8 +196,9 @@ def sentences(rows):
 def _sentence(group, ratios):
     mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
     least, most = min(ratios.values()), max(ratios.values())
-    lost = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 0.95)
+    lost = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1 / EQUAL)
+    slower = f"slower by more than {EQUAL - 1:.0%}"
     return (
         f"{mean:.2f} times as fast as {group} (geometric mean; {least:.2f} to {most:.2f}),"
-        f" slower by more than 5% {f'at {lost}' if lost else 'nowhere'}."
+        f" {f'{slower} at {lost}' if lost else f'nowhere {slower}'}."
     )

@@ -420,7 +420,7 @@ def test_words_against_each_group_of_peers():
 
     assert peers.sentences([row("a", linen=2.0, nnx=4.0, torch=0.5), row("b", linen=8.0)]) == [
         "gru forward: 4.00 times as fast as the faster of linen and nnx (geometric mean;"
-        " 2.00 to 8.00), slower by more than 5% nowhere.",
+        " 2.00 to 8.00), nowhere slower by more than 5%.",
         "gru forward: 0.50 times as fast as torch (geometric mean; 0.50 to 0.50), slower by more"
         " than 5% at a 0.50.",
     ]
