@@ -276,6 +276,7 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
     lstm(hidden=8) on tpu
       lstm_update T=5 B=(2,) I=3 H=8 float32
         xla        runs
+        cpu        no: it is for CPUs, not for tpu
         reference  no: the specification: runs when it is asked for
     """
     platform = arguments.platform(platform or jax.default_backend())

@@ -9,7 +9,12 @@ import contextvars
 from typing import NamedTuple
 
 REFERENCE = "reference"
-NAMES = (REFERENCE, "xla", "gpu")  # every name that `implementation=` can have, of any operation
+NAMES = (
+    REFERENCE,
+    "xla",
+    "cpu",
+    "gpu",
+)  # every name that `implementation=` can have, of any operation
 
 
 class Choice(NamedTuple):
@@ -50,16 +55,18 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def choose(table, problem, platform, operands):
+def choose(table, problem, platform, operands, exported=False):
     """The module that runs ``problem`` on ``platform``.
+
+    A program that is ``exported`` gets what can run without this library, unless it is named.
 
     Raises:
       ValueError: ``problem.implementation`` names one that cannot.
     """
     name = problem.implementation
     if name is None:
-        fits = (m for m in table.values() if m.unsupported(problem, operands, platform) is None)
-        return next(fits)
+        modules = (m for m in table.values() if not exported or getattr(m, "EXPORTED", True))
+        return next(m for m in modules if m.unsupported(problem, operands, platform) is None)
     why = table[name].unsupported(problem, operands, platform)
     if why is not None:
         raise ValueError(f"implementation={name!r} cannot run this on {platform}: {why}")

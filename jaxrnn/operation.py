@@ -38,10 +38,13 @@ class Operation:
       reference: ``(problem, operands) -> outputs``, plain JAX; ``problem`` is hashable,
         ``operands`` a NamedTuple of array trees, ``outputs`` a tuple of arrays.
       default: the implementation for any platform; it also defines the residuals' shapes.
-      choose: ``(problem, platform, operands) -> implementation``.
+      choose: ``(problem, platform, operands, exported) -> implementation``; ``exported`` where
+        the program is lowered to be kept and run elsewhere.
       operand_axes: for each field of ``operands``, where its batch axes begin, or ``WEIGHT``.
       output_axes: ``problem -> `` the same for each output.
       residual_axis: the same for all residuals.
+      folded: ``problem -> problem``, called when ``vmap`` has added a batch axis that lies before
+        all others in memory; the result means the same.
 
     An implementation has two functions of plain JAX or custom calls:
 
@@ -54,11 +57,12 @@ class Operation:
     """
 
     def __init__(
-        self, name, *, reference, default, choose, operand_axes, output_axes, residual_axis
-    ):
+        self, name, *, reference, default, choose, operand_axes, output_axes, residual_axis,
+        folded=lambda problem: problem,
+    ):  # fmt: skip
         self.reference, self.default, self.choose = reference, default, choose
         self.operand_axes, self.output_axes = operand_axes, output_axes
-        self.residual_axis = residual_axis
+        self.residual_axis, self.folded = residual_axis, folded
         self.forward = self._primitive(name, self._forward, self._forward_batched)
         self.tangent = self._primitive(f"{name}_tangent", self._tangent, self._tangent_batched)
         self.backward = self._primitive(f"{name}_backward", self._backward, self._backward_batched)
@@ -75,16 +79,16 @@ class Operation:
     # The three functions, as they are lowered. Each takes the primitive's parameters and a
     # platform (None: the default implementation, plain JAX) and gives a function of flat arrays.
 
-    def _forward(self, platform=None, *, problem, tree, save, maps):
+    def _forward(self, platform=None, exported=False, *, problem, tree, save, maps):
         def function(*flat):
             operands = tree.unflatten(flat)
-            module = self._implementation(problem, platform, operands)
+            module = self._implementation(problem, platform, operands, exported)
             return list(module.forward(problem, operands, save, platform))
 
         return _mapped(function, maps)
 
-    def _tangent(self, platform=None, *, problem, tree, present, maps):
-        del platform  # the derivative of the reference serves all
+    def _tangent(self, platform=None, exported=False, *, problem, tree, present, maps):
+        del platform, exported  # the derivative of the reference serves all
 
         def function(*flat):
             primals, _, tangents = _split(flat, tree.num_leaves, -sum(present))
@@ -92,11 +96,13 @@ class Operation:
 
         return _mapped(function, maps)
 
-    def _backward(self, platform=None, *, problem, tree, wanted, given, maps, sums):
+    def _backward(
+        self, platform=None, exported=False, *, problem, tree, wanted, given, maps, sums
+    ):
         def function(*flat):
             flat, saved, cotangents = _split(flat, tree.num_leaves, -sum(given))
             operands = tree.unflatten(flat)
-            module = self._implementation(problem, platform, operands)
+            module = self._implementation(problem, platform, operands, exported)
             gradients = module.backward(
                 problem, operands, saved[: len(given)], saved[len(given) :],
                 _where(given, cotangents), tree.unflatten(wanted), platform,
@@ -105,10 +111,10 @@ class Operation:
 
         return _mapped(function, maps, sums)
 
-    def _implementation(self, problem, platform, operands):
+    def _implementation(self, problem, platform, operands, exported):
         if platform is None:
             return self.default
-        return self.choose(problem, platform, operands)
+        return self.choose(problem, platform, operands, exported)
 
     def _reference(self, problem, tree):
         return lambda *flat: list(self.reference(problem, tree.unflatten(flat)))
@@ -209,7 +215,8 @@ class Operation:
         bind = functools.partial(self.forward.bind, problem=problem, tree=tree, save=save)
         if not self._folds(axes, dims):
             return self._add_level(bind, args, dims, maps=maps)
-        out = bind(*self._fold(args, dims, axes, maps), maps=maps)
+        fold = self._fold(args, dims, axes, maps)
+        out = bind(*fold, problem=self._refolded(problem, dims, maps), maps=maps)
         return out, self._saved_axes(problem, len(out), len(maps))
 
     def _tangent_batched(self, args, dims, *, problem, tree, present, maps):
@@ -232,7 +239,8 @@ class Operation:
         if not self._folds(axes, dims) or WEIGHT in _picked(wanted, operands):
             sums = ((True,) * sum(wanted), *sums)
             return self._add_level(functools.partial(bind, sums=sums), args, dims, maps=maps)
-        out = bind(*self._fold(args, dims, axes, maps), maps=maps, sums=sums)
+        fold = self._fold(args, dims, axes, maps)
+        out = bind(*fold, problem=self._refolded(problem, dims, maps), maps=maps, sums=sums)
         levels = [sum(level[i] for level in sums) for i in range(len(out))]
         return out, [n + axis for n, axis in zip(levels, _picked(wanted, operands))]
 
@@ -269,6 +277,10 @@ class Operation:
             out.append(arg)
         return out
 
+    def _refolded(self, problem, dims, maps):
+        first = dims[0] == sum(level[0] for level in maps)
+        return self.folded(problem) if first else problem
+
     def _add_level(self, bind, args, dims, maps):
         args = [a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in zip(args, dims)]
         out = bind(*args, maps=(tuple(dim is not None for dim in dims), *maps))
@@ -293,7 +305,8 @@ class Operation:
             return shapes(avals, tuple(sorted(parameters.items(), key=lambda p: p[0])))
 
         def lower(platform, context, *args, **parameters):
-            function = build(platform, **parameters)
+            exported = context.module_context.lowering_parameters.for_export
+            function = build(platform, exported, **parameters)
             return mlir.lower_fun(function, multiple_results=True)(context, *args)
 
         primitive.def_impl(evaluate)

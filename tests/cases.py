@@ -9,7 +9,8 @@ import numpy as np
 import truth
 
 import jaxrnn
-from jaxrnn.recurrence import IMPLEMENTATIONS
+from jaxrnn import attend, recurrence
+from jaxrnn.recurrence import native
 
 
 def mgu_update(state, x, r):
@@ -61,10 +62,16 @@ peephole = jaxrnn.gated(
 )
 
 
+REFERENCE = "reference"
+NO_KERNEL = native.library().missing  # why there is none for this CPU, or None
+RECUR = tuple(name for name in recurrence.IMPLEMENTATIONS if name != "cpu" or not NO_KERNEL)
+ATTEND = tuple(name for name in attend.IMPLEMENTATIONS if name != "gpu")
+
+
 class Case(NamedTuple):
     make: object  # hidden -> Cell
     truth: object = None  # a step or a whole row in `truth`, None where other rows are the truth
-    fused: bool = True  # whether it has other implementations than the reference
+    faster: tuple = RECUR  # its implementations on a CPU, beside the reference
     heads: int = 1  # `hidden` has to be a multiple of it
 
 
@@ -73,29 +80,31 @@ GATED = {
     "elman_relu": Case(lambda h: jaxrnn.elman(h, activation="relu"), truth.elman(truth.relu)),
     "lstm": Case(jaxrnn.lstm, truth.lstm),
     "lstm_states": Case(lambda h: jaxrnn.lstm(h, residuals="states"), truth.lstm),
+    "lstm_chunks": Case(lambda h: jaxrnn.lstm(h, residuals="chunks"), truth.lstm),
     "lstm_heads": Case(lambda h: jaxrnn.lstm(h, heads=2), truth.lstm, heads=2),
     "gru": Case(jaxrnn.gru, truth.gru),
     "gru_states": Case(lambda h: jaxrnn.gru(h, residuals="states"), truth.gru),
     "gru_heads": Case(lambda h: jaxrnn.gru(h, heads=3), truth.gru, heads=3),
     "gru_reset_before": Case(
-        lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, fused=False
+        lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, faster=()
     ),
     "mgu": Case(mgu, truth.mgu),
     "candidate_first": Case(candidate_first),
     "peephole": Case(peephole, truth.peephole_lstm),
 }
 ATTENTION = {
-    "attention": Case(lambda h: jaxrnn.attention(h, heads=1, context=16), truth.attention),
+    "attention": Case(lambda h: jaxrnn.attention(h, heads=1, context=16), truth.attention, ATTEND),
     "attention_window": Case(
         lambda h: jaxrnn.attention(h, heads=1, window=3),
         functools.partial(truth.attention, window=3),
+        ATTEND,
     ),
     "attention_heads": Case(
-        lambda h: jaxrnn.attention(h, heads=2, context=16), truth.attention, heads=2
+        lambda h: jaxrnn.attention(h, heads=2, context=16), truth.attention, ATTEND, heads=2
     ),
 }
 MADE_OF_OTHERS = {
-    "smooth": Case(smooth, fused=False),
+    "smooth": Case(smooth, faster=()),
     "stack": Case(lambda h: jaxrnn.stack(jaxrnn.lstm(h), jaxrnn.project(3), jaxrnn.gru(h))),
     "residual": Case(lambda h: jaxrnn.stack(jaxrnn.gru(h), jaxrnn.residual(jaxrnn.elman(h)))),
     "dropout": Case(
@@ -107,14 +116,13 @@ MADE_OF_OTHERS = {
     "transformer_block": Case(
         lambda h: jaxrnn.stack(
             jaxrnn.project(h), jaxrnn.transformer_block(h, heads=1, window=4, mlp=2)
-        )
+        ),
+        faster=ATTEND,
     ),
 }
 CELLS = GATED | ATTENTION | MADE_OF_OTHERS
-FUSED = tuple(name for name, case in CELLS.items() if case.fused)
-
-REFERENCE = "reference"
-FASTER = tuple(IMPLEMENTATIONS)  # the other names; each is held against the reference
+FUSED = tuple(name for name, case in CELLS.items() if case.faster)
+FASTER = tuple((name, faster) for name in FUSED for faster in CELLS[name].faster)
 
 
 class Shape(NamedTuple):

@@ -17,6 +17,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import pytest
 
+from jaxrnn.recurrence import native
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -42,3 +44,8 @@ def pytest_runtest_teardown():
     """Lets go of compiled programs: each holds memory maps, and a process may have 65,530."""
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
+
+
+def pytest_report_header():
+    missing = native.library().missing
+    return f"jaxrnn: implementation cpu NOT tested: {missing}" if missing else None

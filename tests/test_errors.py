@@ -70,7 +70,8 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         "implementation='gpu'", "on cpu", "needs an NVIDIA GPU",
     ),
     "implementation of another operation": (
-        run(implementation="gpu"), V, "implementation: ", "'gpu'", "only ('reference', 'xla')",
+        run(implementation="gpu"), V,
+        "implementation: ", "'gpu'", "only ('reference', 'cpu', 'xla')",
     ),
     "implementation of a lifted cell": (
         run(LIFTED, implementation="xla"), V, "implementation: ", "'xla'", "only 'reference'",
@@ -121,7 +122,7 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "attention heads": (make(jaxrnn.attention, 6), V, "heads: ", "got 4", "a divisor of hidden=6"),
     "window": (make(jaxrnn.attention, 4, window=0), V, "window: ", "got 0", "1 or more"),
     "residuals": (
-        make(jaxrnn.gru, 4, residuals="all"), V, "residuals: ", "'all'", "('gates', 'states')",
+        make(jaxrnn.gru, 4, residuals="all"), V, "residuals: ", "'all'", "'states', 'chunks'",
     ),
     "activation": (
         make(jaxrnn.elman, 4, activation="tahn"), V, "activation: ", "'tahn'", "in jax.nn",

@@ -19,7 +19,7 @@ from jaxrnn.scan import select
 FLAGS = tuple(itertools.product((False, True), repeat=3))
 pytestmark = pytest.mark.usefixtures("x64")
 every_cell = pytest.mark.parametrize("name", CELLS)
-fused_cell = pytest.mark.parametrize("name", FUSED)
+every_implementation = pytest.mark.parametrize(("name", "implementation"), FASTER)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
@@ -130,8 +130,8 @@ def test_the_paper(name, reverse):
     weights = cases.cotangents(wanted)
     direction = cases.cotangents(moving, 2)
     gradients = [
-        jax.tree.leaves(value_and_grads(e.cell, moving, weights, **given, implementation=name)[1])
-        for name in (REFERENCE, *(FASTER if case.fused else ()))
+        jax.tree.leaves(value_and_grads(e.cell, moving, weights, **given, implementation=which)[1])
+        for which in (REFERENCE, *case.faster)
     ]
     for leaf in range(len(jax.tree.leaves(moving))):  # along one array at a time
         flat, tree = jax.tree.flatten(direction)
@@ -146,9 +146,8 @@ def test_the_paper(name, reverse):
         assert all(abs(c - wanted) < 1e-12 * max(1, abs(wanted)) for c in came), (came, wanted)
 
 
-@fused_cell
+@every_implementation
 @every_shape
-@pytest.mark.parametrize("implementation", FASTER)
 def test_every_implementation_every_shape(name, shape, implementation):
     """Outputs, states and gradients of everything equal the reference's."""
     e = cases.example(CELLS[name], shape)
@@ -165,8 +164,7 @@ def test_products_taken_at_once(name, hidden):
     agree(e, options(e), "xla", e.params, e.xs, e.state, TOLERANCE["float64"])
 
 
-@fused_cell
-@pytest.mark.parametrize("implementation", FASTER)
+@every_implementation
 @pytest.mark.parametrize("given", ("nothing", "lengths", "mask", "starts"))
 def test_every_implementation_every_option(name, implementation, given):
     """The paths without masks and resets are others than those with them."""
@@ -177,8 +175,9 @@ def test_every_implementation_every_option(name, implementation, given):
         agree(e, chosen, implementation, e.params, e.xs, e.state, TOLERANCE["float64"])
 
 
-@fused_cell
-@pytest.mark.parametrize("implementation", (REFERENCE, *FASTER))
+@pytest.mark.parametrize(
+    ("name", "implementation"), (*((name, REFERENCE) for name in FUSED), *FASTER)
+)
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 def test_every_type(name, implementation, dtype):
     """Against float64 with the same numbers; bfloat16 inputs and outputs with float32 weights."""

@@ -6,17 +6,22 @@
 cells know no kernel.
 """
 
+import functools
+import math
+
+import jax
 import jax.numpy as jnp
 
 from jaxrnn import choice
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import varying
-from jaxrnn.recurrence import reference, xla
+from jaxrnn.recurrence import chunks, cpu, reference, xla
+from jaxrnn.recurrence.by_rows import wants_devices
 from jaxrnn.recurrence.problem import Operands, Problem
 from jaxrnn.scan import resets
 
-IMPLEMENTATIONS = {"xla": xla}  # the best first; `reference` runs only when asked for
-RESIDUALS = ("gates", "states")
+IMPLEMENTATIONS = {"cpu": cpu, "xla": xla}  # the best first; `reference` runs only if asked
+RESIDUALS = ("gates", "states", "chunks")
 
 
 def recur(
@@ -32,7 +37,7 @@ def recur(
     mask=None,
     starts=None,
     reverse=False,
-    residuals="gates",
+    residuals=None,
     implementation=None,
 ):
     """Runs an elementwise update over time.
@@ -53,23 +58,45 @@ def recur(
       mask: bool [T, B], true at a real step; at others the state is held and ys is 0.
       starts: bool [T, B], true where a new episode begins.
       reverse: from the last step to the first.
-      residuals: what a forward keeps for its backward: "gates", all that enters the gates, or
-        "states", the states alone, from which one large product makes the gates again.
-      implementation: "xla", "reference", or None for the best that can run.
+      residuals: what a forward keeps for its backward: "gates", all that enters the gates;
+        "states", the states alone, from which a large product makes the gates again; or "chunks",
+        the state before every chunk of about sqrt(T) steps, which are then run again; None for
+        what is fastest on JAX's default platform.
+      implementation: "cpu", "xla", "reference", or None for the best that can run.
 
     Returns:
       ``(state, ys)``: the final state, and ys [T, B, H].
     """
     starts = resets(starts, mask, reverse)
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
-    problem = Problem(update, w.shape[1], len(state), reverse, residuals, implementation)
+    kept = residuals
+    if residuals in (None, "chunks"):  # of a chunk, gates
+        kept = "states" if residuals is None and _too_many_gates(operands) else "gates"
+    problem = Problem(
+        update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices()
+    )  # fmt: skip
     choice.check(IMPLEMENTATIONS, implementation)
     choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
     if xs.shape[0] == 0:
         return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
     run = reference.run if implementation == choice.REFERENCE else _operation
+    if residuals == "chunks":
+        run = functools.partial(chunks.run, run)
     *final, ys = run(problem, operands)
     return tuple(final), ys
+
+
+# On a CPU, memory that the C library takes from the system and gives back, which is what it does
+# with arrays larger than this, is new at every call. To take it costs more than to make the gates
+# again: value and grad of an LSTM, B=8 T=2048 H=256.
+_NEW_MEMORY = 32 << 20
+
+
+def _too_many_gates(operands):
+    *rows, _ = operands.xs.shape
+    sizes = (*rows, *operands.b.shape, operands.state[0].dtype.itemsize)
+    known = all(isinstance(n, int) for n in sizes)
+    return known and jax.default_backend() == "cpu" and math.prod(sizes) > _NEW_MEMORY
 
 
 def _describe(problem, operands):
@@ -89,4 +116,5 @@ _operation = Operation(
     )._asdict(),
     output_axes=lambda problem: (*(0,) * problem.states, 1),
     residual_axis=1,
+    folded=lambda problem: problem._replace(batch_first=True),
 )

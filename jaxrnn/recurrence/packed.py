@@ -6,6 +6,7 @@ and one gradient serves both. LSTM: all four gates. GRU: r and z, but not n.
 
 import functools
 import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -26,18 +27,16 @@ class Packed(NamedTuple):
 
 
 class Packing:
-    """How the gates of one problem are packed.
+    """How the gates of one problem, whose update takes the weights ``unit``, are packed.
 
     Attributes:
       summed: the gates whose two parts the update sees only as a sum.
       apart: the others.
     """
 
-    def __init__(self, problem: p.Problem, operands: p.Operands):
+    def __init__(self, problem: p.Problem, unit: Iterable[str]):
         self.problem = problem
-        self.apart = _apart(
-            problem.update, problem.gates, problem.states, tuple(operands.unit)
-        )  # fmt: skip
+        self.apart = _apart(problem.update, problem.gates, problem.states, tuple(unit))
         self.summed = tuple(k for k in range(problem.gates) if k not in self.apart)
         self.whole = not self.apart  # every gate is summed
 
@@ -57,14 +56,20 @@ class Packing:
         apart = (leaves.pop(0), leaves.pop(0)) if self.apart else (None, None)
         return Packed(sums, *apart), leaves
 
+    def kept(self, residuals):
+        """What a forward kept: packed gates, or None, and a list of states."""
+        if self.problem.residuals == "gates":
+            return self.unflatten(residuals)
+        return None, list(residuals)
+
     def update(self, state, packed, unit):
         """The problem's update, from packed gates."""
-        return self._update(state, self._split(packed), unit)
+        return self.update_parts(state, self.split(packed), unit)
 
     def vjp(self, state, packed, unit):
         """The pullback of ``update``, for ``gradients``; a tree of arrays, like any array."""
         # Taken of the gates one by one: the gradient of a slice is an array padded with zeros.
-        return jax.vjp(self._update, state, self._split(packed), unit)[1]
+        return jax.vjp(self.update_parts, state, self.split(packed), unit)[1]
 
     def gradients(self, pulled):
         """What the pullback gave, as the gradients of state, packed and unit."""
@@ -92,11 +97,13 @@ class Packing:
         parts = [gates[k] for k in self.summed], inputs, [gates[k] for k in self.apart]
         return d_state, _joined(parts), d_unit, to_state
 
-    def _split(self, packed):
+    def split(self, packed):
+        """Packed gates one by one: lists of sums, inputs and recurrents."""
         counts = len(self.summed), len(self.apart), len(self.apart)
         return [p.split(part, n) if n else () for part, n in zip(packed, counts, strict=True)]
 
-    def _update(self, state, parts, unit):
+    def update_parts(self, state, parts, unit):
+        """The problem's update, from what ``split`` gives."""
         sums, inputs, recurrents = parts
         xs = dict(zip(self.summed + self.apart, (*sums, *inputs), strict=True))
         rs = {k: jnp.zeros_like(x) for k, x in xs.items()}

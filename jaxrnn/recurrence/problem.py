@@ -21,6 +21,8 @@ class Problem(NamedTuple):
     reverse: bool
     residuals: str  # what a forward keeps for its backward: "gates" or "states"
     implementation: str | None
+    batch_first: bool = False  # how xs and ys lie in memory, whatever their axes: a hint
+    devices: Any = None  # see `by_rows.wants_devices`
 
 
 class Operands(NamedTuple):

@@ -41,7 +41,7 @@ def unsupported(problem, operands, platform):
 
 def forward(problem, operands, save, platform):
     """Returns (*final state, ys), then what enters the gates and the states before each step."""
-    packing = Packing(problem, operands)
+    packing = Packing(problem, operands.unit)
     unit = _unit(operands)
     xs, gates = _gates(packing, operands, platform)
 
@@ -52,7 +52,7 @@ def forward(problem, operands, save, platform):
         packed = gates(x, state[0])
         new = packing.update(state, packed, unit)
         y = select(real, new[0].astype(operands.xs.dtype), 0)
-        kept = (packed if problem.residuals == "gates" else (), state[_in_ys(operands) :])
+        kept = (packed if problem.residuals == "gates" else (), state[first_kept(operands) :])
         return select(real, new, state), (y, kept if save else ())
 
     inputs = (xs, operands.mask, operands.starts)
@@ -64,17 +64,13 @@ def forward(problem, operands, save, platform):
 def backward(problem, operands, outputs, residuals, cotangents, wanted, platform):
     """Returns the gradients of the operands."""
     del wanted  # what nobody uses, XLA removes
-    packing = Packing(problem, operands)
+    packing = Packing(problem, operands.unit)
     unit, transposed = _unit(operands), p.recurrent_transposed(operands)
     *d_final, d_ys = cotangents
-    if problem.residuals == "gates":
-        packed, states = packing.unflatten(residuals)
-    else:
-        packed, states = None, list(residuals)
-    if _in_ys(operands):
-        states.insert(0, _before(outputs[-1], operands.state[0], problem.reverse))
+    packed, states = packing.kept(residuals)
+    states = states_before(problem, operands, outputs, states)
     if packed is None:
-        packed = packing.pack(p.project(operands.xs, operands), p.recurrent(states[0], operands))
+        packed = gates_again(packing, operands, states[0])
 
     inputs = (tuple(states), d_ys, operands.mask, operands.starts)
     gpu = platform in _GPUS
@@ -117,20 +113,51 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
     run = loops.in_chunks if gpu else loops.one_by_one
     carry, d_packed = run(step, carry, (inputs, pulls), packed, reverse=not problem.reverse)
     d_state, d_initial, d_unit = carry
+    return gradients(packing, operands, states[0], d_packed, d_state, d_initial, d_unit)
+
+
+def gradients(packing, operands, h, d_packed, d_state, d_initial, d_unit):
+    """The gradients of all operands, each weight's as one product over all steps.
+
+    Args:
+      packing, operands: the problem's.
+      h: [T, B, H], the first state before each step.
+      d_packed: the gradient of what entered the gates, ``Packed`` of [T, B, gates * H].
+      d_state, d_initial: of the states, as they are in ``operands``.
+      d_unit: of the unit weights, summed over time: [B, H] each.
+    """
     to_input = packing.parts(d_packed.sums, d_packed.inputs)
     to_state = packing.parts(d_packed.sums, d_packed.recurrents)
-    gradients = p.Operands(
+    found = p.Operands(
         xs=sum(p.project_transposed(d, gates, operands) for gates, d in to_input),
         w=packing.reordered([p.input_gradient(d, operands) for _, d in to_input]),
         b=packing.reordered([p.bias_gradient(d, operands) for _, d in to_input]),
-        r=packing.reordered([p.recurrent_gradient(states[0], d, operands) for _, d in to_state]),
+        r=packing.reordered([p.recurrent_gradient(h, d, operands) for _, d in to_state]),
         unit=jax.tree.map(p.over_rows, d_unit),
         state=d_state,
         initial=d_initial,
         mask=operands.mask,
         starts=operands.starts,
     )
-    return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
+    return jax.tree.map(lambda d, a: d.astype(a.dtype), found, operands)
+
+
+def gates_again(packing, operands, h):
+    """What enters the gates, made from the states [T, B, H] by large products."""
+    return packing.pack(p.project(operands.xs, operands), p.recurrent(h, operands))
+
+
+def first_kept(operands):
+    """The first state that is kept for the backward: 1 if ys holds the first one as it recurs."""
+    plain = operands.mask is None and operands.starts is None
+    return int(plain and operands.xs.dtype == operands.state[0].dtype)
+
+
+def states_before(problem, operands, outputs, kept):
+    """All states before each step, [T, B, H] each, from those kept."""
+    if not first_kept(operands):
+        return kept
+    return [_before(outputs[-1], operands.state[0], problem.reverse), *kept]
 
 
 def _gates(packing, operands, platform):
@@ -190,12 +217,6 @@ def _gates_at_once(packing, operands):
         return Packed(*(part if part.shape[-1] else None for part in parts))
 
     return gates
-
-
-def _in_ys(operands):
-    """Whether ys holds the first state as it recurs, so that it need not be kept again."""
-    plain = operands.mask is None and operands.starts is None
-    return plain and operands.xs.dtype == operands.state[0].dtype
 
 
 def _before(ys, first, reverse):

@@ -1,0 +1,55 @@
+"""The compiled part of the ``cpu`` implementation: is it here, and what can it do?"""
+
+import ctypes
+import functools
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+ISA = "JAXRNN_CPU_ISA"  # the environment variable that chooses an instruction set
+
+
+class Library(NamedTuple):
+    """What was loaded.
+
+    Attributes:
+      missing: why nothing was; then the others are empty.
+      operations: the names of what a program can be made of, in the order of their numbers.
+      instruction_sets: those of this machine, the best first.
+    """
+
+    missing: str | None
+    operations: tuple[str, ...] = ()
+    instruction_sets: tuple[str, ...] = ()
+
+
+@functools.cache
+def library() -> Library:
+    """Loads the library once and tells XLA of its functions."""
+    # An editable installation has the library in another directory than the sources.
+    package = __import__("jaxrnn.recurrence", fromlist=["__path__"])
+    files = [pathlib.Path(path, "lib", "cpu.so") for path in package.__path__]
+    given = os.environ.get("JAXRNN_CPU_LIBRARY")  # one built for tests: `make sanitize`
+    found = [pathlib.Path(given).absolute()] if given else [f for f in files if f.exists()]
+    if not found:
+        return Library("it was not built: no C++ compiler was found when jaxrnn was installed")
+    try:
+        lib = ctypes.CDLL(str(found[0]))
+    except OSError as error:
+        return Library(f"its library cannot be loaded: {error}")
+    for name in ("forward", "backward", "evaluate"):
+        handler = jax.ffi.pycapsule(getattr(lib, f"jaxrnn_{name}"))
+        jax.ffi.register_ffi_target(f"jaxrnn_{name}", handler, platform="cpu")
+
+    def names(function):
+        function.restype = ctypes.c_char_p
+        return tuple(filter(None, function().decode().split(",")))
+
+    return Library(None, names(lib.jaxrnn_operations), names(lib.jaxrnn_instruction_sets))
+
+
+def instruction_set() -> str:
+    """The one asked for in the environment; "" is the best of whichever machine runs a program."""
+    return os.environ.get(ISA, "")

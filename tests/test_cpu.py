@@ -1,0 +1,361 @@
+"""The kernel for CPUs: its functions, every instruction set, memory, many calls at once."""
+
+import concurrent.futures
+import functools
+import math
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BASE, CELLS, GATED, REFERENCE, TOLERANCE, example
+
+import jaxrnn
+from jaxrnn.recurrence import cpu, native, program
+
+pytestmark = pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
+SETS = native.library().instruction_sets
+every_set = pytest.mark.parametrize("isa", SETS)
+FUSED = [name for name, case in GATED.items() if "cpu" in case.faster]
+
+
+def evaluate(function, *args, isa=""):
+    """An elementwise function of arrays [K] of one type, by a program of the kernel."""
+    avals = [jax.ShapeDtypeStruct((3,), a.dtype) for a in args]
+    made = program.compiled(function, avals, native.library().operations)
+    out = [jax.ShapeDtypeStruct(args[0].shape, args[0].dtype)] * len(made.outputs)
+    return jax.ffi.ffi_call("jaxrnn_evaluate", out)(
+        *args,
+        registers=made.registers,
+        program=np.array(made.instructions, np.int32).reshape(-1),
+        constants=np.array(made.constants, np.float64),
+        outputs=np.array(made.outputs, np.int32),
+        isa=isa,
+    )
+
+
+def every_float32():
+    """All signs and exponents, and 64 numbers of each exponent; zero, infinity and NaN too."""
+    bits = np.arange(0, 2**32, 2**17, dtype=np.uint64) + np.random.default_rng(0).integers(2**17)
+    ends = np.array([0, np.inf, -np.inf, np.nan], np.float32)
+    return np.append(bits.astype(np.uint32).view(np.float32), ends)
+
+
+@every_set
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [
+        ("exp", np.exp),
+        ("tanh", np.tanh),
+        ("logistic", lambda x: np.where(x < 0, np.exp(x), 1) / (1 + np.exp(-np.abs(x)))),
+    ],
+)
+def test_functions_to_two_units_in_the_last_place(isa, name, exact):
+    x = every_float32()
+    x = np.where(np.isnan(x), np.float32(np.nan), x)  # no signalling ones: NumPy warns of them
+    (y,) = evaluate(getattr(jax.lax, name), jnp.array(x), isa=isa)
+    y = np.asarray(y)
+    with np.errstate(all="ignore"):
+        wanted = exact(x.astype(np.float64))
+        nearest = wanted.astype(np.float32)
+        unit = np.spacing(np.abs(nearest)).astype(np.float64)
+        off = np.abs(y.astype(np.float64) - wanted) / unit
+    nan, tiny = np.isnan(x), np.abs(wanted) < 2.0**-126  # what is subnormal may be zero
+    assert np.isnan(y[nan]).all() and not np.isnan(y[~nan]).any()
+    assert (np.abs(y[tiny & ~nan]) <= 2.0**-126).all()
+    infinite = np.isinf(nearest)
+    assert (y[infinite] == nearest[infinite]).all()
+    assert off[~(nan | tiny | infinite)].max() <= 2
+    order = np.argsort(x[~nan])
+    x, y, nearest = x[~nan][order], y[~nan][order], nearest[~nan][order]
+    assert (y[[0, -1]] == nearest[[0, -1]]).all(), "does not reach its limits"
+    for side in (x < -20, x > 20):
+        assert (y[side][1:] >= y[side][:-1]).all(), "falls where it should stay"
+
+
+OF_ONE = {
+    "abs": jnp.abs, "sign": jnp.sign, "exp2": jnp.exp2, "log": lambda x: jnp.log(x * x),
+    "log1p": lambda x: jnp.log1p(x * x), "expm1": jnp.expm1, "sqrt": lambda x: jnp.sqrt(x * x + 1),
+    "rsqrt": lambda x: jax.lax.rsqrt(x * x + 1), "cbrt": jnp.cbrt, "sin": jnp.sin, "cos": jnp.cos,
+    "tan": jnp.tan, "asin": lambda x: jnp.asin(x / 4), "acos": lambda x: jnp.acos(x / 4),
+    "atan": jnp.atan, "sinh": jnp.sinh, "cosh": jnp.cosh, "asinh": jnp.asinh,
+    "acosh": lambda x: jnp.acosh(2 + x * x), "atanh": lambda x: jnp.atanh(x / 4),
+    "erf": jax.lax.erf, "erfc": jax.lax.erfc, "floor": jnp.floor, "ceil": jnp.ceil,
+    "cube": lambda x: x**3, "inverse": lambda x: (1 + x * x) ** -2, "square": jnp.square,
+    "clip": lambda x: jnp.clip(x, -0.5, 0.5), "relu": jax.nn.relu, "gelu": jax.nn.gelu,
+    "softplus": jax.nn.softplus, "silu": jax.nn.silu, "elu": jax.nn.elu, "mish": jax.nn.mish,
+    "hard_sigmoid": jax.nn.hard_sigmoid, "log_sigmoid": jax.nn.log_sigmoid,
+    "log2": lambda x: jnp.log2(x * x),
+    "finite": lambda x: x * jnp.isfinite(x).astype(x.dtype), "same": lambda x: x,
+}  # fmt: skip
+OF_TWO = {
+    "pow": lambda x, y: (1 + x * x) ** y, "atan2": jnp.atan2, "max": jnp.maximum,
+    "min": jnp.minimum, "sums": lambda x, y: (x * y + y) - (2 - x * x * y) + (y * y - x),
+    "compare": lambda x, y: jnp.where((x < y) & (x > -1) | ~(y <= 0), x, 0.5 * y),
+    "others": lambda x, y: jnp.where((x >= y) ^ (x != 1) ^ (y == 1), -x, y),
+}  # fmt: skip
+OPERATIONS = [(1, name) for name in OF_ONE] + [(2, name) for name in OF_TWO]
+
+
+@pytest.mark.parametrize(("count", "name"), OPERATIONS)
+def test_every_operation(x64, plain_jax, count, name):
+    """A program gives what XLA gives, of the function and of its derivative, in both types."""
+    function = (OF_ONE, OF_TWO)[count - 1][name]
+    rng = np.random.default_rng(0)
+
+    def both(g, *args):
+        value, pull = jax.vjp(function, *args)
+        return value, *pull(g)
+
+    arrays = rng.normal(size=(1 + count, 1003))
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-5)):
+        args = [jnp.array(a, dtype) for a in arrays]
+        wanted, came = jax.jit(both)(*args), evaluate(both, *args)
+        assert np.isfinite(came).all() and cases.error(came, list(wanted)) < tolerance
+
+
+def test_every_operation_is_tried():
+    """Each name in native/operations.h is in some program above."""
+    tried, names = {"exp", "tanh", "logistic"}, native.library().operations
+    for count, name in OPERATIONS:
+        rows = [jax.ShapeDtypeStruct((3,), jnp.float32)] * count
+        made = program.compiled((OF_ONE, OF_TWO)[count - 1][name], rows, names)
+        tried |= {names[number] for number, *_ in made.instructions}
+    assert tried == set(names)
+
+
+def test_a_program_shares_and_joins():
+    """Common parts once, products joined to sums, registers used again, no result in an input."""
+
+    def function(x, y):
+        return jnp.tanh(x) * y + x, jnp.tanh(x) * 3.0, x
+
+    rows = [jax.ShapeDtypeStruct((3,), jnp.float32)] * 2
+    made = program.compiled(function, rows, native.library().operations)
+    names = [native.library().operations[number] for number, *_ in made.instructions]
+    assert sorted(names) == ["copy", "fma", "mul", "tanh"]
+    assert made.registers == 2 + 1 + 3 and made.constants == (3.0,)
+    assert min(made.outputs) >= 3
+
+
+@jax.custom_jvp
+def rounded(x):
+    return jnp.round(x)
+
+
+rounded.defjvp(lambda primals, tangents: (rounded(*primals), tangents[0]))
+
+
+def rounded_update(state, x, r):
+    return (jnp.tanh(rounded(x[0] + r[0])),)
+
+
+def test_an_unknown_operation_is_named():
+    cell = jaxrnn.gated(rounded_update, gates=1)(4)
+    params = cell.init(jax.random.key(0), 3)
+    xs = jnp.ones((5, 2, 3))
+    (choice,) = jaxrnn.explain(cell, params, xs).choices
+    assert choice.runs == "xla" and "round" in choice.others["cpu"]
+    with pytest.raises(ValueError, match="cannot run this on cpu: .*: round"):
+        jaxrnn.unroll(cell, params, xs, implementation="cpu")
+    with pytest.raises(ValueError, match="implementation 'cpu' cannot run|cannot run this"):
+        jax.jit(lambda: jaxrnn.unroll(cell, params, xs, implementation="cpu"))()
+
+
+def results(e, implementation, **given):
+    """Outputs and gradients, compiled anew."""
+
+    def run(params, xs, state):
+        out, pull = jax.vjp(
+            lambda *moving: jaxrnn.unroll(e.cell, *moving, implementation=implementation, **given),
+            params, xs, state,
+        )  # fmt: skip
+        return out, pull(cases.cotangents(out))
+
+    return jax.jit(run)(e.params, e.xs, e.state)
+
+
+@every_set
+@pytest.mark.parametrize("name", FUSED)
+def test_every_instruction_set(monkeypatch, isa, name):
+    monkeypatch.setenv(native.ISA, isa)
+    for shape in (BASE, cases.Shape(3, (13,), 5, 100), cases.Shape(4, (1,), 2, 33)):
+        for dtype in ("float32", "bfloat16", "float16"):
+            e = example(CELLS[name], shape, dtype=jnp.float32)
+            e = e._replace(xs=e.xs.astype(dtype))
+            given = dict(mask=e.mask, starts=e.starts)
+            came, wanted = (results(e, which, **given) for which in ("cpu", REFERENCE))
+            off, most = TOLERANCE.get(dtype, (4e-3, 8e-3))
+            assert cases.error(came[0], wanted[0]) < 2 * off
+            assert cases.error(came[1], wanted[1]) < 2 * most
+
+
+@every_set
+def test_float64_on_every_instruction_set(x64, monkeypatch, isa):
+    monkeypatch.setenv(native.ISA, isa)
+    e = example(CELLS["lstm"], cases.Shape(3, (13,), 5, 100))
+    assert cases.error(results(e, "cpu"), results(e, REFERENCE)) < 1e-12
+
+
+def test_an_instruction_set_this_machine_has_not(monkeypatch):
+    monkeypatch.setenv(native.ISA, "z80")
+    e = example(CELLS["lstm"], BASE, dtype=jnp.float32)
+    (choice,) = jaxrnn.explain(e.cell, e.params, e.xs).choices
+    assert choice.runs == "xla" and "z80" in choice.others["cpu"]
+
+
+def test_without_the_library(monkeypatch):
+    """As after an installation without a compiler."""
+    monkeypatch.setattr(native, "library", lambda: native.Library("it was not built: no compiler"))
+    e = example(CELLS["lstm"], BASE, dtype=jnp.float32)
+    (choice,) = jaxrnn.explain(e.cell, e.params, e.xs).choices
+    assert choice.runs == "xla" and choice.others["cpu"] == "it was not built: no compiler"
+    with pytest.raises(ValueError, match="no compiler"):
+        jax.jit(lambda: jaxrnn.unroll(e.cell, e.params, e.xs, implementation="cpu"))()
+
+
+@pytest.mark.parametrize("name", ("lstm", "gru"))
+@pytest.mark.parametrize("hidden", (16, 100, 128))
+def test_a_row_has_the_same_bits_in_any_batch(name, hidden):
+    e = example(CELLS[name], cases.Shape(5, (67,), 9, hidden), dtype=jnp.float32)
+    run = jax.jit(
+        lambda xs, state: jaxrnn.unroll(e.cell, e.params, xs, state, implementation="cpu")
+    )
+    whole = jax.tree.leaves(run(e.xs, e.state))
+    for _ in range(3):
+        assert all(map(np.array_equal, jax.tree.leaves(run(e.xs, e.state)), whole))
+    for rows in (slice(3, 4), slice(10, 12), slice(60, 67)):
+        *state, ys = jax.tree.leaves(run(e.xs[:, rows], tuple(s[rows] for s in e.state)))
+        assert np.array_equal(ys, whole[-1][:, rows])
+        assert all(np.array_equal(a, b[rows]) for a, b in zip(state, whole[:-1], strict=True))
+
+
+def calls(function, *args):
+    """The kernel's calls in a compiled program."""
+    text = jax.jit(function).lower(*args).compile().as_text()
+    return [text.count(f'custom_call_target="jaxrnn_{name}"') for name in ("forward", "backward")]
+
+
+@pytest.mark.parametrize("name", ("lstm", "gru", "mgu", "peephole", "lstm_heads", "gru_states"))
+def test_the_kernel_is_what_runs(name):
+    """By default, on this platform, forward and backward; one call whatever is mapped."""
+    e = example(CELLS[name], BASE, dtype=jnp.float32)
+    unroll = lambda params, xs: jaxrnn.unroll(e.cell, params, xs)[1]
+    loss = lambda params, xs: (unroll(params, xs) ** 2).sum()
+    grad = jax.grad(loss, (0, 1))
+    several = jax.tree.map(lambda a: jnp.stack([a, 2 * a, -a]), e.params)
+    rows = jnp.moveaxis(e.xs, 1, 0)
+    assert calls(unroll, e.params, e.xs) == [1, 0]
+    assert calls(grad, e.params, e.xs) == [1, 1]
+    assert calls(jax.vmap(grad, (None, 0)), e.params, rows) == [1, 1]
+    assert calls(jax.vmap(grad, (0, None)), several, e.xs) == [1, 1]
+    assert calls(jax.grad(lambda p, x: jax.vmap(loss, (0, None))(p, x).sum()), several, e.xs) == [
+        1,
+        1,
+    ]
+    assert calls(jax.checkpoint(grad), e.params, e.xs)[1] == 1
+
+
+def test_a_forward_alone_keeps_no_gates():
+    cell = jaxrnn.lstm(64)
+    params = cell.init(jax.random.key(0), 8)
+    xs = jnp.ones((300, 4, 8))
+    run = jax.jit(lambda p, x: jaxrnn.unroll(cell, p, x, implementation="cpu")[1])
+    memory = run.lower(params, xs).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 300 * 4 * 4 * 64 * 4 / 8
+
+
+def gradient_memory(residuals, steps):
+    cell = jaxrnn.lstm(64, residuals=residuals)
+    params = cell.init(jax.random.key(0), 8)
+    run = jax.jit(jax.grad(lambda p, x: jaxrnn.unroll(cell, p, x, implementation="cpu")[1].sum()))
+    xs = jax.ShapeDtypeStruct((steps, 4, 8), jnp.float32)
+    return run.lower(params, xs).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_what_is_kept_for_a_gradient():
+    """Gates, states, or a state every sqrt(T) steps; ys and its gradient are there in any case."""
+    steps, row = 4096, 4 * 64 * 4  # bytes of a state
+    gates, states, chunks = (gradient_memory(r, steps) for r in ("gates", "states", "chunks"))
+    assert gates - states > 3.9 * steps * row
+    assert chunks < 3 * steps * row < states
+    assert gradient_memory("chunks", 4 * steps) - chunks < 2.1 * (3 * steps * row)
+
+
+def test_many_calls_at_once():
+    """More callers than threads, each with a task for all threads: nobody waits for ever."""
+    cell = jaxrnn.lstm(128)
+    params = cell.init(jax.random.key(0), 16)
+    xs = jax.random.normal(jax.random.key(1), (60, 3, 16))
+    grad = jax.jit(
+        jax.value_and_grad(lambda p, x: (jaxrnn.unroll(cell, p, x)[1] ** 2).sum(), (0, 1))
+    )
+    wanted = grad(params, xs)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        futures = [pool.submit(lambda: jax.block_until_ready(grad(params, xs))) for _ in range(64)]
+        came = [future.result(timeout=120) for future in futures]
+    for one in came:
+        assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(wanted)))
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="wants 8 devices")
+def test_on_every_device_at_once():
+    """Each of eight devices of this machine calls the kernel, inside a scan and a vmap."""
+    cell = jaxrnn.gru(128)
+    params = cell.init(jax.random.key(0), 16)
+    xs = jax.random.normal(jax.random.key(1), (8, 3, 20, 2, 16))
+
+    def one(xs):
+        run = jax.vmap(lambda x: jaxrnn.unroll(cell, params, x)[1].sum())
+        return jax.lax.scan(lambda total, _: (total + run(xs).sum(), None), 0.0, None, length=3)[0]
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("d",))
+    parts = jax.sharding.PartitionSpec("d")
+    every = jax.shard_map(
+        lambda x: one(x[0])[None], mesh=mesh, in_specs=parts, out_specs=parts, check_vma=False
+    )
+    came = jax.jit(every)(xs)
+    wanted = jnp.stack([one(x) for x in xs])
+    assert cases.error(came, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("steps", (65_536, 65_537))
+def test_long_sequences(steps):
+    cell = jaxrnn.lstm(3)
+    params = cell.init(jax.random.key(0), 2)
+    xs = jax.random.normal(jax.random.key(1), (steps, 1, 2))
+    loss = lambda p, x, which: (jaxrnn.unroll(cell, p, x, implementation=which)[1] ** 2).sum()
+    grad = functools.partial(jax.jit, static_argnums=2)(jax.value_and_grad(loss))
+    came, wanted = grad(params, xs, "cpu"), grad(params, xs, "xla")
+    assert cases.error(came, wanted) < 1e-4 and math.isfinite(came[0])
+
+
+def test_more_than_the_kernel_was_made_for():
+    def wide_update(state, x, r):
+        return (jnp.tanh(sum(a + b for a, b in zip(x, r))),)
+
+    cell = jaxrnn.gated(wide_update, gates=17)(4)
+    params = cell.init(jax.random.key(0), 3)
+    (choice,) = jaxrnn.explain(cell, params, jnp.ones((5, 2, 3))).choices
+    assert "17 gates" in choice.others["cpu"] and cpu.unsupported is not None
+
+
+ATTRIBUTES = {
+    "sizes": np.zeros(17, np.int32), "program": np.zeros(0, np.int32),
+    "constants": np.zeros(0), "outputs": np.zeros(0, np.int32), "input": np.zeros(0, np.int32),
+    "recurrent": np.zeros(0, np.int32), "part": np.zeros(0, np.int32),
+    "place": np.zeros(0, np.int32), "isa": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"sizes": np.ones(17, np.int32)}, {"isa": "z80"}, {"sizes": np.full(17, 99, np.int32)}],
+)
+@pytest.mark.parametrize("target", ("forward", "backward"))
+def test_bad_calls_are_errors(target, changed):
+    """Whoever calls the library by hand gets an error, not a crash."""
+    call = jax.ffi.ffi_call(f"jaxrnn_{target}", [jax.ShapeDtypeStruct((2, 3), jnp.float32)])
+    with pytest.raises(Exception, match="jaxrnn|buffer"):
+        jax.block_until_ready(call(jnp.ones((2, 3)), **(ATTRIBUTES | changed)))
