@@ -12,12 +12,13 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
+import jax.numpy as jnp
 from rich import box
 from rich.table import Table
 
 from benchmarks import display, machine, record, timing
 from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, Shape
 from benchmarks.words import EQUAL
 
 PACKAGES = (*machine.PACKAGES, "keras", "equinox", "torch")
@@ -27,6 +28,7 @@ TITLES = {
 }
 # What is said in words: ours against the fastest of each group, shape by shape.
 GROUPS = {
+    "the best of all": ("linen", "nnx", "keras", "equinox", "torch"),
     "the faster of linen and nnx": ("linen", "nnx"),
     "the faster of keras and equinox": ("keras", "equinox"),
     "torch": ("torch",),
@@ -34,11 +36,16 @@ GROUPS = {
 # How often a row's weights and inputs are put into memory anew: where they happen to lie moves the
 # time of one and the same program.
 PLACES = 4
+GATES = {"lstm": 4, "gru": 3}
+PRODUCT = 2048  # of the matrices whose product says what the machine can do
 NOTES = {
     "samples": "seconds of each call; sample i of all contenders is from round i; weights and"
     f" inputs are put into memory anew {PLACES} times, each with a call to warm up",
     "ratio": "the contender's time over jaxrnn's, round by round: [median, lower quartile, upper]",
     "compile_seconds": "tracing and compiling, apart from every sample",
+    "product_rate": f"XLA's, of two {PRODUCT} x {PRODUCT} matrices of the same type, in the same"
+    " minute: operations a second",
+    "rate": "jaxrnn's operations a second over product_rate; products alone are counted",
     "missing": "why a contender did not run",
 }
 
@@ -130,18 +137,36 @@ def measure(chosen, direction, cell, shape):
         except ImportError as error:
             missing[name] = str(error)
     samples = {name: [] for name in place}
+    products, multiply = [], product(chosen.dtype)
     for _ in range(PLACES):
+        products += timing.measure(multiply, rounds=3)
         calls = {name: put() for name, put in place.items()}
         taken = timing.interleaved(calls, seconds=chosen.seconds / PLACES)
         for name, seconds in taken.items():
             samples[name] += seconds
     return {
         "direction": direction, "cell": cell, "shape": shape._asdict(),
+        "product_rate": 2 * PRODUCT**3 / timing.summary(products).median,
         "samples": samples, "compile_seconds": compile_seconds, "missing": missing,
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }  # fmt: skip
+
+
+def product(dtype):
+    """A call that multiplies two large matrices."""
+    square = jnp.ones((PRODUCT, PRODUCT), dtype) / PRODUCT
+    program, _ = timing.compiled(jnp.matmul, square, square)
+    return lambda: program(square, square)
+
+
+def rate(row):
+    """Products of jaxrnn a second, as a part of what one large product does."""
+    shape = Shape(**row["shape"])
+    operations = 2 * shape.T * shape.B * GATES[row["cell"]] * shape.H * (shape.I + shape.H)
+    operations *= 1 if row["direction"] == "forward" else 3
+    return operations / row["seconds"][OURS] / row["product_rate"]
 
 
 def best(row, peers=None):
@@ -190,6 +215,17 @@ def sentences(rows):
                 }
                 if ratios:
                     out.append(f"{cell} {direction.replace('_', ' ')}: {_sentence(group, ratios)}")
+            rates = [
+                f"{rate(row):.2f} at {row['shape']['name']}"
+                for row in rows
+                if (row["direction"], row["cell"]) == (direction, cell)
+                and row["shape"]["H"] * row["shape"]["B"] >= 8192
+            ]
+            if rates:
+                out.append(
+                    f"{cell} {direction.replace('_', ' ')}: {', '.join(rates)} of the rate of one"
+                    f" product of {PRODUCT} x {PRODUCT} matrices."
+                )
     return out
 
 
