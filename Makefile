@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers kernels test lint clean
+.PHONY: bench peers kernels test lint sanitize clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -24,6 +24,22 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The kernel for CPUs: its schedule under ThreadSanitizer; its tests under the other two, with a
+# library built for them in place of the installed one. GCC's runtimes are loaded before Python.
+SANITIZED := build/sanitized
+sanitize: $(VENV)/installed-test
+	mkdir -p $(SANITIZED)
+	g++ -std=c++17 -O1 -g -fsanitize=thread native/test_schedule.cc -pthread -o $(SANITIZED)/schedule
+	$(SANITIZED)/schedule
+	$(RUN) -m pip install --quiet cmake "jaxlib==0.10.2"
+	$(VENV)/bin/cmake -S native -B $(SANITIZED) -DCMAKE_BUILD_TYPE=Release \
+	  -DPython_EXECUTABLE=$(abspath $(RUN)) -DCMAKE_CXX_COMPILER=g++ \
+	  "-DJAXRNN_FLAGS=-fsanitize=address,undefined;-fno-sanitize=alignment;-fno-sanitize-recover"
+	$(VENV)/bin/cmake --build $(SANITIZED)
+	JAXRNN_CPU_LIBRARY=$(SANITIZED)/cpu.so ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  $(RUN) -m pytest tests/test_cpu.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)
