@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -297,7 +298,14 @@ struct Call {
     int64_t phases = T_ + 1 + backward;
     // All heads add to one gradient of xs: then one after the other.
     int64_t chain = want_x ? N : 1, heads = member_count() * N / chain;
-    if (!heads || !B || !D) return ffi::Error::Success();
+    if (!heads || !B || !D) {  // sums over no rows
+      for (const Buffer* sum : {&d_w, &d_b, &d_r}) {
+        int64_t bytes = sum->data ? member_count() * sum->bytes : 0;
+        for (int64_t n : sum->shape) bytes *= n;
+        if (bytes) std::memset(sum->data, 0, bytes);
+      }
+      return ffi::Error::Success();
+    }
     auto* step = backward ? kernel.backward : kernel.forward;
 
     // Rows of a batch are independent too. Cut it where the weights fit into every core's cache.
