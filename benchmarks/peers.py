@@ -139,7 +139,8 @@ def measure(chosen, direction, cell, shape):
     samples = {name: [] for name in place}
     products, multiply = [], product(chosen.dtype)
     for _ in range(PLACES):
-        products += timing.measure(multiply, rounds=3)
+        timing.once(multiply)  # warm-up
+        products += [timing.once(multiply) for _ in range(3)]
         calls = {name: put() for name, put in place.items()}
         taken = timing.interleaved(calls, seconds=chosen.seconds / PLACES)
         for name, seconds in taken.items():

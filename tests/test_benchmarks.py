@@ -420,9 +420,12 @@ def test_an_interrupt_keeps_the_rows_of_peers(tmp_path, monkeypatch):
 def test_words_against_each_group_of_peers():
     def row(shape, **ratios):
         ratio = {name: [r, r, r] for name, r in ratios.items()}
-        return {"direction": "forward", "cell": "gru", "shape": {"name": shape}, "ratio": ratio}
+        sizes = {"name": shape, "B": 1, "H": 1}
+        return {"direction": "forward", "cell": "gru", "shape": sizes, "ratio": ratio}
 
     assert peers.sentences([row("a", linen=2.0, nnx=4.0, torch=0.5), row("b", linen=8.0)]) == [
+        "gru forward: 2.00 times as fast as the best of all (geometric mean; 0.50 to 8.00), slower"
+        " by more than 5% at a 0.50.",
         "gru forward: 4.00 times as fast as the faster of linen and nnx (geometric mean;"
         " 2.00 to 8.00), nowhere slower by more than 5%.",
         "gru forward: 0.50 times as fast as torch (geometric mean; 0.50 to 0.50), slower by more"
