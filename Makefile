@@ -39,7 +39,7 @@ sanitize: $(VENV)/installed-test
 	$(VENV)/bin/cmake --build $(SANITIZED)
 	JAXRNN_CPU_LIBRARY=$(SANITIZED)/cpu.so ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  $(RUN) -m pytest tests/test_cpu.py $(ARGS)
+	  $(RUN) -m pytest tests/test_cpu.py tests/test_cpu_random.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)

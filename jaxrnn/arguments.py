@@ -177,12 +177,12 @@ def check_lifted(implementation):
         )
 
 
-def size(name, value, least=1):
-    """``value`` as an int of at least ``least``."""
+def size(name, value):
+    """``value`` as an int of at least 1."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: got {value!r}, want an int") from None
-    if number < least:
-        raise ValueError(f"{name}: got {number}, want {least} or more")
+    if number < 1:
+        raise ValueError(f"{name}: got {number}, want 1 or more")
     return number

@@ -54,7 +54,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
 
     def init(key, in_size):
         arguments.check_key(key)
-        in_size = arguments.size("in_size", in_size, least=0)
+        in_size = arguments.size("in_size", in_size)
         keys = jax.random.split(key, 4)
         glorot = jax.nn.initializers.glorot_uniform()
         qkv = [glorot(k, (in_size, hidden)).reshape(in_size, heads, width) for k in keys[:3]]

@@ -229,7 +229,7 @@ def unroll(
         crosses from the step before, whichever way the sequence is run.
       reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
-      implementation: a name ("reference", "xla"), or None for the best that can run.
+      implementation: a name ("reference", "xla", "cpu"), or None for the best that can run.
 
     Returns:
       ``(state, ys)`` as ``jax.lax.scan``: the state after the last step processed, and the

@@ -35,12 +35,12 @@ def gated(update, *, gates, states=1, bias=None, unit=None):
         ``update`` to an initializer ``(key, shape, dtype) -> array`` of shape [H].
 
     Returns:
-      A constructor ``(hidden, *, heads=1, residuals=None) -> Cell``. With ``heads`` = N the
+      A constructor ``(hidden, *, heads=1, residuals="gates") -> Cell``. With ``heads`` = N the
       recurrence is block-diagonal: unit i sees only the H / N units of its own head.
       ``residuals`` is what a forward keeps for its backward: "gates", all that enters them;
       "states", [T, ...batch, H] each, from which the gates are made again; or "chunks", a state
       every sqrt(T) steps or so, and the steps between are run again: long sequences in small
-      memory. None is what is fastest: gates, but states for large ones on a CPU.
+      memory.
 
       The cell's parameters are ``{"w": [I, G, H], "r": [H, G, H], "b": [G, H]}`` and one [H] for
       each name in ``unit``; with N heads of width D, ``r`` is [N, D, G, D].
@@ -63,7 +63,7 @@ def gated(update, *, gates, states=1, bias=None, unit=None):
     unit = tuple(sorted(dict(unit or {}).items()))
     _check_update(update, gates, states, tuple(name for name, _ in unit))
 
-    def build(hidden, *, heads=1, residuals=None):
+    def build(hidden, *, heads=1, residuals="gates"):
         return _build(update, gates, states, bias, unit, hidden, heads, residuals)
 
     name = update.__name__.removesuffix("_update")
@@ -81,13 +81,13 @@ def _build(update, gates, states, bias, unit, hidden, heads, residuals):
     hidden, heads = arguments.size("hidden", hidden), arguments.size("heads", heads)
     if hidden % heads:
         raise ValueError(f"heads: got {heads}, want a divisor of hidden={hidden}")
-    if residuals is not None and residuals not in RESIDUALS:
+    if residuals not in RESIDUALS:
         raise ValueError(f"residuals: got {residuals!r}, want one of {RESIDUALS}")
     names = tuple(name for name, _ in unit)
 
     def init(key, in_size):
         arguments.check_key(key)
-        in_size = arguments.size("in_size", in_size, least=0)
+        in_size = arguments.size("in_size", in_size)
         dtype, width = jnp.result_type(float), hidden // heads
         key_w, key_r, *keys = jax.random.split(key, 2 + len(unit))
         w = jax.vmap(lambda k: _input_init(k, (in_size, hidden), dtype))
@@ -109,7 +109,7 @@ def _build(update, gates, states, bias, unit, hidden, heads, residuals):
         del key
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         given = operands(params, state, x, hidden, gates, heads, names)
-        problem = Problem(update, gates, states, False, "gates", None)
+        problem = Problem(update, gates, states, False, residuals, None)
         return reference.step(problem, given, given.state, x)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):

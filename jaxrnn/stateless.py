@@ -55,6 +55,7 @@ def project(hidden, *, activation=None):
     function = arguments.activation(activation) if activation is not None else None
 
     def init(key, in_size):
+        in_size = arguments.size("in_size", in_size)
         w = jax.nn.initializers.lecun_normal()(key, (in_size, hidden))
         return {"w": w, "b": jnp.zeros(hidden)}
 

@@ -57,15 +57,11 @@ struct Interpreter : Functions<T> {
     }
   }
 
-  // Lays out scratch memory: constants are filled in, the other registers follow; `registers`
-  // gets every register but the inputs. Returns the scratch left over.
-  static T* place(const Program& program, T** registers, int64_t size, T* scratch) {
-    for (int i = program.inputs; i < program.registers; ++i, scratch += kTile) {
+  // Where registers are: constants first in the scratch memory, filled before, then the others;
+  // inputs are the caller's. Returns the scratch left over.
+  static T* place(const Program& program, T** registers, T* scratch) {
+    for (int i = program.inputs; i < program.registers; ++i, scratch += kTile)
       registers[i] = scratch;
-      int constant = i - program.inputs;
-      if (constant < program.constants)
-        for (int64_t j = 0; j < size; ++j) scratch[j] = static_cast<T>(program.values[constant]);
-    }
     return scratch;
   }
 };

@@ -16,6 +16,9 @@ inline bool flag(const Array& array, int64_t time, int64_t row) {
 }
 
 template <class T>
+alignas(64) constexpr T kZeros[kWidth] = {};
+
+template <class T>
 inline int64_t tile_rows(const Block<T>& block) {
   return kTile / block.padded;
 }
@@ -80,6 +83,7 @@ void begin_forward(const Task<T>& task, const Block<T>& block) {
 template <class T, class StepOf>
 void project(const Task<T>& task, const Block<T>& block, int64_t steps, StepOf step_of,
              T* scratch) {
+  T* converted = scratch + scratch_size(task.program, 0);
   Factor<T> factor[kMaxGates];
   for (int g = 0; g < task.gates.count; ++g)
     factor[g] = {block.w + g * task.I * block.padded, block.bias + g * block.padded, 0,
@@ -89,9 +93,25 @@ void project(const Task<T>& task, const Block<T>& block, int64_t steps, StepOf s
             int64_t time = time_of(task, step_of(m / task.B)), row = m % task.B;
             int64_t offset = time * task.xs.time + row * task.xs.row;
             if (task.storage == kSame<T>) return reinterpret_cast<T*>(task.xs.data) + offset;
-            read(scratch + place * task.I, task.xs.data, task.storage, offset, task.I);
-            return scratch + place * task.I;
+            read(converted + place * task.I, task.xs.data, task.storage, offset, task.I);
+            return converted + place * task.I;
           });
+}
+
+// The state's part of them for `rows` rows from `first` on, added where the update sees only the
+// sum; h_of(m) is the state of the m-th.
+template <class T, class HOf>
+void add_state(const Task<T>& task, const Block<T>& block, int64_t first, int64_t rows, HOf h_of) {
+  const Gates& gates = task.gates;
+  Factor<T> factor[kMaxGates];
+  for (int g = 0; g < gates.count; ++g) {
+    int slot = gates.recurrent[g];
+    T* to = block.gates + (slot * task.chunk * task.B + first) * block.padded;
+    bool sum = gates.input[g] == slot;
+    factor[g] = {block.r + g * task.D * block.padded, sum ? to : kZeros<T>, sum ? block.padded : 0,
+                 to};
+  }
+  product(rows, block.padded, {task.D, 1, 0}, factor, gates.count, block.padded, h_of);
 }
 
 template <class T>
@@ -105,41 +125,26 @@ void forward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
     project(task, block, steps, [&](int64_t j) { return step + j; }, scratch);
   }
 
-  // The state's part.
-  alignas(64) static const T zeros[kWidth] = {};
-  int64_t gate_size = task.chunk * task.B * padded, now = step % task.chunk * task.B * padded;
-  Factor<T> factor[kMaxGates];
-  for (int g = 0; g < gates.count; ++g) {
-    const T* panel = block.r + g * task.D * padded;
-    T* sum = block.gates + gates.input[g] * gate_size + now;
-    if (gates.input[g] == gates.recurrent[g])
-      factor[g] = {panel, sum, padded, sum};
-    else
-      factor[g] = {panel, zeros, 0, block.apart + g * task.B * padded};
-  }
+  int64_t gate_size = task.chunk * task.B * padded, now = step % task.chunk * task.B;
   const T* h = task.shared[step & 1];
   int64_t row = row_of<T>(task.D);
-  product(task.B, block.padded, {task.D, 1, 0}, factor, gates.count, padded,
-          [&](int64_t m, int) -> const T* {
-            bool start = task.starts.data && flag(task.starts, time, m);
-            return start ? at<T>(task.initial[0], 0, m) : h + m * row;
-          });
+  add_state(task, block, now, task.B, [&](int64_t m, int) -> const T* {
+    bool start = task.starts.data && flag(task.starts, time, m);
+    return start ? at<T>(task.initial[0], 0, m) : h + m * row;
+  });
 
   // The update.
   const Program& program = task.program;
   T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
   int64_t most = tile_rows(block);
-  Interpreter<T>::place(program, registers, (task.B < most ? task.B : most) * padded, scratch);
+  Interpreter<T>::place(program, registers, scratch);
   T** slot = registers + task.states;
   for (int u = 0; u < task.unit; ++u) slot[gates.slots + u] = block.unit + u * kTile;
   T* next = task.shared[(step + 1) & 1];
   for (int64_t m = 0; m < task.B; m += most) {
     int64_t count = task.B - m < most ? task.B - m : most;
     for (int s = 0; s < task.states; ++s) registers[s] = block.state + (s * task.B + m) * padded;
-    for (int g = 0; g < gates.count; ++g) {
-      slot[gates.recurrent[g]] = block.apart + (g * task.B + m) * padded;
-      slot[gates.input[g]] = block.gates + gates.input[g] * gate_size + now + m * padded;
-    }
+    for (int k = 0; k < gates.slots; ++k) slot[k] = block.gates + k * gate_size + (now + m) * padded;
     if (task.starts.data)
       for (int64_t i = 0; i < count; ++i)
         if (flag(task.starts, time, m + i))
@@ -234,19 +239,11 @@ const T* h_before(const Task<T>& task, int64_t step, int64_t row) {
 // What enters the gates, again, for the chunk of steps that begins with `step` and goes back.
 template <class T>
 void make_gates(const Task<T>& task, const Block<T>& block, int64_t step, T* scratch) {
-  const Gates& gates = task.gates;
-  int64_t steps = step + 1 < task.chunk ? step + 1 : task.chunk, padded = block.padded;
+  int64_t steps = step + 1 < task.chunk ? step + 1 : task.chunk;
   auto step_of = [&](int64_t j) { return step - j; };
   project(task, block, steps, step_of, scratch);
-  alignas(64) static const T zeros[kWidth] = {};
-  Factor<T> factor[kMaxGates];
-  for (int g = 0; g < gates.count; ++g) {
-    T* to = block.gates + gates.recurrent[g] * task.chunk * task.B * padded;
-    bool sum = gates.input[g] == gates.recurrent[g];
-    factor[g] = {block.r + g * task.D * padded, sum ? to : zeros, sum ? padded : 0, to};
-  }
-  product(steps * task.B, block.padded, {task.D, 1, 0}, factor, gates.count, padded,
-          [&](int64_t m, int) { return h_before(task, step_of(m / task.B), m % task.B); });
+  add_state(task, block, 0, steps * task.B,
+            [&](int64_t m, int) { return h_before(task, step_of(m / task.B), m % task.B); });
 }
 
 // The products of a chunk that ended with `phase`: the gradients of the weights and of xs.
@@ -275,10 +272,9 @@ void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
   }
   if (task.want_r) weights(block.d_r, gates.recurrent, task.hidden[parity], task.D);
   if (!task.want_x || !block.x_width) return;
-  alignas(64) static const T zeros[kWidth] = {};
   for (int64_t first = 0; first < block.x_padded; first += kWidth) {
     int64_t left = block.x_padded - first, width = left < kWidth ? left : kWidth;
-    Factor<T> factor = {block.x_back + first * terms, zeros, 0, block.d_x + first};
+    Factor<T> factor = {block.x_back + first * terms, kZeros<T>, 0, block.d_x + first};
     product(rows, width, {terms, 1, 0}, &factor, 1, block.x_padded,
             [&](int64_t m, int) { return task.d_gates[parity] + m * row_of<T>(terms); });
   }
@@ -327,8 +323,7 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   int64_t gate_size = task.chunk * task.B * padded, now = place * task.B;
   int parity = (phase - 1) / task.chunk & 1;
   T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
-  T* left = Interpreter<T>::place(program, registers,
-                                  (task.B < most ? task.B : most) * padded, scratch);
+  T* left = Interpreter<T>::place(program, registers, scratch);
   T **slot = registers + task.states, **unit = slot + gates.slots, **d_new = unit + task.unit;
   for (int s = 0; s < task.states; ++s, left += kTile) registers[s] = left;
   d_new[0] = left;
@@ -405,7 +400,7 @@ template <class T>
 void evaluate(const Program& program, const T* const* inputs, T* const* outputs, int64_t count,
               int32_t results, T* scratch) {
   T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
-  T* left = Interpreter<T>::place(program, registers, kTile, scratch);
+  T* left = Interpreter<T>::place(program, registers, scratch);
   for (int i = 0; i < program.inputs; ++i, left += kTile) {
     registers[i] = left;
     zero(left, kTile);

@@ -4,16 +4,22 @@ namespace {
 
 using namespace jaxrnn;
 
-inline float from_bf16(uint16_t x) {
-  uint32_t bits = static_cast<uint32_t>(x) << 16;
+inline float float_of(uint32_t bits) {
   float out;
   memcpy(&out, &bits, 4);
   return out;
 }
 
+inline uint32_t bits_of(float x) {
+  uint32_t out;
+  memcpy(&out, &x, 4);
+  return out;
+}
+
+inline float from_bf16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
+
 inline uint16_t to_bf16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
+  uint32_t bits = bits_of(x);
   if (x != x) return static_cast<uint16_t>((bits >> 16) | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
@@ -28,24 +34,17 @@ inline float from_f16(uint16_t x) {
     float out = static_cast<float>(rest) * 0x1p-24f;
     return sign ? -out : out;
   }
-  float out;
-  memcpy(&out, &bits, 4);
-  return out;
+  return float_of(bits);
 }
 
 inline uint16_t to_f16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
+  uint32_t bits = bits_of(x);
   uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
   bits &= 0x7fffffff;
   if (bits > 0x7f800000) return sign | 0x7e00;
   if (bits >= 0x477ff000) return sign | 0x7c00;  // 65520 and more round to infinity
   if (bits < 0x38800000) {                       // subnormal: let an addition round it
-    float magnitude, shifted;
-    memcpy(&magnitude, &bits, 4);
-    shifted = magnitude + 0.5f;
-    memcpy(&bits, &shifted, 4);
-    return sign | static_cast<uint16_t>(bits - 0x3f000000);
+    return sign | static_cast<uint16_t>(bits_of(float_of(bits) + 0.5f) - 0x3f000000);
   }
   return sign | static_cast<uint16_t>((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);
 }

@@ -35,16 +35,15 @@ struct Program {
 
 // Where gates are in a program's registers, and in the arrays of packed gates.
 struct Gates {
-  int32_t count;      // G
-  int32_t slots;      // K: a gate whose parts are kept apart has two
-  int32_t parts;      // arrays: sums, inputs, recurrents, of those that are not empty
+  int32_t count;  // G
+  int32_t slots;  // K: a gate whose parts are kept apart has two
   const int32_t* input;      // [G] the slot of the input's part
   const int32_t* recurrent;  // [G] the slot of the state's part
   const int32_t* part;       // [K] the array of a slot
   const int32_t* place;      // [K] its place in that array
 };
 
-constexpr int kMaxStates = 8, kMaxUnit = 16, kMaxParts = 3, kMaxGates = 16;
+constexpr int kMaxStates = 8, kMaxUnit = 16, kMaxParts = 3, kMaxGates = 16, kMaxRegisters = 4096;
 
 // What one block has to itself.
 template <class T>
@@ -55,9 +54,7 @@ struct Block {
   T* bias;     // [G][padded]; the same
   T* unit;     // [U][tile]: each weight, repeated for the rows of a tile
   T* state;    // the states; backward: their gradients, [S][B][padded]
-  T* gates;    // [K][chunk * B][padded]: forward, the input's part, then the sum where there is
-               // one; backward, what enters the gates, then its gradient
-  T* apart;    // forward: [G][B][padded], the state's part where it is kept apart
+  T* gates;    // [K][chunk * B][padded]: what enters the gates; backward, then its gradient
   // Backward only.
   T* back;     // [G * D][padded]: what the gates give back to h, in panels
   T* initial;  // [S][B][padded], the gradient of the initial state
@@ -97,7 +94,6 @@ struct Task {
   T* d_gates[2];  // the gradient of the input's part, [G * D]
   T* inputs[2];   // xs, [I]
   T* hidden[2];   // h before each step, [D]
-  int32_t blocks;
   Block<T>* block;
 };
 
@@ -126,11 +122,17 @@ struct Isa {
   Kernel<double> f64;
 };
 
-// What one worker needs: the program's registers, tiles for its inputs, and rows of xs.
+// What one worker needs: the program's registers, constants first, with tiles for its inputs last;
+// then rows of xs.
+inline int64_t scratch_size(const Program& program, int64_t features) {
+  return static_cast<int64_t>(program.registers) * kTile + kMaxRows * features;
+}
+
+// Fills in the constants, which come first in a worker's scratch memory and stay there.
 template <class T>
-inline int64_t scratch_size(const Task<T>& task) {
-  const Program& program = task.program;
-  return static_cast<int64_t>(program.registers + program.inputs + 2) * kTile + kMaxRows * task.I;
+inline void fill_constants(const Program& program, T* scratch) {
+  for (int i = 0; i < program.constants; ++i)
+    for (int j = 0; j < kTile; ++j) *scratch++ = static_cast<T>(program.values[i]);
 }
 
 }  // namespace jaxrnn

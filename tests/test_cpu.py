@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import math
 
 import cases
 import jax
@@ -12,7 +11,7 @@ import pytest
 from cases import BASE, CELLS, GATED, REFERENCE, TOLERANCE, example
 
 import jaxrnn
-from jaxrnn.recurrence import cpu, native, program
+from jaxrnn.recurrence import native, program
 
 pytestmark = pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
 SETS = native.library().instruction_sets
@@ -159,7 +158,7 @@ def test_an_unknown_operation_is_named():
     assert choice.runs == "xla" and "round" in choice.others["cpu"]
     with pytest.raises(ValueError, match="cannot run this on cpu: .*: round"):
         jaxrnn.unroll(cell, params, xs, implementation="cpu")
-    with pytest.raises(ValueError, match="implementation 'cpu' cannot run|cannot run this"):
+    with pytest.raises(ValueError, match="cannot run this on cpu: .*: round"):
         jax.jit(lambda: jaxrnn.unroll(cell, params, xs, implementation="cpu"))()
 
 
@@ -186,9 +185,8 @@ def test_every_instruction_set(monkeypatch, isa, name):
             e = e._replace(xs=e.xs.astype(dtype))
             given = dict(mask=e.mask, starts=e.starts)
             came, wanted = (results(e, which, **given) for which in ("cpu", REFERENCE))
-            off, most = TOLERANCE.get(dtype, (4e-3, 8e-3))
-            assert cases.error(came[0], wanted[0]) < 2 * off
-            assert cases.error(came[1], wanted[1]) < 2 * most
+            for ours, theirs, most in zip(came, wanted, TOLERANCE[dtype], strict=True):
+                assert cases.error(ours, theirs) < most
 
 
 @every_set
@@ -317,18 +315,19 @@ def test_on_every_device_at_once():
     )
     came = jax.jit(every)(xs)
     wanted = jnp.stack([one(x) for x in xs])
-    assert cases.error(came, wanted) < 1e-4
+    assert cases.error(came, wanted) < 1e-5
 
 
 @pytest.mark.parametrize("steps", (65_536, 65_537))
-def test_long_sequences(steps):
-    cell = jaxrnn.lstm(3)
+def test_long_sequences(x64, steps):
+    cell = jaxrnn.lstm(3, forget_bias=0.0)
     params = cell.init(jax.random.key(0), 2)
     xs = jax.random.normal(jax.random.key(1), (steps, 1, 2))
-    loss = lambda p, x, which: (jaxrnn.unroll(cell, p, x, implementation=which)[1] ** 2).sum()
-    grad = functools.partial(jax.jit, static_argnums=2)(jax.value_and_grad(loss))
-    came, wanted = grad(params, xs, "cpu"), grad(params, xs, "xla")
-    assert cases.error(came, wanted) < 1e-4 and math.isfinite(came[0])
+    loss = lambda p, x, which: (jaxrnn.unroll(cell, p, x, implementation=which)[1] ** 2).mean()
+    grad = functools.partial(jax.jit, static_argnums=2)(jax.value_and_grad(loss, (0, 1)))
+    wanted = grad(params, xs, REFERENCE)
+    came = grad(*jax.tree.map(lambda a: a.astype(jnp.float32), (params, xs)), "cpu")
+    assert cases.error(came, wanted) < 1e-5
 
 
 def test_more_than_the_kernel_was_made_for():
@@ -338,24 +337,4 @@ def test_more_than_the_kernel_was_made_for():
     cell = jaxrnn.gated(wide_update, gates=17)(4)
     params = cell.init(jax.random.key(0), 3)
     (choice,) = jaxrnn.explain(cell, params, jnp.ones((5, 2, 3))).choices
-    assert "17 gates" in choice.others["cpu"] and cpu.unsupported is not None
-
-
-ATTRIBUTES = {
-    "sizes": np.zeros(17, np.int32), "program": np.zeros(0, np.int32),
-    "constants": np.zeros(0), "outputs": np.zeros(0, np.int32), "input": np.zeros(0, np.int32),
-    "recurrent": np.zeros(0, np.int32), "part": np.zeros(0, np.int32),
-    "place": np.zeros(0, np.int32), "isa": "",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{}, {"sizes": np.ones(17, np.int32)}, {"isa": "z80"}, {"sizes": np.full(17, 99, np.int32)}],
-)
-@pytest.mark.parametrize("target", ("forward", "backward"))
-def test_bad_calls_are_errors(target, changed):
-    """Whoever calls the library by hand gets an error, not a crash."""
-    call = jax.ffi.ffi_call(f"jaxrnn_{target}", [jax.ShapeDtypeStruct((2, 3), jnp.float32)])
-    with pytest.raises(Exception, match="jaxrnn|buffer"):
-        jax.block_until_ready(call(jnp.ones((2, 3)), **(ATTRIBUTES | changed)))
+    assert "17 gates" in choice.others["cpu"]

@@ -111,6 +111,7 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     ),
     "init key": (make(LSTM.init, 0, 3), T, "key: ", "got 0", "one key, as jax.random.key(0)"),
     "init size": (make(LSTM.init, KEY, 3.0), T, "in_size: ", "got 3.0", "an int"),
+    "init no size": (make(LSTM.init, KEY, 0), V, "in_size: ", "got 0", "1 or more"),
     # constructors
     "misspelt": (make(jaxrnn.lstm, hiden=3), T, "lstm(", "missing", "'hidden'"),
     "misspelt option": (

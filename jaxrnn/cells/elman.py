@@ -17,7 +17,7 @@ def _update(activation):
 
 
 @constructor
-def elman(hidden, *, activation="tanh", heads=1, residuals=None):
+def elman(hidden, *, activation="tanh", heads=1, residuals="gates"):
     """The simple recurrent network (Elman 1990).
 
         h = activation(W x + R h + b)

@@ -20,7 +20,7 @@ _reset_after = gated(gru_update, gates=3, unit={"rb": jax.nn.initializers.zeros}
 
 
 @constructor
-def gru(hidden, *, reset_after=True, heads=1, residuals=None):
+def gru(hidden, *, reset_after=True, heads=1, residuals="gates"):
     """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
         r, z = sigmoid(W x + R h + b)             h = (1 - z) * n + z * h
@@ -47,7 +47,7 @@ def gru(hidden, *, reset_after=True, heads=1, residuals=None):
     """
     if reset_after:
         return _reset_after(hidden, heads=heads, residuals=residuals)
-    if heads != 1 or residuals is not None:
+    if heads != 1 or residuals != "gates":
         raise ValueError("reset_after=False: got heads or residuals, want neither of them")
     return _reset_before(hidden)
 

@@ -15,7 +15,7 @@ def lstm_update(state, x, r):
 
 
 @constructor
-def lstm(hidden, *, forget_bias=1.0, heads=1, residuals=None):
+def lstm(hidden, *, forget_bias=1.0, heads=1, residuals="gates"):
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000).
 
         i, f, o = sigmoid(W x + R h + b)      g = tanh(W_g x + R_g h + b_g)

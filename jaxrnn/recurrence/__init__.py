@@ -7,9 +7,7 @@ cells know no kernel.
 """
 
 import functools
-import math
 
-import jax
 import jax.numpy as jnp
 
 from jaxrnn import choice
@@ -37,7 +35,7 @@ def recur(
     mask=None,
     starts=None,
     reverse=False,
-    residuals=None,
+    residuals="gates",
     implementation=None,
 ):
     """Runs an elementwise update over time.
@@ -60,8 +58,7 @@ def recur(
       reverse: from the last step to the first.
       residuals: what a forward keeps for its backward: "gates", all that enters the gates;
         "states", the states alone, from which a large product makes the gates again; or "chunks",
-        the state before every chunk of about sqrt(T) steps, which are then run again; None for
-        what is fastest on JAX's default platform.
+        the state before every chunk of about sqrt(T) steps, which are then run again.
       implementation: "cpu", "xla", "reference", or None for the best that can run.
 
     Returns:
@@ -69,9 +66,7 @@ def recur(
     """
     starts = resets(starts, mask, reverse)
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
-    kept = residuals
-    if residuals in (None, "chunks"):  # of a chunk, gates
-        kept = "states" if residuals is None and _too_many_gates(operands) else "gates"
+    kept = "gates" if residuals == "chunks" else residuals  # within a chunk
     problem = Problem(
         update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices()
     )  # fmt: skip
@@ -84,19 +79,6 @@ def recur(
         run = functools.partial(chunks.run, run)
     *final, ys = run(problem, operands)
     return tuple(final), ys
-
-
-# On a CPU, memory that the C library takes from the system and gives back, which is what it does
-# with arrays larger than this, is new at every call. To take it costs more than to make the gates
-# again: value and grad of an LSTM, B=8 T=2048 H=256.
-_NEW_MEMORY = 32 << 20
-
-
-def _too_many_gates(operands):
-    *rows, _ = operands.xs.shape
-    sizes = (*rows, *operands.b.shape, operands.state[0].dtype.itemsize)
-    known = all(isinstance(n, int) for n in sizes)
-    return known and jax.default_backend() == "cpu" and math.prod(sizes) > _NEW_MEMORY
 
 
 def _describe(problem, operands):

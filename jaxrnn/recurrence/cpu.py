@@ -1,7 +1,8 @@
 """The recurrence on a CPU: the whole sequence in one call of C++ (``native/``).
 
 The update and its derivative are handed over as programs, so any elementwise update of known
-operations runs there. The gradients of the weights are large products, which XLA takes.
+operations runs there. So do all gradients: those of the weights are products that the kernel
+takes of some steps at a time, while what enters them is still in the cache.
 """
 
 import functools
@@ -17,10 +18,7 @@ from jaxrnn.recurrence.by_rows import by_rows
 from jaxrnn.recurrence.packed import Packing
 from jaxrnn.recurrence.program import Program, Unknown, compiled
 
-_MOST = {"states": 8, "gates": 16, "unit weights": 16}  # as in native/task.h
 _STORED = ("float32", "float64", "bfloat16", "float16")
-
-
 EXPORTED = False  # an exported program should run where this library's kernels are not
 
 
@@ -34,19 +32,20 @@ def unsupported(problem, operands, platform):
     asked = native.instruction_set()
     if asked and asked not in library.instruction_sets:
         return f"{native.ISA} is {asked!r}; this machine has {library.instruction_sets}"
-    counts = problem.states, problem.gates, len(operands.unit)
-    for (name, most), count in zip(_MOST.items(), counts, strict=True):
-        if count > most:
-            return f"the update has {count} {name}; the kernel was made for up to {most}"
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
     if operands.xs.dtype.name not in _STORED:
         return f"xs has the type {operands.xs.dtype}; the kernel knows {_STORED}"
     try:
-        _programs(problem, operands)
+        programs = _programs(problem, operands)
     except Unknown as unknown:
         return f"the update has an operation that its programs have not: {unknown}"
+    registers = max(program.registers for program in programs)
+    counts = problem.states, problem.gates, len(operands.unit), registers
+    for (name, most), count in zip(library.most.items(), counts, strict=True):
+        if count > most:
+            return f"the update has {count} {name}; the kernel was made for up to {most}"
     return None
 
 
@@ -124,7 +123,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
         return found[name][0].reshape(whole.shape) if found[name] else jnp.zeros_like(whole)
 
     gradients = p.Operands(
-        xs=plan.inner(found["xs"][0]) if found["xs"] else operands.xs,
+        xs=plan.inner(found["xs"][0]) if found["xs"] else operands.xs,  # not wanted: any
         w=weight("w"),
         b=weight("b"),
         r=weight("r"),

@@ -4,6 +4,8 @@ import ctypes
 import functools
 import os
 import pathlib
+import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,19 +20,21 @@ class Library(NamedTuple):
       missing: why nothing was; then the others are empty.
       operations: the names of what a program can be made of, in the order of their numbers.
       instruction_sets: those of this machine, the best first.
+      most: what the kernel was made for: how many states, gates, unit weights, registers.
     """
 
     missing: str | None
     operations: tuple[str, ...] = ()
     instruction_sets: tuple[str, ...] = ()
+    most: Mapping[str, int] = {}
 
 
 @functools.cache
 def library() -> Library:
     """Loads the library once and tells XLA of its functions."""
     # An editable installation has the library in another directory than the sources.
-    package = __import__("jaxrnn.recurrence", fromlist=["__path__"])
-    files = [pathlib.Path(path, "lib", "cpu.so") for path in package.__path__]
+    paths = sys.modules[__package__].__path__
+    files = [pathlib.Path(path, "lib", "cpu.so") for path in paths]
     given = os.environ.get("JAXRNN_CPU_LIBRARY")  # one built for tests: `make sanitize`
     found = [pathlib.Path(given).absolute()] if given else [f for f in files if f.exists()]
     if not found:
@@ -47,7 +51,11 @@ def library() -> Library:
         function.restype = ctypes.c_char_p
         return tuple(filter(None, function().decode().split(",")))
 
-    return Library(None, names(lib.jaxrnn_operations), names(lib.jaxrnn_instruction_sets))
+    most = {
+        name: ctypes.c_int32.in_dll(lib, f"jaxrnn_most_{name.replace(' ', '_')}").value
+        for name in ("states", "gates", "unit weights", "registers")
+    }
+    return Library(None, names(lib.jaxrnn_operations), names(lib.jaxrnn_instruction_sets), most)
 
 
 def instruction_set() -> str:

@@ -68,9 +68,10 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
     unit, transposed = _unit(operands), p.recurrent_transposed(operands)
     *d_final, d_ys = cotangents
     packed, states = packing.kept(residuals)
-    states = states_before(problem, operands, outputs, states)
+    if first_kept(operands):
+        states.insert(0, _before(outputs[-1], operands.state[0], problem.reverse))
     if packed is None:
-        packed = gates_again(packing, operands, states[0])
+        packed = packing.pack(p.project(operands.xs, operands), p.recurrent(states[0], operands))
 
     inputs = (tuple(states), d_ys, operands.mask, operands.starts)
     gpu = platform in _GPUS
@@ -113,51 +114,26 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
     run = loops.in_chunks if gpu else loops.one_by_one
     carry, d_packed = run(step, carry, (inputs, pulls), packed, reverse=not problem.reverse)
     d_state, d_initial, d_unit = carry
-    return gradients(packing, operands, states[0], d_packed, d_state, d_initial, d_unit)
-
-
-def gradients(packing, operands, h, d_packed, d_state, d_initial, d_unit):
-    """The gradients of all operands, each weight's as one product over all steps.
-
-    Args:
-      packing, operands: the problem's.
-      h: [T, B, H], the first state before each step.
-      d_packed: the gradient of what entered the gates, ``Packed`` of [T, B, gates * H].
-      d_state, d_initial: of the states, as they are in ``operands``.
-      d_unit: of the unit weights, summed over time: [B, H] each.
-    """
     to_input = packing.parts(d_packed.sums, d_packed.inputs)
     to_state = packing.parts(d_packed.sums, d_packed.recurrents)
-    found = p.Operands(
+    gradients = p.Operands(
         xs=sum(p.project_transposed(d, gates, operands) for gates, d in to_input),
         w=packing.reordered([p.input_gradient(d, operands) for _, d in to_input]),
         b=packing.reordered([p.bias_gradient(d, operands) for _, d in to_input]),
-        r=packing.reordered([p.recurrent_gradient(h, d, operands) for _, d in to_state]),
+        r=packing.reordered([p.recurrent_gradient(states[0], d, operands) for _, d in to_state]),
         unit=jax.tree.map(p.over_rows, d_unit),
         state=d_state,
         initial=d_initial,
         mask=operands.mask,
         starts=operands.starts,
     )
-    return jax.tree.map(lambda d, a: d.astype(a.dtype), found, operands)
-
-
-def gates_again(packing, operands, h):
-    """What enters the gates, made from the states [T, B, H] by large products."""
-    return packing.pack(p.project(operands.xs, operands), p.recurrent(h, operands))
+    return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
 
 
 def first_kept(operands):
     """The first state that is kept for the backward: 1 if ys holds the first one as it recurs."""
     plain = operands.mask is None and operands.starts is None
     return int(plain and operands.xs.dtype == operands.state[0].dtype)
-
-
-def states_before(problem, operands, outputs, kept):
-    """All states before each step, [T, B, H] each, from those kept."""
-    if not first_kept(operands):
-        return kept
-    return [_before(outputs[-1], operands.state[0], problem.reverse), *kept]
 
 
 def _gates(packing, operands, platform):

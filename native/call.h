@@ -1,0 +1,221 @@
+// A call of the kernel: what XLA handed over, checked, as tasks.
+
+#pragma once
+
+#include <algorithm>
+#include <string_view>
+
+#include "buffers.h"
+#include "operations.h"
+
+namespace jaxrnn {
+
+template <class T>
+constexpr int32_t kArithmetic = sizeof(T) == 4 ? kF32 : kF64;
+
+// What a call's attributes say; the arrays belong to XLA's program.
+struct Attributes {
+  template <class T>
+  using Span = xla::ffi::Span<const T>;
+  Span<int32_t> sizes;  // in the order of Call's members
+  Span<int32_t> program, outputs, input, recurrent, part, place;
+  Span<double> constants;
+  std::string_view isa;
+};
+
+// A program with this many inputs and results, whose registers are all there.
+inline Program checked_program(const Attributes& a, int32_t registers, int64_t inputs,
+                               int64_t results) {
+#define OP(name, result) +1
+  constexpr int32_t kOperations = JAXRNN_OPERATIONS(OP);
+#undef OP
+  auto within = [](int32_t i, int32_t size) { return 0 <= i && i < size; };
+  int64_t given = inputs + static_cast<int64_t>(a.constants.size());
+  require(given <= registers && registers <= kMaxRegisters, "program: registers");
+  require(a.program.size() % 5 == 0, "program: a part of an instruction");
+  auto* instructions = reinterpret_cast<const Instruction*>(a.program.begin());
+  int32_t length = a.program.size() / 5;
+  for (const Instruction* i = instructions; i < instructions + length; ++i) {
+    require(within(i->operation, kOperations), "program: an unknown operation");
+    require(i->to >= given && i->to < registers, "program: the register of a result");
+    for (int32_t from : {i->a, i->b, i->c})
+      require(within(from, registers), "program: the register of an argument");
+  }
+  require(static_cast<int64_t>(a.outputs.size()) == results, "program: the number of results");
+  for (int32_t output : a.outputs) require(within(output, registers), "program: a result");
+  return {instructions, length, registers, static_cast<int32_t>(inputs),
+          static_cast<int32_t>(a.constants.size()), a.constants.begin(), a.outputs.begin()};
+}
+
+template <class T>
+struct Call {
+  Call(const Attributes& a, Reader read, bool backward) : backward(backward) {
+    take_sizes(a);
+    members = read.members();
+    constexpr int32_t kT = kArithmetic<T>;
+    xs = read.argument("xs", {kAnySize, kAnySize, kAnySize}, kAnyFloat);
+    require(kT == kF64 || xs.storage != kF64, "xs: float64 for a float32 computation");
+    T_ = xs.shape[batch_first], B = xs.shape[!batch_first], I = xs.shape[2];
+    require(T_ > 0, "xs: no steps");
+    int64_t G = gates.count;
+    w = read.argument("w", {I, G, kAnySize}, kT), H = w.shape[2];
+    b = read.argument("b", {G, H}, kT);
+    r = read.argument("r", {kAnySize, kAnySize, G, kAnySize}, kT);
+    N = r.shape[0], D = r.shape[1];
+    require(N * D == H && r.shape[3] == D, "r: an unexpected shape");
+    units = read.arguments(unit, "unit", {H}, kT);
+
+    auto sequence = [&](int64_t width) {
+      return batch_first ? Reader::Shape{B, T_, width} : Reader::Shape{T_, B, width};
+    };
+    const Reader::Shape flags{T_, B}, state_of_rows{B, H}, step{T_, B, H};
+    if (!backward) {
+      state = read.arguments(states, "state", state_of_rows, kT);
+      if (has_starts) initial = read.arguments(states, "initial", state_of_rows, kT);
+    } else {
+      if (kept) {  // h before each step is read from ys
+        require(xs.storage == kT, "ys: an unexpected type");
+        state = read.arguments(1, "state", state_of_rows, kT);
+        ys = read.argument("ys", sequence(H), kT);
+      }
+      for (int i = 0; i < parts; ++i)
+        packed.push_back(read.argument("gates", {T_, B, gates_of_part(i) * H}, kT));
+      before = read.arguments(states - kept, "states before", step, kT);
+      if (has_d_final) d_final = read.arguments(states, "d_final", state_of_rows, kT);
+      if (has_d_ys) d_ys = read.argument("d_ys", sequence(H), xs.storage);
+    }
+    if (has_mask) mask = read.argument("mask", flags, kFlag);
+    if (has_starts) starts = read.argument("starts", flags, kFlag);
+    if (!backward) {
+      final = read.results(states, "final", state_of_rows, kT);
+      ys = read.result("ys", sequence(H), xs.storage);
+      for (int i = 0; save && i < parts; ++i)
+        packed.push_back(read.result("gates", {T_, B, gates_of_part(i) * H}, kT));
+      if (save) before = read.results(states - kept, "states before", step, kT);
+    } else {
+      d_state = read.results(states, "d_state", state_of_rows, kT);
+      if (has_starts) d_initial = read.results(states, "d_initial", state_of_rows, kT);
+      d_unit = read.results(unit, "d_unit", state_of_rows, kT);
+      if (want_w) d_w = read.result("d_w", w.shape, kT), d_b = read.result("d_b", b.shape, kT);
+      if (want_r) d_r = read.result("d_r", r.shape, kT);
+      // Several heads add to it, one after the other.
+      if (want_x) d_xs = read.result("d_xs", sequence(I), N == 1 ? kAnyFloat : kT);
+      require(!want_x || kT == kF64 || d_xs.storage != kF64, "d_xs: an unexpected type");
+    }
+    read.end();
+  }
+
+  bool backward;
+  int32_t states, unit, has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
+      batch_first, parts, again, want_x, want_w, want_r;
+  Gates gates;
+  Program program;
+  int64_t T_, B, I, H, N, D;
+  std::vector<int64_t> members;
+  Buffer xs, w, b, r, mask, starts, ys, d_ys;
+  std::vector<Buffer> units, state, initial, packed, before, d_final;
+  std::vector<Buffer> final, d_state, d_initial, d_unit;
+  Buffer d_w, d_b, d_r, d_xs;
+
+  int64_t member_count() const {
+    int64_t count = 1;
+    for (int64_t n : members) count *= n;
+    return count;
+  }
+
+  // The task of one head of one member, for rows `first` .. `first + count - 1`.
+  Task<T> task(int64_t member, int64_t head, int64_t first, int64_t count) const {
+    Task<T> t{};
+    int64_t G = gates.count, column = head * D;
+    t.T_ = T_, t.B = count, t.I = I, t.D = D, t.H = H;
+    t.states = states, t.unit = unit, t.reverse = reverse, t.save = save, t.kept = kept;
+    t.storage = xs.storage, t.again = again;
+    t.want_x = want_x, t.want_w = want_w, t.want_r = want_r;
+    // How many rows are multiplied at once: their gates should stay in the cache forward; backward,
+    // the sums of the weights' gradients should not be read and written too often.
+    int64_t rows_at_once = backward ? 256 : 96;
+    t.chunk = std::clamp<int64_t>(rows_at_once / count, 1, T_);
+    t.gates = gates, t.program = program;
+    auto weight = [&](const Buffer& from, int64_t offset) {
+      return from.data ? reinterpret_cast<T*>(from.member(member, members)) + offset : nullptr;
+    };
+    int64_t block = head * D * G * D;
+    t.w = weight(w, column), t.b = weight(b, column), t.r = weight(r, block);
+    t.d_w = weight(d_w, column), t.d_b = weight(d_b, column), t.d_r = weight(d_r, block);
+    for (int u = 0; u < unit; ++u) t.unit_weights[u] = weight(units[u], column);
+    t.xs = sequence(xs, member, first, 0, I, batch_first);
+    t.ys = sequence(ys, member, first, column, H, batch_first);
+    t.d_ys = sequence(d_ys, member, first, column, H, batch_first);
+    t.d_xs = sequence(d_xs, member, first, 0, I, batch_first);
+    t.d_xs_storage = d_xs.storage, t.add_x = head > 0;
+    t.mask = sequence(mask, member, first, 0, 1, false);
+    t.starts = sequence(starts, member, first, 0, 1, false);
+    auto all = [&](Array* to, const std::vector<Buffer>& from) {
+      for (size_t s = 0; s < from.size(); ++s) to[s] = rows(from[s], member, first, column);
+    };
+    all(t.state, state), all(t.initial, initial), all(t.final, backward ? d_final : final);
+    all(t.d_state, d_state), all(t.d_initial, d_initial), all(t.d_unit, d_unit);
+    for (size_t i = 0; i < before.size(); ++i)
+      t.before[kept + i] = sequence(before[i], member, first, column, H, false);
+    for (size_t i = 0; i < packed.size(); ++i)
+      t.packed[i] = sequence(packed[i], member, first, column, packed[i].shape[2], false);
+    return t;
+  }
+
+ private:
+  void take_sizes(const Attributes& a) {
+    require(a.sizes.size() == 17, "sizes");
+    int32_t registers, inputs;
+    int i = 0;
+    for (int32_t* to : {&states, &unit, &has_mask, &has_starts, &has_d_ys, &has_d_final, &reverse,
+                        &save, &kept, &batch_first, &registers, &inputs, &parts, &again, &want_x,
+                        &want_w, &want_r})
+      *to = a.sizes.begin()[i++];
+    auto within = [](int64_t i, int64_t least, int64_t most) { return least <= i && i <= most; };
+    for (int32_t flag : {has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
+                         batch_first, again, want_x, want_w, want_r})
+      require(within(flag, 0, 1), "sizes: a flag is neither 0 nor 1");
+    int64_t G = a.input.size(), K = a.part.size();
+    require(within(states, 1, kMaxStates) && within(unit, 0, kMaxUnit) &&
+                within(G, 1, kMaxGates) && within(parts, 0, kMaxParts),
+            "more states, gates or weights than the kernel was made for");
+    require(within(K, G, 2 * G) && static_cast<int64_t>(a.recurrent.size()) == G &&
+                static_cast<int64_t>(a.place.size()) == K,
+            "gates: how many there are");
+    gates = {static_cast<int32_t>(G), static_cast<int32_t>(K), a.input.begin(),
+             a.recurrent.begin(), a.part.begin(), a.place.begin()};
+    for (int g = 0; g < G; ++g)
+      require(within(gates.input[g], 0, K - 1) && within(gates.recurrent[g], 0, K - 1),
+              "gates: where they are");
+    // Backward either makes them again or is given all.
+    int most = backward && !again ? parts : kMaxParts;
+    for (int k = 0; k < K; ++k)
+      require(within(gates.part[k], 0, most - 1) &&
+                  within(gates.place[k], 0, gates_of_part(gates.part[k]) - 1),
+              "gates: where they are kept");
+    int64_t taken = states + K + unit;
+    require(inputs == taken + (backward ? states : 0), "program: the number of inputs");
+    program = checked_program(a, registers, inputs, backward ? taken : states);
+  }
+
+  int64_t gates_of_part(int part) const {
+    return std::count(gates.part, gates.part + gates.slots, part);
+  }
+
+  // An array [T, B, K] or [B, T, K], from row `first` and column `column` on.
+  Array sequence(const Buffer& from, int64_t member, int64_t first, int64_t column, int64_t width,
+                 bool batch_first) const {
+    if (!from.data) return {nullptr, 0, 0};
+    Array out;
+    out.time = batch_first ? width : B * width, out.row = batch_first ? T_ * width : width;
+    out.data = from.member(member, members) + (first * out.row + column) * from.bytes;
+    return out;
+  }
+
+  Array rows(const Buffer& from, int64_t member, int64_t first, int64_t column) const {
+    if (!from.data) return {nullptr, 0, 0};
+    return {from.member(member, members) + (first * H + column) * from.bytes, 0, H};
+  }
+};
+
+}  // namespace jaxrnn

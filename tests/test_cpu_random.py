@@ -1,0 +1,141 @@
+"""The kernel for CPUs under random shapes, and under calls that nobody should make."""
+
+import functools
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxrnn
+
+pytestmark = pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
+steady = functools.partial(settings, deadline=None, derandomize=True, database=None)
+
+
+@steady(max_examples=25)
+@given(
+    name=st.sampled_from(("lstm", "gru", "elman", "peephole")),
+    dtype=st.sampled_from(("float32", "bfloat16", "float16")),
+    sizes=st.tuples(st.integers(1, 7), st.integers(0, 70), st.integers(1, 70)),
+    hidden=st.integers(1, 150),
+    heads=st.sampled_from((1, 1, 2, 3)),
+    residuals=st.sampled_from(("gates", "states", "chunks")),
+    reverse=st.booleans(),
+    rows_first=st.booleans(),
+    given_flags=st.sets(st.sampled_from(("mask", "starts"))),
+)
+def test_random_shapes(
+    name, dtype, sizes, hidden, heads, residuals, reverse, rows_first, given_flags
+):
+    """Outputs and gradients are the reference's, whatever the shape, type, padding and layout."""
+    make = getattr(cases if name == "peephole" else jaxrnn, name)
+    steps, batch, inputs = sizes
+    case = cases.Case(lambda h: make(h, heads=heads, residuals=residuals), heads=heads)
+    shape = cases.Shape(steps, (batch,), inputs, hidden)
+    e = cases.example(case, shape, dtype=jnp.float32)
+    xs = e.xs.astype(dtype)
+    flags = {flag: getattr(e, flag) for flag in given_flags}
+
+    def results(which):
+        def run(params, xs, state, flags):
+            more = dict(reverse=reverse, implementation=which, **flags)
+            return jaxrnn.unroll(e.cell, params, xs, state, **more)
+
+        moved = (lambda a: a.swapaxes(0, 1)) if rows_first else (lambda a: a)
+        if rows_first:
+            run = jax.vmap(run, (None, 0, 0, 0))
+        out, pull = jax.vjp(
+            lambda *moving: run(*moving, jax.tree.map(moved, flags)), e.params, moved(xs), e.state
+        )
+        return out, pull(cases.cotangents(out))
+
+    came, wanted = (jax.jit(functools.partial(results, which))() for which in ("cpu", "reference"))
+    for ours, theirs, most in zip(came, wanted, cases.TOLERANCE[dtype], strict=True):
+        assert cases.error(ours, theirs) < most
+
+
+@functools.cache
+def recorded():
+    """Calls of the kernel as the library makes them: target, results, arguments, attributes."""
+    calls, ffi_call = [], jax.ffi.ffi_call
+
+    def recording(target, shapes):
+        def call(*args, **attributes):
+            calls.append((target, shapes, [(a.shape, a.dtype) for a in args], attributes))
+            return ffi_call(target, shapes)(*args, **attributes)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.ffi, "ffi_call", recording)
+        for name in ("lstm", "gru_heads", "lstm_states"):
+            e = cases.example(cases.CELLS[name], cases.BASE, dtype=jnp.float32)
+            loss = lambda p, e=e: jaxrnn.unroll(
+                e.cell, p, e.xs, mask=e.mask, starts=e.starts, implementation="cpu"
+            )[1].sum()
+            jax.jit(jax.grad(loss)).lower(e.params)
+    return calls
+
+
+def integers(values):
+    """The same integers but for one, or one more, or one less."""
+    anything = st.integers(-3, 40) | st.sampled_from((-(2**31), 2**31 - 1, 1 << 20))
+
+    def changed(place, value, what):
+        values_ = list(values)
+        if what == "more":
+            values_.append(value)
+        elif values_:
+            place %= len(values_)
+            values_[place : place + 1] = [value] if what == "other" else []
+        return np.array(values_, np.int32)
+
+    return st.builds(changed, st.integers(0, 400), anything, st.sampled_from(WHAT))
+
+
+WHAT = ("other", "other", "other", "more", "less")
+
+
+@steady(max_examples=300)
+@given(st.data())
+def test_bad_calls(data):
+    """One thing is wrong in a call: it gives an error or some numbers, and the process lives."""
+    target, results, args, attributes = data.draw(st.sampled_from(recorded()))
+    results, args, attributes = list(results), list(args), dict(attributes)
+    what = data.draw(st.sampled_from(("attribute", "attribute", "argument", "result")))
+    if what == "attribute":
+        names = sorted(n for n, a in attributes.items() if getattr(a, "dtype", None) == np.int32)
+        name = data.draw(st.sampled_from(names))
+        attributes[name] = data.draw(integers(attributes[name].tolist()))
+    else:
+        arrays = args if what == "argument" else results
+        place = data.draw(st.integers(0, len(arrays) - 1))
+        shape, dtype = (
+            arrays[place] if what == "argument" else (arrays[place].shape, arrays[place].dtype)
+        )
+        how = data.draw(st.sampled_from(("gone", "twice", "type", "shape", "rank")))
+        if how == "gone":
+            del arrays[place]
+        elif how == "twice":
+            arrays.insert(place, arrays[place])
+        else:
+            if how == "type":
+                dtype = data.draw(
+                    st.sampled_from((jnp.float32, jnp.bfloat16, jnp.bool_, jnp.int8))
+                )
+            elif how == "shape":
+                axis = data.draw(st.integers(0, len(shape) - 1))
+                shape = (*shape[:axis], data.draw(st.integers(0, 20)), *shape[axis + 1 :])
+            else:
+                shape = shape[1:] if data.draw(st.booleans()) else (2, *shape)
+            made = (shape, dtype)
+            arrays[place] = made if what == "argument" else jax.ShapeDtypeStruct(*made)
+    given_arrays = [jnp.ones(shape, dtype) for shape, dtype in args]
+    try:
+        jax.block_until_ready(jax.ffi.ffi_call(target, results)(*given_arrays, **attributes))
+    except Exception as error:
+        assert "jaxrnn: " in str(error) or "buffer" in str(error), error
