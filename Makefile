@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers kernels test lint sanitize clean
+.PHONY: bench peers kernels programs test lint sanitize clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -17,6 +17,11 @@ peers: $(VENV)/installed-peers
 
 kernels: $(VENV)/installed-aot
 	$(RUN) -m benchmarks kernels $(ARGS)
+
+# The kernel for CPUs, beside itself with an LSTM written by hand in place of programs.
+programs: $(VENV)/installed-bench
+	$(call native,build/by_hand,-DJAXRNN_INTERPRETER=lstm_by_hand.h)
+	$(RUN) -m benchmarks programs build/by_hand/cpu.so $(ARGS)
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest -n auto $(ARGS)
@@ -32,17 +37,23 @@ sanitize: $(VENV)/installed-test
 	mkdir -p $(SANITIZED)
 	g++ -std=c++17 -O1 -g -fsanitize=thread native/test_schedule.cc -pthread -o $(SANITIZED)/schedule
 	$(SANITIZED)/schedule
-	$(RUN) -m pip install --quiet cmake "jaxlib==0.10.2"
-	$(VENV)/bin/cmake -S native -B $(SANITIZED) -DCMAKE_BUILD_TYPE=Release \
-	  -DPython_EXECUTABLE=$(abspath $(RUN)) -DCMAKE_CXX_COMPILER=g++ \
-	  "-DJAXRNN_FLAGS=-fsanitize=address,undefined;-fno-sanitize=alignment;-fno-sanitize-recover"
-	$(VENV)/bin/cmake --build $(SANITIZED)
+	$(call native,$(SANITIZED),-DCMAKE_CXX_COMPILER=g++ \
+	  "-DJAXRNN_FLAGS=-fsanitize=address$(,)undefined;-fno-sanitize=alignment;-fno-sanitize-recover")
 	JAXRNN_CPU_LIBRARY=$(SANITIZED)/cpu.so ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  $(RUN) -m pytest tests/test_cpu.py tests/test_cpu_random.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)
+
+# A kernel beside the installed one: its directory, and what CMake is told.
+define native
+$(RUN) -m pip install --quiet cmake
+$(VENV)/bin/cmake -S native -B $(1) -DCMAKE_BUILD_TYPE=Release \
+  -DPython_EXECUTABLE=$(abspath $(RUN)) $(2)
+$(VENV)/bin/cmake --build $(1) --parallel
+endef
+, := ,
 
 # One environment, to which each target adds the extra it needs.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python

@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "sequences": "a next-byte model over longer and longer sequences; the default",
     "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
+    "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "kernels": "what the compiled programs consist of",
     "quotes": "puts what the results say into docs/benchmarks.md",
 }

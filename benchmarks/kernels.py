@@ -15,8 +15,6 @@ from pathlib import Path
 import jax
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
-from rich import box
-from rich.table import Table
 
 from benchmarks import display, launches, machine, record
 from benchmarks.contenders import CELLS, DIRECTIONS, linen, ours, timed
@@ -142,10 +140,7 @@ def compiled(build, cell, shape, direction, dtype, sharding):
 
 def table(rows):
     """The rows as a table, a column for each contender."""
-    shown = Table(
-        title="kernels a step inside of the loops + kernels outside", title_justify="left",
-        title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
-    )  # fmt: skip
+    shown = display.table("kernels a step inside of the loops + kernels outside")
     for name in ("cell", "type", "shape", "direction"):
         shown.add_column(name)
     for name in CONTENDERS:

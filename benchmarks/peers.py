@@ -13,8 +13,6 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import jax.numpy as jnp
-from rich import box
-from rich.table import Table
 
 from benchmarks import display, machine, record, timing
 from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS
@@ -177,10 +175,7 @@ def best(row, peers=None):
 
 
 def table(rows, direction):
-    found = Table(
-        title=TITLES[direction], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0), pad_edge=False, show_edge=False,
-    )  # fmt: skip
+    found = display.table(TITLES[direction])
     peers = list(dict.fromkeys(name for row in rows for name in row["ratio"]))
     for name in ("cell", "shape"):
         found.add_column(name)

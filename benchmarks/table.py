@@ -2,9 +2,7 @@
 
 import math
 
-from rich import box
-from rich.table import Table
-
+from benchmarks import display
 from benchmarks.rows import exponent, of
 
 TITLES = {
@@ -39,10 +37,7 @@ def brief(row):
 
 
 def _table(rows, mode):
-    table = Table(
-        title=TITLES[mode], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0), pad_edge=False, show_edge=False,
-    )  # fmt: skip
+    table = display.table(TITLES[mode])
     table.add_column("cell")
     for name in ("T", "B", "time", "tokens/s", "memory", "compile", "params", "growth"):
         table.add_column(name, justify="right", no_wrap=True)

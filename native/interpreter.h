@@ -56,14 +56,6 @@ struct Interpreter : Functions<T> {
       }
     }
   }
-
-  // Where registers are: constants first in the scratch memory, filled before, then the others;
-  // inputs are the caller's. Returns the scratch left over.
-  static T* place(const Program& program, T** registers, T* scratch) {
-    for (int i = program.inputs; i < program.registers; ++i, scratch += kTile)
-      registers[i] = scratch;
-    return scratch;
-  }
 };
 
 }  // namespace

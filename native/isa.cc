@@ -1,5 +1,5 @@
 // The kernel for one instruction set; compiled once for each, with JAXRNN_ISA its name and
-// JAXRNN_BYTES the size of its vectors.
+// JAXRNN_BYTES the size of its vectors. JAXRNN_INTERPRETER is the file that runs an update.
 
 #include "task.h"
 // in this order
@@ -7,7 +7,7 @@
 #include "operations.h"
 #include "product.h"
 #include "storage.h"
-#include "interpreter.h"
+#include JAXRNN_INTERPRETER
 #include "steps.h"
 
 namespace jaxrnn {

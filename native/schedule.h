@@ -99,7 +99,7 @@ void together(int blocks, int64_t phases, int workers, Schedule schedule, const 
     alignas(64) std::atomic<int> present{0};
   };
   auto control = std::make_shared<Control>(blocks);
-  auto work = [control, blocks, phases, workers, run = &run] {
+  auto work = [control, blocks, phases, run = &run] {
     Control& c = *control;
     int worker = c.present.fetch_add(1);
     FlushSubnormals flush;

@@ -79,6 +79,15 @@ void begin_forward(const Task<T>& task, const Block<T>& block) {
     copy(task.shared[0] + m * row_of<T>(task.D) + block.first, block.state + m * block.padded, block.width);
 }
 
+// Where registers are: constants first in the scratch memory, filled before, then the others;
+// inputs are the caller's. Returns the scratch left over.
+template <class T>
+T* place_registers(const Program& program, T** registers, T* scratch) {
+  for (int i = program.inputs; i < program.registers; ++i, scratch += kTile)
+    registers[i] = scratch;
+  return scratch;
+}
+
 // The input's part of the gates, for `steps` steps; step_of(j) is the j-th of them.
 template <class T, class StepOf>
 void project(const Task<T>& task, const Block<T>& block, int64_t steps, StepOf step_of,
@@ -137,7 +146,7 @@ void forward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   const Program& program = task.program;
   T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
   int64_t most = tile_rows(block);
-  Interpreter<T>::place(program, registers, scratch);
+  place_registers(program, registers, scratch);
   T** slot = registers + task.states;
   for (int u = 0; u < task.unit; ++u) slot[gates.slots + u] = block.unit + u * kTile;
   T* next = task.shared[(step + 1) & 1];
@@ -323,7 +332,7 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   int64_t gate_size = task.chunk * task.B * padded, now = place * task.B;
   int parity = (phase - 1) / task.chunk & 1;
   T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
-  T* left = Interpreter<T>::place(program, registers, scratch);
+  T* left = place_registers(program, registers, scratch);
   T **slot = registers + task.states, **unit = slot + gates.slots, **d_new = unit + task.unit;
   for (int s = 0; s < task.states; ++s, left += kTile) registers[s] = left;
   d_new[0] = left;
@@ -400,7 +409,7 @@ template <class T>
 void evaluate(const Program& program, const T* const* inputs, T* const* outputs, int64_t count,
               int32_t results, T* scratch) {
   T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
-  T* left = Interpreter<T>::place(program, registers, scratch);
+  T* left = place_registers(program, registers, scratch);
   for (int i = 0; i < program.inputs; ++i, left += kTile) {
     registers[i] = left;
     zero(left, kTile);

@@ -52,35 +52,48 @@ struct Functions<float> {
   template <class C>
   static V where(C c, V a, V b) { return c ? a : b; }
 
-  static V vexp(V x) {
-    V clamped = where(x < -104.f, splat(-104.f), where(x > 89.f, splat(89.f), x));
-    V shifted = clamped * 1.44269504f + 12582912.f;  // the integer, in the low bits
+  // e^x = 2^n (1 + tail), with n in the low bits of `power`.
+  struct Parts {
+    I power;
+    V tail;
+  };
+  static Parts parts(V x) {
+    V shifted = x * 1.44269504f + 12582912.f;  // the integer, in the low bits
     V n = shifted - 12582912.f;
-    V r = clamped - n * 0.693359375f;
+    V r = x - n * 0.693359375f;
     r = r - n * -2.12194440e-4f;
     // In pairs, not one after the other: a step of one row waits for each result.
     V rr = r * r;
     V p = 1.9875691500e-4f * r + 1.3981999507e-3f;
     p = p * rr + (8.3334519073e-3f * r + 4.1665795894e-2f);
     p = p * rr + (1.6666665459e-1f * r + 5.0000001201e-1f);
-    p = p * rr + r + 1.f;
-    // 2^n in two halves: 2^128 is no number, though e^88.7 is one.
-    I k = (I)shifted - 0x4b400000;
-    I half = k >> 1, rest = k - half;
-    I one = (half + 127) << 23, two = (rest + 127) << 23;
-    return p * (V)one * (V)two;
+    return {(I)shifted, p * rr + r};
+  }
+  // 2^n, for -127 < n < 128.
+  static V scale(I power) { return (V)((power << 23) + 0x3f800000); }
+
+  static V vexp(V x) {
+    Parts e = parts(where(x < -104.f, splat(-104.f), where(x > 89.f, splat(89.f), x)));
+    // In two halves: 2^128 is no number, though e^88.7 is one.
+    I k = e.power - 0x4b400000;
+    I half = k >> 1;
+    return (e.tail + 1.f) * scale(half) * scale(k - half);
   }
 
-  static V vlogistic(V x) { return 1.f / (1.f + vexp(-x)); }
+  // Beyond 87 the result is 0, or 1.
+  static V vlogistic(V x) {
+    Parts e = parts(where(x < -87.5f, splat(87.5f), where(x > 87.f, splat(-87.f), -x)));
+    V power = scale(e.power);
+    return 1.f / (e.tail * power + (power + 1.f));
+  }
 
+  // m / (m + 2), with m = e^2|x| - 1, which the tail gives without a loss near 0.
   static V vtanh(V x) {
-    V a = where(x < 0.f, -x, x), z = x * x;
-    V p = -5.70498872745e-3f * z + 2.06390887954e-2f;
-    p = p * (z * z) + (-5.37397155531e-2f * z + 1.33314422036e-1f);
-    p = p * z - 3.33332819422e-1f;
-    V small = p * z * x + x;
-    V large = 1.f - 2.f / (vexp(a + a) + 1.f);
-    return where(a < 0.625f, small, where(x < 0.f, -large, large));
+    V a = (V)((I)x & 0x7fffffff);
+    Parts e = parts(where(a > 20.f, splat(40.f), a + a));
+    V power = scale(e.power);
+    V m = e.tail * power + (power - 1.f);
+    return (V)((I)(m / (m + 2.f)) | ((I)x & (int32_t)0x80000000));
   }
 };
 

@@ -25,6 +25,7 @@ from benchmarks import (  # noqa: E402
     modes,
     options,
     peers,
+    programs,
     record,
     rows,
     sequences,
@@ -35,6 +36,7 @@ from benchmarks import (  # noqa: E402
 from benchmarks.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.model import BYTES, Model  # noqa: E402
 from benchmarks.shapes import SHAPES, Shape  # noqa: E402
+from jaxrnn.recurrence import native  # noqa: E402
 
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
 TINY = (
@@ -451,6 +453,23 @@ def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
 
 
 # timing and writing
+
+
+@pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+def test_programs_are_timed_beside_code_by_hand(tmp_path, capsys):
+    """Here beside themselves: each in a process with a library of its own."""
+    argv = [str(native.file()), "--shapes", "stream", "--rounds", "2", "--out", str(tmp_path)]
+    assert programs.main(argv) == 0
+    kept = json.loads((tmp_path / "programs-cpu.json").read_text())
+    assert [row["direction"] for row in kept["rows"]] == ["forward", "value_and_grad"]
+    assert all(len(s) == 2 for row in kept["rows"] for s in row["samples"].values())
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(sentence in said for sentence in kept["words"])
+
+
+def test_programs_need_the_other_library(tmp_path):
+    with pytest.raises(SystemExit, match="library: there is none at .*absent.so; `make programs`"):
+        programs.main([str(tmp_path / "absent.so")])
 
 
 def test_interleaved_runs_each_once_a_round_after_every_other():

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import jax
 
-ISA = "JAXRNN_CPU_ISA"  # the environment variable that chooses an instruction set
+# Environment variables.
+ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
+FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests and benchmarks
 
 
 class Library(NamedTuple):
@@ -29,18 +31,25 @@ class Library(NamedTuple):
     most: Mapping[str, int] = {}
 
 
-@functools.cache
-def library() -> Library:
-    """Loads the library once and tells XLA of its functions."""
+def file() -> pathlib.Path | None:
+    """Where the library is, None if nowhere."""
+    given = os.environ.get(FILE)
+    if given:
+        return pathlib.Path(given).absolute()
     # An editable installation has the library in another directory than the sources.
     paths = sys.modules[__package__].__path__
     files = [pathlib.Path(path, "lib", "cpu.so") for path in paths]
-    given = os.environ.get("JAXRNN_CPU_LIBRARY")  # one built for tests: `make sanitize`
-    found = [pathlib.Path(given).absolute()] if given else [f for f in files if f.exists()]
-    if not found:
+    return next((f for f in files if f.exists()), None)
+
+
+@functools.cache
+def library() -> Library:
+    """Loads the library once and tells XLA of its functions."""
+    found = file()
+    if found is None:
         return Library("it was not built: no C++ compiler was found when jaxrnn was installed")
     try:
-        lib = ctypes.CDLL(str(found[0]))
+        lib = ctypes.CDLL(str(found))
     except OSError as error:
         return Library(f"its library cannot be loaded: {error}")
     for name in ("forward", "backward", "evaluate"):
