@@ -63,15 +63,20 @@ def measure(call, *, seconds=1.0, rounds=None):
       seconds: how long to measure, about; it decides how many calls.
       rounds: how many calls, if not as many as fit into ``seconds``.
     """
-    return interleaved({"": call}, seconds=seconds, rounds=rounds)[""]
+    once(call)  # the first call of a program also allocates
+    samples = [once(call)]
+    left = (rounds or repeats(samples[0], seconds)) - 1
+    return samples + [once(call) for _ in range(left)]
 
 
 def interleaved(calls, *, seconds=1.0, rounds=None):
     """Times contenders in turn, so that a change of the machine's pace meets all of them.
 
-    Each round runs every contender once, in an order of its own: in a fixed order one of them
-    would always find the caches, and the threads still spinning, that another one left. Sample i
-    of one contender and sample i of another come from the same round: see ``ratio``.
+    Each round runs every contender, in an order of its own: in a fixed order one of them would
+    always find the threads still spinning that another one left. It runs twice, and the second
+    call counts: as in a loop of its own, its threads are awake, and its caches and the memory it
+    freed are its own. Sample i of one contender and sample i of another come from the same round:
+    see ``ratio``.
 
     Args:
       calls: functions without arguments, by name.
@@ -81,18 +86,19 @@ def interleaved(calls, *, seconds=1.0, rounds=None):
     Returns:
       The samples in seconds, one for each round, by name.
     """
-    for call in calls.values():
-        once(call)  # warm-up: the first call of a program also allocates
     order = list(calls)
     samples = {name: [] for name in order}
-    done, left = 0, rounds or 1
-    while left:
+
+    def once_each():
         _shuffle(order)
         for name in order:
+            once(calls[name])
             samples[name].append(once(calls[name]))
-        done, left = done + 1, left - 1
-        if done == 1 and rounds is None:
-            left = repeats(sum(s[0] for s in samples.values()), seconds) - 1
+
+    once_each()
+    first = 2 * sum(s[0] for s in samples.values())
+    for _ in range((rounds or repeats(first, seconds)) - 1):
+        once_each()
     return samples
 
 

@@ -132,8 +132,8 @@ struct Call {
     t.storage = xs.storage, t.again = again;
     t.want_x = want_x, t.want_w = want_w, t.want_r = want_r;
     // How many rows are multiplied at once: their gates should stay in the cache forward; backward,
-    // the sums of the weights' gradients should not be read and written too often.
-    int64_t rows_at_once = backward ? 256 : 96;
+    // the sums of the weights' gradients, if they do not, should not be read and written too often.
+    int64_t rows_at_once = !backward ? 96 : G * (I + D) * D <= (1 << 20) ? 256 : 512;
     t.chunk = std::clamp<int64_t>(rows_at_once / count, 1, T_);
     t.gates = gates, t.program = program;
     auto weight = [&](const Buffer& from, int64_t offset) {

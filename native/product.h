@@ -112,9 +112,10 @@ void product(int64_t count_rows, int width, Sum terms, const Factor<T>* f, int f
   for (int g = 0; g < factors; g += together)
     for (int first = 0; first < width; first += kPanel * L) {
       int vectors = (width - first) / L < kPanel ? (width - first) / L : kPanel;
-      int most = rows_of(vectors);
-      for (int64_t m = 0; m < count_rows; m += most) {
-        int n = count_rows - m < most ? static_cast<int>(count_rows - m) : most;
+      // Tiles of nearly equal heights: a low one would wait for the panel.
+      int64_t left = (count_rows + rows_of(vectors) - 1) / rows_of(vectors);
+      for (int64_t m = 0, n; m < count_rows; m += n, --left) {
+        n = (count_rows - m + left - 1) / left;
         const T* a[kMaxRows];
         for (int i = 0; i < n; ++i) a[i] = row(m + i, i);
         Factor<T> part[kMaxGates];

@@ -5,6 +5,9 @@
 // worker. Each begins with blocks of its own, so that their weights stay in its core's cache, and
 // takes what others have not begun only when it would have to wait: a worker that lost its core
 // holds up the others for the one block it is in, not for the rest of the task.
+//
+// A system that wakes a helper may well put it on the core of the caller, where it waits for the
+// caller or stops it, for milliseconds. So the caller lets it begin, and the helper leaves.
 
 #pragma once
 
@@ -16,6 +19,9 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
 #endif
 
 namespace jaxrnn {
@@ -50,6 +56,23 @@ class FlushSubnormals {
 #endif
 };
 
+// The core this thread is on, and to another one if it is on `taken`.
+#if defined(__linux__)
+inline int core() { return sched_getcpu(); }
+
+inline void leave(int taken) {
+  cpu_set_t allowed, others;
+  if (core() != taken || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+  others = allowed;
+  CPU_CLR(taken, &others);
+  if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
+    sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+inline int core() { return -1; }
+inline void leave(int) {}
+#endif
+
 // Waits until `ready()`: briefly for a worker that is about to finish, then giving up the core.
 template <class Ready>
 void wait(Ready ready) {
@@ -69,14 +92,16 @@ void each_alone(int64_t tasks, int workers, Schedule schedule, const Run& run) {
     std::atomic<int> present{0};
   };
   auto control = std::make_shared<Control>();
-  auto work = [control, tasks, run = &run] {
+  auto work = [control, tasks, caller = core(), run = &run](bool helper) {
+    if (helper) leave(caller);
     int worker = control->present.fetch_add(1);
     FlushSubnormals flush;
     for (int64_t task; (task = control->next.fetch_add(1)) < tasks; control->done.fetch_add(1))
       (*run)(task, worker);
   };
-  for (int i = 1; i < workers; ++i) schedule(work);
-  work();
+  for (int i = 1; i < workers; ++i) schedule([work] { work(true); });
+  if (workers > 1) std::this_thread::yield();
+  work(false);
   wait([&] { return control->done.load(std::memory_order_acquire) == tasks; });
 }
 
@@ -99,7 +124,8 @@ void together(int blocks, int64_t phases, int workers, Schedule schedule, const 
     alignas(64) std::atomic<int> present{0};
   };
   auto control = std::make_shared<Control>(blocks);
-  auto work = [control, blocks, phases, run = &run] {
+  auto work = [control, blocks, phases, caller = core(), run = &run](bool helper) {
+    if (helper) leave(caller);
     Control& c = *control;
     int worker = c.present.fetch_add(1);
     FlushSubnormals flush;
@@ -127,8 +153,9 @@ void together(int blocks, int64_t phases, int workers, Schedule schedule, const 
       wait(over);
     }
   };
-  for (int i = 1; i < workers; ++i) schedule(work);
-  work();
+  for (int i = 1; i < workers; ++i) schedule([work] { work(true); });
+  std::this_thread::yield();
+  work(false);
 }
 
 }  // namespace jaxrnn
