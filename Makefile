@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers kernels programs test lint sanitize clean
+.PHONY: bench peers kernels programs test lint sanitize arm64 clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -29,6 +29,12 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The kernel for CPUs, compiled for a machine that this one is not.
+arm64: $(VENV)/installed-test
+	$(RUN) -m pip install --quiet ziglang
+	$(call native,build/arm64,-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  "-DCMAKE_CXX_COMPILER=$(abspath $(RUN));-m;ziglang;c++;-target;aarch64-linux-gnu")
 
 # The kernel for CPUs: its schedule under ThreadSanitizer; its tests under the other two, with a
 # library built for them in place of the installed one. GCC's runtimes are loaded before Python.
