@@ -436,13 +436,13 @@ def test_words_against_each_group_of_peers():
     assert peers.sentences([]) == []
 
 
-@pytest.mark.parametrize("benchmark", ["sequences", "peers"])
+@pytest.mark.parametrize("benchmark", ["sequences", "peers", "programs"])
 def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
     found = list(record.RESULTS.glob(f"{benchmark}-*.json"))
     for path in found:
         kept = json.loads(path.read_text())
-        if benchmark == "peers":
-            said = peers.sentences(kept["rows"])
+        if benchmark != "sequences":
+            said = {"peers": peers, "programs": programs}[benchmark].sentences(kept["rows"])
         else:
             names = [field.name for field in dataclasses.fields(rows.Row)]
             said = words.sentences(
