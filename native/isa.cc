@@ -9,6 +9,31 @@
 #include "storage.h"
 #include JAXRNN_INTERPRETER
 #include "steps.h"
+#include "forward.h"
+#include "backward.h"
+
+namespace {
+
+// The program alone, on arrays of any length.
+template <class T>
+void evaluate(const Program& program, const T* const* inputs, T* const* outputs, int64_t count,
+              int32_t results, T* scratch) {
+  T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
+  T* left = place_registers(program, registers, scratch);
+  for (int i = 0; i < program.inputs; ++i, left += kTile) {
+    registers[i] = left;
+    zero(left, kTile);
+  }
+  for (int64_t first = 0; first < count; first += kTile) {
+    int64_t size = count - first < kTile ? count - first : kTile;
+    for (int i = 0; i < program.inputs; ++i) copy(registers[i], inputs[i] + first, size);
+    Interpreter<T>::run(program, registers, kTile);
+    for (int i = 0; i < results; ++i)
+      copy(outputs[i] + first, registers[program.outputs[i]], size);
+  }
+}
+
+}  // namespace
 
 namespace jaxrnn {
 
