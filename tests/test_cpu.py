@@ -213,6 +213,16 @@ def test_without_the_library(monkeypatch):
         jax.jit(lambda: jaxrnn.unroll(e.cell, e.params, e.xs, implementation="cpu"))()
 
 
+def test_a_missing_library_is_told_once(monkeypatch, tmp_path, caplog):
+    load = functools.cache(native.library.__wrapped__)
+    monkeypatch.setattr(native, "file", lambda: None)
+    assert load().missing == load().missing != ""
+    monkeypatch.setattr(native, "file", lambda: tmp_path / "absent.so")
+    assert "absent.so" in native.library.__wrapped__().missing
+    compiler, absent = caplog.messages
+    assert "no C++ compiler" in compiler and "absent.so" in absent
+
+
 @pytest.mark.parametrize("name", ("lstm", "gru"))
 @pytest.mark.parametrize("hidden", (16, 100, 128))
 def test_a_row_has_the_same_bits_in_any_batch(name, hidden):

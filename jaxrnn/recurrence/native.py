@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import logging
 import os
 import pathlib
 import sys
@@ -44,14 +45,14 @@ def file() -> pathlib.Path | None:
 
 @functools.cache
 def library() -> Library:
-    """Loads the library once and tells XLA of its functions."""
+    """Loads the library once and tells XLA of its functions; if there is none, logs why."""
     found = file()
     if found is None:
-        return Library("it was not built: no C++ compiler was found when jaxrnn was installed")
+        return _without("it was not built: no C++ compiler was found when jaxrnn was installed")
     try:
         lib = ctypes.CDLL(str(found))
     except OSError as error:
-        return Library(f"its library cannot be loaded: {error}")
+        return _without(f"its library cannot be loaded: {error}")
     for name in ("forward", "backward", "evaluate"):
         handler = jax.ffi.pycapsule(getattr(lib, f"jaxrnn_{name}"))
         jax.ffi.register_ffi_target(f"jaxrnn_{name}", handler, platform="cpu")
@@ -65,6 +66,13 @@ def library() -> Library:
         for name in ("states", "gates", "unit weights", "registers")
     }
     return Library(None, names(lib.jaxrnn_operations), names(lib.jaxrnn_instruction_sets), most)
+
+
+def _without(why):
+    logging.getLogger("jaxrnn").warning(
+        "the kernel for CPUs is missing, XLA runs instead: %s", why
+    )
+    return Library(why)
 
 
 def instruction_set() -> str:
