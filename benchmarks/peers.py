@@ -35,15 +35,15 @@ GROUPS = {
 # time of one and the same program.
 PLACES = 4
 GATES = {"lstm": 4, "gru": 3}
+LARGE = 8192  # numbers in a state, from which on a layer's rate is compared with a large product's
 PRODUCT = 2048  # of the matrices whose product says what the machine can do
 NOTES = {
-    "samples": "seconds of each call; sample i of all contenders is from round i; weights and"
-    f" inputs are put into memory anew {PLACES} times, each with a call to warm up",
+    "samples": "seconds of the second of two calls in a row; sample i of all contenders is from"
+    f" round i; weights and inputs are put into memory anew {PLACES} times",
     "ratio": "the contender's time over jaxrnn's, round by round: [median, lower quartile, upper]",
     "compile_seconds": "tracing and compiling, apart from every sample",
     "product_rate": f"XLA's, of two {PRODUCT} x {PRODUCT} matrices of the same type, in the same"
     " minute: operations a second",
-    "rate": "jaxrnn's operations a second over product_rate; products alone are counted",
     "missing": "why a contender did not run",
 }
 
@@ -161,7 +161,7 @@ def product(dtype):
 
 
 def rate(row):
-    """Products of jaxrnn a second, as a part of what one large product does."""
+    """What jaxrnn's products do a second, as a part of what one large product does."""
     shape = Shape(**row["shape"])
     operations = 2 * shape.T * shape.B * GATES[row["cell"]] * shape.H * (shape.I + shape.H)
     operations *= 1 if row["direction"] == "forward" else 3
@@ -215,7 +215,7 @@ def sentences(rows):
                 f"{rate(row):.2f} at {row['shape']['name']}"
                 for row in rows
                 if (row["direction"], row["cell"]) == (direction, cell)
-                and row["shape"]["H"] * row["shape"]["B"] >= 8192
+                and row["shape"]["H"] * row["shape"]["B"] >= LARGE
             ]
             if rates:
                 out.append(

@@ -22,7 +22,7 @@ from jaxrnn.recurrence import native
 
 CELL = "lstm"
 NOTES = {
-    "samples": "seconds of each call; sample i of both is from round i",
+    "samples": "seconds of the second of two calls in a row; sample i of both is from round i",
     "ratio": "with programs over by hand, round by round: [median, lower quartile, upper]",
 }
 
@@ -62,16 +62,15 @@ def main(argv=None):
                 with step(f"{case[0]:<14} {case[1]:<11}") as done:
                     rows.append(_row(sides, *case, chosen.rounds))
                     done(f"programs / by hand {rows[-1]['ratio'][0]:.3f}")
-    words = sentences(rows)
-    record.save(path, {
-        "benchmark": "programs", "date": begin, "machine": about, "notes": NOTES, "words": words,
-        "rows": rows,
-    })  # fmt: skip
+                record.save(path, {
+                    "benchmark": "programs", "date": begin, "machine": about, "notes": NOTES,
+                    "words": sentences(rows), "rows": rows,
+                })  # fmt: skip
     for direction in DIRECTIONS:
         console.print(table(rows, direction))
         console.print()
     console.print(f"written: {path}\n")
-    for sentence in words:
+    for sentence in sentences(rows):
         console.print(sentence)
     return 0
 
@@ -130,10 +129,10 @@ def sentences(rows):
     out = []
     for direction in dict.fromkeys(row["direction"] for row in rows):
         ratios = {r["shape"]["name"]: r["ratio"][0] for r in rows if r["direction"] == direction}
-        worst = listed([f"{ratio:.2f} at {shape}" for shape, ratio in ratios.items()])
+        each = listed([f"{ratio:.2f} at {shape}" for shape, ratio in ratios.items()])
         out.append(
             f"{CELL} {direction.replace('_', ' ')}: with programs"
             f" {statistics.geometric_mean(ratios.values()):.2f} times the time of the same by hand"
-            f" (geometric mean; {worst})."
+            f" (geometric mean; {each})."
         )
     return out

@@ -9,12 +9,7 @@ import contextvars
 from typing import NamedTuple
 
 REFERENCE = "reference"
-NAMES = (
-    REFERENCE,
-    "xla",
-    "cpu",
-    "gpu",
-)  # every name that `implementation=` can have, of any operation
+NAMES = (REFERENCE, "xla", "cpu", "gpu")  # all that `implementation=` can be, of any operation
 
 
 class Choice(NamedTuple):

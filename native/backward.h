@@ -158,7 +158,8 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   T* next = task.shared[phase & 1];
   for (int64_t m = 0; m < task.B; m += most) {
     int64_t count = task.B - m < most ? task.B - m : most;
-    for (int k = 0; k < gates.slots; ++k) slot[k] = block.gates + k * gate_size + (now + m) * padded;
+    for (int k = 0; k < gates.slots; ++k)
+      slot[k] = block.gates + k * gate_size + (now + m) * padded;
     for (int64_t i = 0; i < count; ++i) {
       bool real = !task.mask.data || flag(task.mask, time, m + i);
       for (int s = 0; s < task.states; ++s) {

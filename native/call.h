@@ -10,9 +10,6 @@
 
 namespace jaxrnn {
 
-template <class T>
-constexpr int32_t kArithmetic = sizeof(T) == 4 ? kF32 : kF64;
-
 // What a call's attributes say; the arrays belong to XLA's program.
 struct Attributes {
   template <class T>
@@ -52,7 +49,7 @@ struct Call {
   Call(const Attributes& a, Reader read, bool backward) : backward(backward) {
     take_sizes(a);
     members = read.members();
-    constexpr int32_t kT = kArithmetic<T>;
+    constexpr int32_t kT = kSame<T>;
     xs = read.argument("xs", {kAnySize, kAnySize, kAnySize}, kAnyFloat);
     require(kT == kF64 || xs.storage != kF64, "xs: float64 for a float32 computation");
     T_ = xs.shape[batch_first], B = xs.shape[!batch_first], I = xs.shape[2];

@@ -163,9 +163,9 @@ ffi::Error evaluate(const Kernel<T>& kernel, const Program& program, Reader read
   std::vector<const T*> inputs;
   std::vector<T*> outputs;
   for (int i = 0; i < program.inputs; ++i)
-    inputs.push_back(reinterpret_cast<T*>(read.argument("an input", {count}, kArithmetic<T>).data));
+    inputs.push_back(reinterpret_cast<T*>(read.argument("an input", {count}, kSame<T>).data));
   for (int i = 0; i < results; ++i)
-    outputs.push_back(reinterpret_cast<T*>(read.result("a result", {count}, kArithmetic<T>).data));
+    outputs.push_back(reinterpret_cast<T*>(read.result("a result", {count}, kSame<T>).data));
   std::vector<T> scratch(scratch_size(program, 0));
   fill_constants(program, scratch.data());
   FlushSubnormals flush;
@@ -238,7 +238,8 @@ extern "C" const char* jaxrnn_operations() {
 extern "C" const char* jaxrnn_instruction_sets() {
   static const std::string names = [] {
     std::string out;
-    for (const auto* isa : jaxrnn::available()) out += (out.empty() ? "" : ",") + std::string(isa->name);
+    for (const auto* isa : jaxrnn::available())
+      out += (out.empty() ? "" : ",") + std::string(isa->name);
     return out;
   }();
   return names.c_str();

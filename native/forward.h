@@ -12,7 +12,8 @@ void begin_forward(const Task<T>& task, const Block<T>& block) {
   for (int s = 0; s < task.states; ++s)
     fetch(task, block, block.state + s * task.B * block.padded, task.state[s]);
   for (int64_t m = 0; m < task.B; ++m)
-    copy(task.shared[0] + m * row_of<T>(task.D) + block.first, block.state + m * block.padded, block.width);
+    copy(task.shared[0] + m * row_of<T>(task.D) + block.first, block.state + m * block.padded,
+         block.width);
 }
 
 template <class T>
@@ -45,7 +46,8 @@ void forward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   for (int64_t m = 0; m < task.B; m += most) {
     int64_t count = task.B - m < most ? task.B - m : most;
     for (int s = 0; s < task.states; ++s) registers[s] = block.state + (s * task.B + m) * padded;
-    for (int k = 0; k < gates.slots; ++k) slot[k] = block.gates + k * gate_size + (now + m) * padded;
+    for (int k = 0; k < gates.slots; ++k)
+      slot[k] = block.gates + k * gate_size + (now + m) * padded;
     if (task.starts.data)
       for (int64_t i = 0; i < count; ++i)
         if (flag(task.starts, time, m + i))

@@ -80,7 +80,8 @@ void rows(int rows, int count, Sum terms, const T* const* a, const Factor<T>* f,
   case N:       \
     if constexpr (N <= rows_of(VECTORS)) return tiles<T, N, VECTORS>(count, terms, a, f, out_row); \
     break;
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+    CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #undef CASE
   }
 }

@@ -53,9 +53,6 @@ constexpr int64_t size_of(int32_t storage) {
   return storage == kF64 ? 8 : storage == kF32 ? 4 : 2;
 }
 
-template <class T>
-constexpr int32_t kSame = sizeof(T) == 4 ? kF32 : kF64;
-
 // Any length; whole vectors first, since a call of memcpy takes longer than a short row.
 template <class T>
 inline void copy(T* to, const T* from, int64_t count) {

@@ -16,6 +16,9 @@ constexpr int kMaxRows = 12;     // the most rows of a tile
 
 enum Storage : int32_t { kF32, kF64, kBF16, kF16 };
 
+template <class T>
+constexpr int32_t kSame = sizeof(T) == 4 ? kF32 : kF64;  // as the arithmetic's type
+
 // An array in memory; strides in elements. The units of a row lie side by side.
 struct Array {
   char* data;  // null where it is absent
@@ -78,7 +81,8 @@ struct Task {
   const T *w, *b, *r;  // [I, G, H], [G, H], [D, G, D]; w and b from this task's first unit on
   const T* unit_weights[kMaxUnit];
   Array xs, ys, mask, starts;
-  Array state[kMaxStates], initial[kMaxStates], final[kMaxStates];  // [B, H]; backward: final's gradient
+  Array state[kMaxStates], initial[kMaxStates];  // [B, H]
+  Array final[kMaxStates];                       // the same; backward: its gradient
   Array packed[kMaxParts];  // what enters the gates; backward: in, forward: out
   Array before[kMaxStates];  // the states before each step; backward: in, forward: out
   Array d_ys, d_state[kMaxStates], d_initial[kMaxStates], d_unit[kMaxUnit];

@@ -81,9 +81,23 @@ void tasks(Pool& pool, int64_t count, int workers) {
   for (int run : runs) check(run == 1, "a task did not run once");
 }
 
+// A helper leaves a core if there is another one, and may go back to it later.
+void cores() {
+#if defined(__linux__)
+  cpu_set_t before, after;
+  sched_getaffinity(0, sizeof before, &before);
+  int here = jaxrnn::core();
+  jaxrnn::leave(here);
+  check(CPU_COUNT(&before) == 1 || jaxrnn::core() != here, "a helper stayed on the core");
+  sched_getaffinity(0, sizeof after, &after);
+  check(CPU_EQUAL(&before, &after), "a helper may no longer go where it could");
+#endif
+}
+
 }  // namespace
 
 int main() {
+  cores();
   for (int threads : {0, 1, 3}) {
     Pool pool(threads);
     std::vector<std::thread> callers;

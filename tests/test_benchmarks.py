@@ -467,6 +467,17 @@ def test_programs_are_timed_beside_code_by_hand(tmp_path, capsys):
     assert all(sentence in said for sentence in kept["words"])
 
 
+def test_words_of_programs():
+    def row(shape, ratio):
+        shape = {"name": shape}
+        return {"direction": "value_and_grad", "shape": shape, "ratio": [ratio, ratio, ratio]}
+
+    assert programs.sentences([row("a", 1.0), row("b", 4.0)]) == [
+        "lstm value and grad: with programs 2.00 times the time of the same by hand"
+        " (geometric mean; 1.00 at a and 4.00 at b)."
+    ]
+
+
 def test_programs_need_the_other_library(tmp_path):
     with pytest.raises(SystemExit, match="library: there is none at .*absent.so; `make programs`"):
         programs.main([str(tmp_path / "absent.so")])

@@ -81,6 +81,9 @@ def recorded():
     return calls
 
 
+WHAT = ("other", "other", "other", "more", "less")
+
+
 def integers(values):
     """The same integers but for one, or one more, or one less."""
     anything = st.integers(-3, 40) | st.sampled_from((-(2**31), 2**31 - 1, 1 << 20))
@@ -95,9 +98,6 @@ def integers(values):
         return np.array(values_, np.int32)
 
     return st.builds(changed, st.integers(0, 400), anything, st.sampled_from(WHAT))
-
-
-WHAT = ("other", "other", "other", "more", "less")
 
 
 @steady(max_examples=300)

@@ -123,7 +123,8 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "attention heads": (make(jaxrnn.attention, 6), V, "heads: ", "got 4", "a divisor of hidden=6"),
     "window": (make(jaxrnn.attention, 4, window=0), V, "window: ", "got 0", "1 or more"),
     "residuals": (
-        make(jaxrnn.gru, 4, residuals="all"), V, "residuals: ", "'all'", "'states', 'chunks'",
+        make(jaxrnn.gru, 4, residuals="all"), V, "residuals: ", "'all'", 
+        "('gates', 'states', 'chunks')",
     ),
     "activation": (
         make(jaxrnn.elman, 4, activation="tahn"), V, "activation: ", "'tahn'", "in jax.nn",

@@ -279,15 +279,14 @@ def _part_sizes(packing):
 
 def _programs(problem, operands) -> tuple[Program, Program]:
     """The update's, and its derivative's."""
-    packing = Packing(problem, operands.unit)
     return _compiled(
         problem.update, problem.gates, problem.states, tuple(sorted(operands.unit)),
-        packing.summed, operands.state[0].dtype, native.library().operations,
+        operands.state[0].dtype, native.library().operations,
     )  # fmt: skip
 
 
 @functools.lru_cache(256)
-def _compiled(update, gates, states, unit, summed, dtype, operations):
+def _compiled(update, gates, states, unit, dtype, operations):
     problem = p.Problem(update, gates, states, False, "gates", None)
     packing = Packing(problem, unit)
     row = jax.ShapeDtypeStruct((3,), dtype)
