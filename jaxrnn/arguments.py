@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxrnn.choice import NAMES, REFERENCE
 from jaxrnn.dtypes import promoted
 from jaxrnn.operation import PLATFORMS
+from jaxrnn.target import Target, of_device
 
 # What a caller may name: as JAX, "gpu" for whichever is there.
 PLATFORM_NAMES = ("gpu", *PLATFORMS)
@@ -152,11 +153,16 @@ def check_layers(params, state, count):
         raise ValueError(f"state: got {_shapes(state)}, want a tuple of {count}, one a layer")
 
 
-def platform(value):
-    """The name of a platform."""
-    if value not in PLATFORM_NAMES:
-        raise ValueError(f"platform: got {value!r}, want one of {PLATFORM_NAMES}")
-    return value
+def target(platform):
+    """The ``Target`` that a platform's name, a device, or None for JAX's default stands for."""
+    if platform is None:
+        return of_device(jax.devices()[0])
+    if hasattr(platform, "device_kind"):
+        return of_device(platform)
+    if platform not in PLATFORM_NAMES:
+        want = f"one of {PLATFORM_NAMES} or a jax.Device"
+        raise ValueError(f"platform: got {platform!r}, want {want}")
+    return Target(platform)
 
 
 def activation(value):

@@ -229,7 +229,7 @@ def unroll(
         crosses from the step before, whichever way the sequence is run.
       reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
-      implementation: a name ("reference", "xla", "cpu"), or None for the best that can run.
+      implementation: a name ("reference", "xla", "cpu", "tpu"), or None for the best that can run.
 
     Returns:
       ``(state, ys)`` as ``jax.lax.scan``: the state after the last step processed, and the
@@ -265,7 +265,8 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
     Args:
       cell, params, xs, state, options: as for ``unroll``; nothing is computed, so ``params`` and
         ``xs`` may be ``jax.ShapeDtypeStruct``.
-      platform: "cpu", "gpu" or "tpu"; None for JAX's default.
+      platform: "cpu", "gpu" or "tpu"; a ``jax.Device``, whose chip then counts too; None for JAX's
+        default device.
 
     Returns:
       An ``Explanation``, which prints as a table.
@@ -275,16 +276,17 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
     >>> print(jaxrnn.explain(cell, params, jnp.ones((5, 2, 3)), platform="tpu"))
     lstm(hidden=8) on tpu
       lstm_update T=5 B=(2,) I=3 H=8 float32
-        xla        runs
+        tpu        runs
         cpu        no: it is for CPUs, not for tpu
+        xla        no: tpu is faster
         reference  no: the specification: runs when it is asked for
     """
-    platform = arguments.platform(platform or jax.default_backend())
-    with choice.recording(platform) as choices:
+    target = arguments.target(platform)
+    with choice.recording(target) as choices:
         arrays = (params, xs, state, {k: v for k, v in options.items() if _is_array(v)})
         static = {k: v for k, v in options.items() if not _is_array(v)}
         jax.eval_shape(lambda p, x, s, a: unroll(cell, p, x, s, **a, **static), *arrays)
-    return choice.Explanation(repr(cell), platform, tuple(choices))
+    return choice.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
 
 
 def _is_array(value):

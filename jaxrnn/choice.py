@@ -1,7 +1,7 @@
 """Choosing an implementation, and saying why.
 
 A table of implementations is a dict from name to module, the best first. A module's
-``unsupported(problem, operands, platform)`` is None where it can run, else the reason why not.
+``unsupported(problem, operands, target)`` is None where it can run, else the reason why not.
 """
 
 import contextlib
@@ -9,7 +9,8 @@ import contextvars
 from typing import NamedTuple
 
 REFERENCE = "reference"
-NAMES = (REFERENCE, "xla", "cpu", "gpu")  # all that `implementation=` can be, of any operation
+# All that `implementation=` can be, of any operation.
+NAMES = (REFERENCE, "xla", "cpu", "tpu", "gpu")
 
 
 class Choice(NamedTuple):
@@ -31,7 +32,7 @@ class Explanation(NamedTuple):
 
     Attributes:
       cell: the cell, as it prints.
-      platform: the platform asked about.
+      platform: the platform or the chip asked about.
       choices: one for each operation of the cell, in the order they run.
     """
 
@@ -50,21 +51,22 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def choose(table, problem, platform, operands, exported=False):
-    """The module that runs ``problem`` on ``platform``.
+def choose(table, problem, operands, target):
+    """The module that runs ``problem`` on a ``Target``.
 
-    A program that is ``exported`` gets what can run without this library, unless it is named.
+    A program that is exported gets what can run without this library, unless it is named.
 
     Raises:
       ValueError: ``problem.implementation`` names one that cannot.
     """
     name = problem.implementation
     if name is None:
-        modules = (m for m in table.values() if not exported or getattr(m, "EXPORTED", True))
-        return next(m for m in modules if m.unsupported(problem, operands, platform) is None)
-    why = table[name].unsupported(problem, operands, platform)
+        kept = target.exported
+        modules = (m for m in table.values() if not kept or getattr(m, "EXPORTED", True))
+        return next(m for m in modules if m.unsupported(problem, operands, target) is None)
+    why = table[name].unsupported(problem, operands, target)
     if why is not None:
-        raise ValueError(f"implementation={name!r} cannot run this on {platform}: {why}")
+        raise ValueError(f"implementation={name!r} cannot run this on {target.platform}: {why}")
     return table[name]
 
 
@@ -83,10 +85,10 @@ _recorder = contextvars.ContextVar("recorder", default=None)
 
 
 @contextlib.contextmanager
-def recording(platform):
+def recording(target):
     """Collects into the list it gives the choices of all operations traced inside."""
     choices = []
-    token = _recorder.set((platform, choices))
+    token = _recorder.set((target, choices))
     try:
         yield choices
     finally:
@@ -97,12 +99,12 @@ def record(operation, table, problem, operands):
     """Tells ``explain`` what ``operation`` runs on; nothing if nobody asked."""
     if _recorder.get() is None:
         return
-    platform, choices = _recorder.get()
+    target, choices = _recorder.get()
     asked, runs, others = problem.implementation, REFERENCE, {}
     if asked != REFERENCE:
-        runs = _name(table, choose(table, problem, platform, operands))
+        runs = _name(table, choose(table, problem, operands, target))
     for name, module in table.items():
-        why = module.unsupported(problem, operands, platform)
+        why = module.unsupported(problem, operands, target)
         if name != runs:
             named = f"implementation={asked!r} was asked for" if asked else f"{runs} is faster"
             others[name] = why or named

@@ -26,7 +26,10 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxrnn.target import Target, of_lowering
+
 PLATFORMS = ("cpu", "tpu", "cuda", "rocm")
+PLAIN = Target(None)
 WEIGHT = None  # in place of a batch axis: an operand shared by all rows of the batch
 
 
@@ -38,8 +41,7 @@ class Operation:
       reference: ``(problem, operands) -> outputs``, plain JAX; ``problem`` is hashable,
         ``operands`` a NamedTuple of array trees, ``outputs`` a tuple of arrays.
       default: the implementation for any platform; it also defines the residuals' shapes.
-      choose: ``(problem, platform, operands, exported) -> implementation``; ``exported`` where
-        the program is lowered to be kept and run elsewhere.
+      choose: ``(problem, operands, target) -> implementation``, for a ``Target``.
       operand_axes: for each field of ``operands``, where its batch axes begin, or ``WEIGHT``.
       output_axes: ``problem -> `` the same for each output.
       residual_axis: the same for all residuals.
@@ -48,8 +50,8 @@ class Operation:
 
     An implementation has two functions of plain JAX or custom calls:
 
-      forward(problem, operands, save, platform) -> outputs, then residuals if ``save``
-      backward(problem, operands, outputs, residuals, cotangents, wanted, platform) -> gradients
+      forward(problem, operands, save, target) -> outputs, then residuals if ``save``
+      backward(problem, operands, outputs, residuals, cotangents, wanted, target) -> gradients
 
     ``cotangents`` has None for an output nothing depends on. ``wanted`` has the structure of
     ``operands`` and says of each array whether its gradient is wanted; gradients come as a tree
@@ -77,18 +79,18 @@ class Operation:
         return tuple(self.forward.bind(*flat, problem=problem, tree=tree, save=False, maps=()))
 
     # The three functions, as they are lowered. Each takes the primitive's parameters and a
-    # platform (None: the default implementation, plain JAX) and gives a function of flat arrays.
+    # target (None: the default implementation, plain JAX) and gives a function of flat arrays.
 
-    def _forward(self, platform=None, exported=False, *, problem, tree, save, maps):
+    def _forward(self, target=None, *, problem, tree, save, maps):
         def function(*flat):
             operands = tree.unflatten(flat)
-            module = self._implementation(problem, platform, operands, exported)
-            return list(module.forward(problem, operands, save, platform))
+            module, at = self._implementation(problem, operands, target)
+            return list(module.forward(problem, operands, save, at))
 
         return _mapped(function, maps)
 
-    def _tangent(self, platform=None, exported=False, *, problem, tree, present, maps):
-        del platform, exported  # the derivative of the reference serves all
+    def _tangent(self, target=None, *, problem, tree, present, maps):
+        del target  # the derivative of the reference serves all
 
         def function(*flat):
             primals, _, tangents = _split(flat, tree.num_leaves, -sum(present))
@@ -96,25 +98,23 @@ class Operation:
 
         return _mapped(function, maps)
 
-    def _backward(
-        self, platform=None, exported=False, *, problem, tree, wanted, given, maps, sums
-    ):
+    def _backward(self, target=None, *, problem, tree, wanted, given, maps, sums):
         def function(*flat):
             flat, saved, cotangents = _split(flat, tree.num_leaves, -sum(given))
             operands = tree.unflatten(flat)
-            module = self._implementation(problem, platform, operands, exported)
+            module, at = self._implementation(problem, operands, target)
             gradients = module.backward(
                 problem, operands, saved[: len(given)], saved[len(given) :],
-                _where(given, cotangents), tree.unflatten(wanted), platform,
+                _where(given, cotangents), tree.unflatten(wanted), at,
             )  # fmt: skip
             return _picked(wanted, tree.flatten_up_to(gradients))
 
         return _mapped(function, maps, sums)
 
-    def _implementation(self, problem, platform, operands, exported):
-        if platform is None:
-            return self.default
-        return self.choose(problem, platform, operands, exported)
+    def _implementation(self, problem, operands, target):
+        if target is None:
+            return self.default, PLAIN
+        return self.choose(problem, operands, target), target
 
     def _reference(self, problem, tree):
         return lambda *flat: list(self.reference(problem, tree.unflatten(flat)))
@@ -305,8 +305,7 @@ class Operation:
             return shapes(avals, tuple(sorted(parameters.items(), key=lambda p: p[0])))
 
         def lower(platform, context, *args, **parameters):
-            exported = context.module_context.lowering_parameters.for_export
-            function = build(platform, exported, **parameters)
+            function = build(platform and of_lowering(platform, context), **parameters)
             return mlir.lower_fun(function, multiple_results=True)(context, *args)
 
         primitive.def_impl(evaluate)

@@ -9,7 +9,7 @@ import numpy as np
 import truth
 
 import jaxrnn
-from jaxrnn import attend, recurrence
+from jaxrnn import attend
 from jaxrnn.recurrence import native
 
 
@@ -64,7 +64,8 @@ peephole = jaxrnn.gated(
 
 REFERENCE = "reference"
 NO_KERNEL = native.library().missing  # why there is none for this CPU, or None
-RECUR = tuple(name for name in recurrence.IMPLEMENTATIONS if name != "cpu" or not NO_KERNEL)
+RECUR = ("xla",) if NO_KERNEL else ("cpu", "xla")
+TPU = (*RECUR, "tpu")  # by an interpreter: see `interpreted`
 ATTEND = tuple(name for name in attend.IMPLEMENTATIONS if name != "gpu")
 
 
@@ -76,19 +77,19 @@ class Case(NamedTuple):
 
 
 GATED = {
-    "elman": Case(jaxrnn.elman, truth.elman(np.tanh)),
+    "elman": Case(jaxrnn.elman, truth.elman(np.tanh), TPU),
     "elman_relu": Case(lambda h: jaxrnn.elman(h, activation="relu"), truth.elman(truth.relu)),
-    "lstm": Case(jaxrnn.lstm, truth.lstm),
+    "lstm": Case(jaxrnn.lstm, truth.lstm, TPU),
     "lstm_states": Case(lambda h: jaxrnn.lstm(h, residuals="states"), truth.lstm),
     "lstm_chunks": Case(lambda h: jaxrnn.lstm(h, residuals="chunks"), truth.lstm),
     "lstm_heads": Case(lambda h: jaxrnn.lstm(h, heads=2), truth.lstm, heads=2),
-    "gru": Case(jaxrnn.gru, truth.gru),
+    "gru": Case(jaxrnn.gru, truth.gru, TPU),
     "gru_states": Case(lambda h: jaxrnn.gru(h, residuals="states"), truth.gru),
     "gru_heads": Case(lambda h: jaxrnn.gru(h, heads=3), truth.gru, heads=3),
     "gru_reset_before": Case(
         lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, faster=()
     ),
-    "mgu": Case(mgu, truth.mgu),
+    "mgu": Case(mgu, truth.mgu, TPU),
     "candidate_first": Case(candidate_first),
     "peephole": Case(peephole, truth.peephole_lstm),
 }

@@ -71,7 +71,7 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     ),
     "implementation of another operation": (
         run(implementation="gpu"), V,
-        "implementation: ", "'gpu'", "only ('reference', 'cpu', 'xla')",
+        "implementation: ", "'gpu'", "only ('reference', 'cpu', 'tpu', 'xla')",
     ),
     "implementation of a lifted cell": (
         run(LIFTED, implementation="xla"), V, "implementation: ", "'xla'", "only 'reference'",

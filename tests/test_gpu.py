@@ -20,10 +20,10 @@ def as_on_a_gpu(monkeypatch):
         function = getattr(xla, name)
 
         def lower(*arguments):
-            *given, platform = arguments
-            assert platform in ("cpu", None)  # None: the shapes alone are asked for
+            *given, target = arguments
+            assert target.platform in ("cpu", None)  # None: the shapes alone are asked for
             lowered.append(name)
-            return function(*given, "cuda")
+            return function(*given, target._replace(platform="cuda"))
 
         monkeypatch.setattr(xla, name, lower)
 

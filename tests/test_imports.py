@@ -11,7 +11,8 @@ import jaxrnn
 
 ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
-    ("dtypes", "scan", "placement", "choice", "operation"),
+    ("dtypes", "scan", "placement", "choice", "target"),
+    ("operation",),
     ("arguments",),
     ("cell", "recurrence", "attend"),
     ("gated", "combine", "stateless", "batch_major"),

@@ -8,6 +8,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import pytest
 from cases import CELLS, REFERENCE
+from interpreted import interpreted_as_jax
 
 import jaxrnn
 
@@ -137,12 +138,16 @@ def _scanned(f):
     return run
 
 
-@pytest.mark.parametrize("name", PRIMITIVE)
+FUSED = (*((name, None) for name in PRIMITIVE), ("lstm", "tpu"), ("gru_states", "tpu"))
+
+
+@interpreted_as_jax()
+@pytest.mark.parametrize(("name", "implementation"), FUSED)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_transform(name, transform):
+def test_transform(name, implementation, transform):
     e, weights = _example(name)
     apply = TRANSFORMS[transform]
-    fused, args = vector(loss_of(e, weights, None), e)
+    fused, args = vector(loss_of(e, weights, implementation), e)
     plain, _ = vector(loss_of(e, weights, REFERENCE), e)
     wanted = jax.jit(lambda *a: apply(plain, a))(*args)
     came = jax.jit(lambda *a: apply(fused, a))(*args)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 
-def unsupported(problem, operands, platform):
+def unsupported(problem, operands, target):
     """Why cuDNN can't run the problem; None if it can."""
     width, dtype = operands.q.shape[-1], operands.q.dtype
-    if platform not in ("gpu", "cuda"):
+    if target.platform not in ("gpu", "cuda"):
         return "needs an NVIDIA GPU"
     if not problem.plain:
         return "no lengths, mask, starts or carried state"
@@ -20,16 +20,16 @@ def unsupported(problem, operands, platform):
     return None
 
 
-def forward(problem, operands, save, platform):
+def forward(problem, operands, save, target):
     """Returns (ys,), then the residual of the online form, which ``backward`` has no use for."""
-    del platform
+    del target
     ys = _attend(problem, *operands[:3])
     return (ys, jnp.zeros(ys.shape[:-1], jnp.float32)) if save else (ys,)
 
 
-def backward(problem, operands, outputs, residuals, cotangents, wanted, platform):
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     """Returns the gradients; runs cuDNN's forward once more for its own residual."""
-    del outputs, residuals, wanted, platform
+    del outputs, residuals, wanted, target
     _, pull = jax.vjp(lambda *qkv: _attend(problem, *qkv), *operands[:3])
     q, k, v = pull(cotangents[0])
     return operands._replace(q=q, k=k, v=v)

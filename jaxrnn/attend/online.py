@@ -15,14 +15,14 @@ from jaxrnn.placement import varying
 _BLOCK = 256
 
 
-def unsupported(problem, operands, platform):
+def unsupported(problem, operands, target):
     """Why this implementation can't run the problem: None, it runs every one."""
-    del problem, operands, platform
+    del problem, operands, target
 
 
-def forward(problem, operands, save, platform):
+def forward(problem, operands, save, target):
     """Returns (ys,), [B, T, N, D], then the logarithm of each row's sum, [B, T, N]."""
-    del platform
+    del target
     cut = _Cut(problem, operands)
     k, v, k_place = cut.keys
 
@@ -53,9 +53,9 @@ def forward(problem, operands, save, platform):
     return (ys, sums) if save else (ys,)
 
 
-def backward(problem, operands, outputs, residuals, cotangents, wanted, platform):
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     """Returns the gradients of the operands."""
-    del wanted, platform
+    del wanted, target
     cut = _Cut(problem, operands)
     k, v, k_place = cut.keys
     (ys,), (sums,), (d_ys,) = outputs, residuals, cotangents

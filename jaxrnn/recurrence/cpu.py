@@ -22,10 +22,10 @@ _STORED = ("float32", "float64", "bfloat16", "float16")
 EXPORTED = False  # an exported program should run where this library's kernels are not
 
 
-def unsupported(problem, operands, platform):
+def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
-    if platform != "cpu":
-        return f"it is for CPUs, not for {platform}"
+    if target.platform != "cpu":
+        return f"it is for CPUs, not for {target.platform}"
     library = native.library()
     if library.missing:
         return library.missing
@@ -49,11 +49,11 @@ def unsupported(problem, operands, platform):
     return None
 
 
-def forward(problem, operands, save, platform):
+def forward(problem, operands, save, target):
     """Returns (*final state, ys), then what ``xla.forward`` keeps."""
-    del platform
+    del target
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
-    parts = _part_sizes(packing) if save and problem.residuals == "gates" else ()
+    parts = packing.sizes if save and problem.residuals == "gates" else ()
     kept = xla.first_kept(operands)
     out = [
         *[plan.rows()] * problem.states,
@@ -75,9 +75,9 @@ def forward(problem, operands, save, platform):
     return [*(plan.unflat(a, 0) for a in final), plan.inner(ys), *kept]
 
 
-def backward(problem, operands, outputs, residuals, cotangents, wanted, platform):
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     """Returns the gradients of the operands."""
-    del platform
+    del target
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
     packed, before = packing.kept(residuals)
     packed = jax.tree.leaves(packed)
@@ -262,19 +262,13 @@ def _places(packing):
     first = {gate: slot for slot, gate in enumerate(summed + apart)}
     gates = range(len(first))
     second = {gate: slot + len(apart) * (gate in apart) for gate, slot in first.items()}
-    sizes = _part_sizes(packing)
+    sizes = packing.sizes
     return _Places(
         [first[g] for g in gates],
         [second[g] for g in gates],
         [part for part, size in enumerate(sizes) for _ in range(size)],
         [place for size in sizes for place in range(size)],
     )
-
-
-def _part_sizes(packing):
-    """How many gates each array of packed gates holds, of those that are there."""
-    sizes = len(packing.summed), len(packing.apart), len(packing.apart)
-    return [n for n in sizes if n]
 
 
 def _programs(problem, operands) -> tuple[Program, Program]:

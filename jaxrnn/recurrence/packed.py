@@ -40,6 +40,12 @@ class Packing:
         self.summed = tuple(k for k in range(problem.gates) if k not in self.apart)
         self.whole = not self.apart  # every gate is summed
 
+    @property
+    def sizes(self):
+        """How many gates each array of packed gates holds, of those that are there."""
+        counts = len(self.summed), len(self.apart), len(self.apart)
+        return [n for n in counts if n]
+
     def pack(self, xg, rg):
         """Input and recurrent parts, each [..., G * H]."""
         if self.whole:

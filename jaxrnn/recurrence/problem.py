@@ -54,14 +54,14 @@ def dot(a: Array, m: Array, operands: Operands) -> Array:
 
 def project(xs: Array, operands: Operands) -> Array:
     """The input's part of the gates: [..., I] -> [..., G * H], gate after gate."""
-    gates = dot(xs, _flat(operands.w), operands)
+    gates = dot(xs, flat(operands.w), operands)
     return gates + spread(operands.b.reshape(-1), gates)
 
 
 def recurrent(h: Array, operands: Operands) -> Array:
     """The state's part of the gates: [..., H] -> [..., G * H]."""
     if operands.r.ndim == 3:
-        return dot(h, _flat(operands.r), operands)
+        return dot(h, flat(operands.r), operands)
     heads, width, gates, _ = operands.r.shape
     h = h.reshape(*h.shape[:-1], heads, width)
     out = _contract(h, operands.r, ((h.ndim - 1,), (1,)), ((h.ndim - 2,), (0,)), operands)
@@ -74,7 +74,7 @@ def recurrent_transposed(operands: Operands) -> Callable[[Array], Array]:
     The weights are transposed here, before the loop: XLA would do it again at every step.
     """
     if operands.r.ndim == 3:
-        transposed = _flat(operands.r).T
+        transposed = flat(operands.r).T
         return lambda d_gates: dot(d_gates, transposed, operands)
     heads, width, gates, _ = operands.r.shape
     transposed = jnp.moveaxis(operands.r, 1, 3)  # [N, G, D, D]
@@ -92,7 +92,7 @@ def recurrent_transposed(operands: Operands) -> Callable[[Array], Array]:
 def project_transposed(d_gates: Array, gates: tuple[int, ...], operands: Operands) -> Array:
     """The input's gradient through some of the gates: [..., len(gates) * H] -> [..., I]."""
     w = operands.w if len(gates) == operands.w.shape[1] else operands.w[:, jnp.array(gates)]
-    return dot(d_gates, _flat(w).T, operands)
+    return dot(d_gates, flat(w).T, operands)
 
 
 def input_gradient(d_gates: Array, operands: Operands) -> Array:
@@ -148,6 +148,6 @@ def _contract(a, b, contracting, batch, operands):
     return lax.dot_general(a.astype(dtype), b.astype(dtype), dims, preferred_element_type=total)
 
 
-def _flat(weight):
+def flat(weight: Array) -> Array:
     """[K, G, H] as [K, G * H]."""
     return weight.reshape(weight.shape[0], -1)

@@ -34,16 +34,18 @@ _SLOW_WIDTHS = (256, 384)
 _GPUS = ("cuda", "rocm")
 
 
-def unsupported(problem, operands, platform):
+def unsupported(problem, operands, target):
     """Why this implementation can't run the problem: None, it runs every one."""
-    del problem, operands, platform
+    del problem, operands, target
 
 
-def forward(problem, operands, save, platform):
+def forward(problem, operands, save, target):
     """Returns (*final state, ys), then what enters the gates and the states before each step."""
     packing = Packing(problem, operands.unit)
     unit = _unit(operands)
-    xs, gates = _gates(packing, operands, platform)
+    if target.platform == "tpu":
+        operands = _laid_out(operands)
+    xs, gates = _gates(packing, operands, target)
 
     def step(state, inputs):
         x, real, start = inputs
@@ -56,28 +58,23 @@ def forward(problem, operands, save, platform):
         return select(real, new, state), (y, kept if save else ())
 
     inputs = (xs, operands.mask, operands.starts)
-    run = loops.scan_in_chunks if platform in _GPUS else lax.scan
+    run = loops.scan_in_chunks if target.platform in _GPUS else lax.scan
     final, out = run(step, operands.state, inputs, reverse=problem.reverse)
     return jax.tree.leaves((final, out))
 
 
-def backward(problem, operands, outputs, residuals, cotangents, wanted, platform):
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     """Returns the gradients of the operands."""
     del wanted  # what nobody uses, XLA removes
     packing = Packing(problem, operands.unit)
     unit, transposed = _unit(operands), p.recurrent_transposed(operands)
     *d_final, d_ys = cotangents
-    packed, states = packing.kept(residuals)
-    if first_kept(operands):
-        states.insert(0, _before(outputs[-1], operands.state[0], problem.reverse))
-    if packed is None:
-        packed = packing.pack(p.project(operands.xs, operands), p.recurrent(states[0], operands))
-
+    packed, states = saved(packing, operands, outputs, residuals)
     inputs = (tuple(states), d_ys, operands.mask, operands.starts)
-    gpu = platform in _GPUS
+    gpu = target.platform in _GPUS
 
     pulls, size = None, operands.state[0].size
-    if platform == "cpu" and isinstance(size, int) and size <= _TINY:
+    if target.platform == "cpu" and isinstance(size, int) and size <= _TINY:
         pulls = jax.vmap(packing.vjp, (0, 0, None))(tuple(states), packed, unit)
 
     def step(carry, inputs, packed):
@@ -95,7 +92,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
         else:
             d_before, d_packed, d_row = packing.gradients(pull(d_new))
             d_packed, d_row = select(real, (d_packed, d_row), 0)
-            if platform == "cpu":
+            if target.platform == "cpu":
                 d_packed = lax.optimization_barrier(d_packed)  # has two readers: made once
             to_state = packing.recurrent_part(d_packed)
         through = transposed(to_state)
@@ -114,20 +111,33 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, platform
     run = loops.in_chunks if gpu else loops.one_by_one
     carry, d_packed = run(step, carry, (inputs, pulls), packed, reverse=not problem.reverse)
     d_state, d_initial, d_unit = carry
+    gradients = of_products(packing, d_packed, states[0], operands)._replace(
+        unit=jax.tree.map(p.over_rows, d_unit), state=d_state, initial=d_initial
+    )
+    return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
+
+
+def saved(packing, operands, outputs, residuals):
+    """What entered the gates, and a list of the states before each step."""
+    packed, states = packing.kept(residuals)
+    if first_kept(operands):
+        first = operands.state[0]
+        states.insert(0, _before(outputs[-1], first, packing.problem.reverse))
+    if packed is None:
+        packed = packing.pack(p.project(operands.xs, operands), p.recurrent(states[0], operands))
+    return packed, states
+
+
+def of_products(packing, d_packed, h, operands):
+    """The gradients of xs, w, b and r, from those of the gates and h before each step."""
     to_input = packing.parts(d_packed.sums, d_packed.inputs)
     to_state = packing.parts(d_packed.sums, d_packed.recurrents)
-    gradients = p.Operands(
+    return operands._replace(
         xs=sum(p.project_transposed(d, gates, operands) for gates, d in to_input),
         w=packing.reordered([p.input_gradient(d, operands) for _, d in to_input]),
         b=packing.reordered([p.bias_gradient(d, operands) for _, d in to_input]),
-        r=packing.reordered([p.recurrent_gradient(states[0], d, operands) for _, d in to_state]),
-        unit=jax.tree.map(p.over_rows, d_unit),
-        state=d_state,
-        initial=d_initial,
-        mask=operands.mask,
-        starts=operands.starts,
+        r=packing.reordered([p.recurrent_gradient(h, d, operands) for _, d in to_state]),
     )
-    return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
 
 
 def first_kept(operands):
@@ -136,14 +146,24 @@ def first_kept(operands):
     return int(plain and operands.xs.dtype == operands.state[0].dtype)
 
 
-def _gates(packing, operands, platform):
+def _laid_out(operands):
+    """The recurrent weights laid out for the product, before the loop.
+
+    On a TPU XLA moves that into the loop: compiled for a v6e, an LSTM of H=1024, B=16 takes 5,900
+    cycles a step instead of 2,600.
+    """
+    flat = lax.optimization_barrier(operands.r.reshape(operands.r.shape[0], -1))
+    return operands._replace(r=flat.reshape(operands.r.shape))
+
+
+def _gates(packing, operands, target):
     """The inputs to scan, and the function ``(x, h) -> packed gates`` of one of them.
 
     On a GPU or TPU the input's product is one for all steps, before the loop. On a CPU it is
     taken inside it: before it, a layer was slower at most shapes, even for some steps at a time,
     whose gates stay in the cache.
     """
-    if platform != "cpu":
+    if target.platform != "cpu":
         xs = p.project(operands.xs, operands)
         return xs, lambda xg, h: packing.pack(xg, p.recurrent(h, operands))
     if _at_once(packing, operands):

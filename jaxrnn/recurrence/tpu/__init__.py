@@ -1,0 +1,118 @@
+"""The recurrence on a TPU: the whole sequence in one Pallas kernel, the weights in VMEM.
+
+XLA's loop is several kernels a step, and leaves the recurrent weights in HBM to be read again at
+every step, unless there is room for them by chance. Here they are loaded once (``kernel.py``).
+The update is traced into the kernel, its derivative into the backward one: any elementwise update
+runs there that Pallas can lower. The gradients of the weights are products over all steps, after
+the loop, as in ``jaxrnn.recurrence.xla``.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.recurrence import problem as p
+from jaxrnn.recurrence import xla
+from jaxrnn.recurrence.tpu import layout, update
+
+INTERPRETED = False  # in tests: whoever names it has it on a CPU, by Pallas' interpreter
+
+_TYPES = {"float32", "bfloat16"}
+
+
+def unsupported(problem, operands, target):
+    """Why the kernel can't run the problem, or None."""
+    interpreted = _interpreted(problem)
+    if target.platform != "tpu" and not interpreted:
+        return f"it is for TPUs, not for {target.platform}"
+    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
+    if not all(isinstance(n, int) for n in sizes):
+        return "a size is symbolic"
+    if not interpreted:
+        if target.devices > 1:
+            return (
+                f"XLA cannot divide a kernel among {target.devices} devices. Inside of"
+                " jax.shard_map(run, in_specs=(P(), P(None, 'batch')),"
+                " out_specs=P(None, 'batch'), check_vma=False) each runs its own"
+            )
+        types = {operands.xs.dtype.name, operands.state[0].dtype.name}
+        if not types <= _TYPES:
+            return f"types are {sorted(types)}; the kernel knows {sorted(_TYPES)}"
+        error = update.error(problem, tuple(operands.unit))
+        if error is not None:
+            return f"Pallas cannot lower the update: {error}"
+    if operands.state[0].size == 0:
+        return None
+    return layout.too_large(problem, operands, target)
+
+
+def forward(problem, operands, save, target):
+    """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    from jaxrnn.recurrence.tpu import kernel
+
+    if operands.state[0].size == 0:  # no row, no grid
+        return xla.forward(problem, operands, save, target)
+    lay = layout.Layout(problem, operands, target)
+    starts, spread = operands.starts is not None, lay.lanes.spread
+    padded = operands._replace(w=spread(operands.w), b=spread(operands.b))
+    arrays = lay.shared(lay.forward) | {
+        "r": lay.lanes.recurrent(operands.r).astype(lay.product),
+        "state": [lay.flat_rows(s) for s in operands.state],
+        "initial": [lay.flat_rows(s) for s in operands.initial] if starts else [],
+    }
+    xs = lay.flat(operands.xs)
+    if lay.projects:
+        weights = p.flat(padded.w).astype(lay.product), padded.b.reshape(1, -1).astype(lay.total)
+        arrays |= {"x": [xs], "w": list(weights)}
+    else:
+        arrays |= {"x": [p.project(xs, padded)], "w": []}
+    out = kernel.forward(
+        lay.plan(lay.forward), arrays, operands.xs.dtype,
+        save=problem.residuals if save else None, first_kept=xla.first_kept(operands),
+    )  # fmt: skip
+    final = map(lay.unflat_rows, out.pop("final"))
+    return [*final, *map(lay.unflat, sum(out.values(), []))]
+
+
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
+    """Returns the gradients of the operands."""
+    from jaxrnn.recurrence.tpu import kernel
+
+    if operands.state[0].size == 0:
+        return xla.backward(
+            problem, operands, outputs, residuals, cotangents, wanted, target
+        )  # fmt: skip
+    del wanted  # what nobody uses, XLA removes
+    lay = layout.Layout(problem, operands, target)
+    packed, before = xla.saved(lay.packing, operands, outputs, residuals)
+    *d_final, d_ys = cotangents
+    zero = jnp.zeros_like(operands.state[0])
+    used = update.looks_at(problem, tuple(operands.unit))
+    out = kernel.backward(
+        lay.plan(lay.backward),
+        lay.shared(lay.backward)
+        | {
+            "gates": [lay.spread(part) for part in jax.tree.leaves(packed)],
+            "states": [lay.spread(s) for s, u in zip(before, used, strict=True) if u],
+            "r": lay.lanes.recurrent(operands.r).astype(lay.product).swapaxes(1, 2),
+            "d_ys": [] if d_ys is None else [lay.spread(d_ys)],
+            "d_state": [lay.flat_rows(zero if d is None else d) for d in d_final],
+        },
+        starts=operands.starts is not None,
+        used=used,
+    )
+    d_gates = [lay.merged(lay.lanes.gather(d)) for d in out["d_gates"]]
+    d_packed, _ = lay.packing.unflatten(d_gates)
+    merged = operands._replace(xs=lay.merged(operands.xs))
+    gradients = xla.of_products(lay.packing, d_packed, lay.merged(before[0]), merged)
+    d_unit = [p.over_rows(lay.unflat_rows(d)) for d in out["d_unit"]]
+    gradients = gradients._replace(
+        xs=gradients.xs.reshape(operands.xs.shape),
+        unit=dict(zip(sorted(operands.unit), d_unit, strict=True)),
+        state=tuple(map(lay.unflat_rows, out["d_state"])),
+        initial=tuple(map(lay.unflat_rows, out["d_initial"])) or None,
+    )
+    return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
+
+
+def _interpreted(problem):
+    return INTERPRETED and problem.implementation == "tpu"

@@ -1,0 +1,69 @@
+"""What is known of an update before it is in a kernel."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.recurrence.packed import Packing
+
+
+def looks_at(problem, unit):
+    """Of each state, whether the update or its derivative looks at it."""
+    return _looks_at(*_key(problem, unit))
+
+
+def error(problem, unit):
+    """What Pallas says of an update that it cannot lower for a TPU; None if it can."""
+    return _error(*_key(problem, unit))
+
+
+def _key(problem, unit):
+    """Only what counts here: sizes do not."""
+    like = problem._replace(
+        reverse=False, residuals="gates", implementation=None, batch_first=False, devices=None
+    )
+    return like, unit
+
+
+def _with_rows(problem, unit):
+    """The update with its derivative, and rows to call them with."""
+    packing = Packing(problem, unit)
+    row = jax.ShapeDtypeStruct((8, 128), jnp.float32)
+    parts = [[row] * len(k) for k in (packing.summed, packing.apart, packing.apart)]
+    state = (row,) * problem.states
+
+    def both(state, parts, unit, d_new):
+        new, pull = jax.vjp(packing.update_parts, state, parts, unit)
+        return new, pull(d_new)
+
+    return both, (state, parts, dict.fromkeys(unit, row), state)
+
+
+@functools.lru_cache(1024)
+def _looks_at(problem, unit):
+    function, rows = _with_rows(problem, unit)
+    jaxpr = jax.make_jaxpr(function)(*rows).jaxpr
+    read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars}
+    return tuple(id(v) in read for v in jaxpr.invars[: problem.states])
+
+
+@functools.lru_cache(1024)
+def _error(problem, unit):
+    from jax.experimental import pallas as pl
+
+    function, rows = _with_rows(problem, unit)
+    flat, tree = jax.tree.flatten(rows)
+    results = jax.tree.leaves(jax.eval_shape(function, *rows))
+
+    def kernel(*refs):
+        out = function(*tree.unflatten([ref[...] for ref in refs[: len(flat)]]))
+        for place, value in zip(refs[len(flat) :], jax.tree.leaves(out), strict=True):
+            place[...] = value
+
+    call = jax.jit(pl.pallas_call(kernel, out_shape=results))
+    try:
+        call.trace(*flat).lower(lowering_platforms=("tpu",))
+    except Exception as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return None

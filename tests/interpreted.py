@@ -1,0 +1,62 @@
+"""The kernels for TPUs, run on a CPU by Pallas' interpreter."""
+
+import contextlib
+import functools
+
+import jax
+import pytest
+from jax.experimental import io_callback
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxrnn import recurrence
+from jaxrnn.recurrence import tpu
+
+PARAMETERS = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+
+
+@contextlib.contextmanager
+def interpreted():
+    """Inside, implementation "tpu" runs, with races and reads of unset memory found."""
+    # The interpreter keeps its order by an effect, of which a primitive's type has to tell.
+    call = jax.make_jaxpr(lambda: io_callback(lambda: None, None, ordered=True))()
+    operation = recurrence._operation
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpu, "INTERPRETED", True)
+        for primitive in (operation.forward, operation.backward):
+            patch.setattr(primitive, "abstract_eval", _effectful(primitive, call.effects))
+        with pltpu.force_tpu_interpret_mode(PARAMETERS), _in_all_threads("jax_enable_x64"):
+            yield
+
+
+@contextlib.contextmanager
+def interpreted_as_jax():
+    """Inside, it runs as plain JAX: less is found, but every transform goes through.
+
+    The other interpreter keeps an order, which ``remat`` and a kernel under ``vmap`` cannot.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpu, "INTERPRETED", True)
+        patch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
+        yield
+
+
+@contextlib.contextmanager
+def _in_all_threads(option):
+    """The interpreter runs in threads that know nothing of this one's ``jax.enable_x64``."""
+    here = getattr(jax.config, option)
+    jax.config.update(option, here)
+    try:
+        yield
+    finally:
+        jax.config.update(option, False)
+
+
+def _effectful(primitive, effects):
+    plain = primitive.abstract_eval
+
+    def evaluate(*avals, problem, **parameters):
+        out, others = plain(*avals, problem=problem, **parameters)
+        return out, effects if problem.implementation == "tpu" else others
+
+    return evaluate

@@ -1,0 +1,241 @@
+"""The kernel for TPUs beyond the laws (`test_laws`): its tiles, its lanes, what it cannot run."""
+
+import functools
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import GATED, REFERENCE, TOLERANCE
+from interpreted import interpreted, interpreted_as_jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+import jaxrnn
+from jaxrnn.recurrence import problem, tpu
+from jaxrnn.recurrence.tpu import layout, tiles
+from jaxrnn.recurrence.tpu.lanes import LANES, lanes
+from jaxrnn.target import Target
+
+OTHERS = ("peephole", "candidate_first", "lstm_heads", "gru_heads", "gru_states")
+every_direction = pytest.mark.parametrize("reverse", (False, True))
+
+
+@interpreted()
+def check(e, params=None, dtype="float64", **options):
+    """Results and gradients of everything are the reference's."""
+    moving = e.params if params is None else params, e.xs, e.state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, *moving):
+        def unroll(*moving):
+            return jaxrnn.unroll(e.cell, *moving, implementation=implementation, **options)
+
+        out, pull = jax.vjp(unroll, *moving)
+        return out, pull(cases.cotangents(out))
+
+    wanted = run(REFERENCE, *moving)
+    assert cases.error(run("tpu", *moving), wanted) < TOLERANCE[dtype][1]
+
+
+@every_direction
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_cells(x64, name, reverse):
+    e = cases.example(GATED[name])
+    check(e, mask=e.mask, starts=e.starts, reverse=reverse)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(tiles, "MOST_ROWS", 16)
+    monkeypatch.setattr(tiles, "MOST_STEPS", 4)
+    monkeypatch.setattr(tiles, "PRODUCT_ROWS", 32)
+    jax.clear_caches()
+
+
+@every_direction
+@pytest.mark.parametrize("batch", ((5,), (16,), (3, 7)), ids=str)
+@pytest.mark.parametrize("name", ("lstm", "gru"))
+def test_chunks_and_tiles(x64, small_tiles, name, batch, reverse):
+    """Several chunks, the last one shorter; several tiles, the last one with fewer rows."""
+    e = cases.example(GATED[name], cases.Shape(11, batch, 3, 5))
+    check(e, mask=e.mask, starts=e.starts, reverse=reverse)
+    if batch == (16,):
+        check(e, reverse=reverse)
+
+
+def test_tiles_are_what_the_test_says(small_tiles):
+    for rows, projects, tile in ((5, False, 5), (16, True, 16), (21, True, 16)):
+        found = layout.Layout(*_given(jaxrnn.lstm(5), (11, rows, 3)), Target("cpu"))
+        assert (found.projects, found.forward.rows, found.forward.steps) == (projects, tile, 4)
+
+
+def reciprocal_update(state, x, r):
+    """Infinite where nothing comes in, as in an empty lane."""
+    (xh,), (rh,) = x, r
+    return (1 / (xh + rh),)
+
+
+def test_empty_lanes_do_not_reach_a_weight(x64):
+    cell = jaxrnn.gated(reciprocal_update, gates=1, bias=(3.0,))(5)
+    e = cases.example(cases.Case(lambda hidden: cell))
+    check(e)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "wanted"),
+    [
+        (100, 1, (1, 100, 128)),
+        (128, 1, (1, 128, 128)),
+        (512, 8, (4, 128, 128)),  # two heads of 64 in one register
+        (96, 3, (1, 96, 128)),
+        (80, 2, (1, 80, 128)),
+        (400, 2, (2, 200, 256)),
+        (7 * 33, 7, (7, 33, 128)),  # 7 has no divisor to join by
+        (12 * 30, 12, (3, 120, 128)),
+    ],
+)
+def test_lanes(hidden, heads, wanted):
+    found = lanes(hidden, heads)
+    assert tuple(found) == wanted and found.width % LANES == 0
+    a = np.random.default_rng(0).normal(size=(2, 3 * hidden)).astype(np.float32)
+    assert (found.gather(found.spread(a)) == a).all()
+    gates, width = 2, hidden // heads
+    r = jax.random.normal(jax.random.key(0), (heads, width, gates, width))
+    laid = found.recurrent(r if heads > 1 else r[0])
+    h = a[:, :hidden]
+    parts = np.split(np.asarray(found.spread(h)), found.heads, -1)
+    came = [part @ np.asarray(one) for part, one in zip(parts, laid)]
+    came = np.stack([c.reshape(2, gates, found.width) for c in came], 2)
+    came = found.gather(jnp.asarray(came.reshape(2, -1)))
+    wanted = np.einsum("bnd,ndge->bgne", h.reshape(2, heads, width), r).reshape(2, -1)
+    np.testing.assert_allclose(came, wanted, atol=1e-4)
+
+
+def test_an_ensemble(x64):
+    e = cases.example(GATED["gru"])
+    params = jax.tree.map(lambda a: jnp.stack([a, -a, 2 * a]), e.params)
+
+    def loss(params, implementation):
+        run = functools.partial(jaxrnn.unroll, e.cell, implementation=implementation)
+        (state,), ys = jax.vmap(run, (0, None, None))(params, e.xs, e.state)
+        return (ys**2).sum() + jnp.sin(state).sum()
+
+    with interpreted_as_jax():
+        came = jax.jit(jax.value_and_grad(lambda p: loss(p, "tpu")))(params)
+    assert cases.error(came, jax.value_and_grad(lambda p: loss(p, REFERENCE))(params)) < 1e-12
+
+
+# What it cannot run, and what it says.
+
+
+def _given(cell, shape, dtype=jnp.float32, update=None):
+    """The problem and the operands of a cell's recurrence, of which only shapes matter."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), shape[-1]))
+    found = []
+
+    def choose(problem, operands, target):
+        found.append((problem, operands))
+        return "too late"
+
+    xs = jax.ShapeDtypeStruct(shape, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxrnn.choice, "record", lambda name, table, *given: found.append(given))
+        jax.eval_shape(lambda p, x: jaxrnn.unroll(cell, p, x), params, xs)
+    return found[0]
+
+
+def runs(cell, shape, chip=None, dtype=jnp.float32, **target):
+    return tpu.unsupported(*_given(cell, shape, dtype), Target("tpu", chip, **target))
+
+
+@pytest.mark.parametrize("name", ("elman", "lstm", "gru", "mgu", "peephole", "lstm_heads"))
+def test_it_is_the_default_on_a_tpu(name):
+    case = GATED[name]
+    cell = case.make(128)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 64))
+    xs = jax.ShapeDtypeStruct((32, 16, 64), jnp.bfloat16)
+    assert jaxrnn.explain(cell, params, xs, platform="tpu").choices[0].runs == "tpu"
+
+
+def test_from_what_size_on_which_chip():
+    shape = (32, 16, 64)
+    for hidden, chips in {512: 5, 1024: 5, 2048: 4, 3072: 2, 4096: 0}.items():
+        fits = [c for c in tiles.VMEM if runs(jaxrnn.lstm(hidden), shape, c) is None]
+        assert len(fits) == chips, (hidden, fits)
+    why = runs(jaxrnn.lstm(2048), shape)  # no chip is named: it has to fit on every one
+    assert "recurrent weights of 32 MiB" in why and "12 MiB of VMEM" in why
+    assert "they fit on: TPU v5, TPU v5 lite, TPU v6 lite, TPU7x" in why
+    assert runs(jaxrnn.lstm(2048), shape, "TPU v6 lite") is None
+    assert "they fit on: none" in runs(jaxrnn.lstm(8192), shape, "TPU v6 lite")
+    with jax.default_matmul_precision("highest"):  # factors of four bytes
+        assert runs(jaxrnn.lstm(3072), shape, "TPU v6 lite") is not None
+
+
+def test_explain_names_the_chip():
+    cell = jaxrnn.lstm(2048)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 64))
+    xs = jax.ShapeDtypeStruct((32, 16, 64), jnp.bfloat16)
+
+    class Chip:
+        platform, device_kind = "tpu", "TPU v4"
+
+    found = jaxrnn.explain(cell, params, xs, platform=Chip())
+    assert str(found).startswith("lstm(hidden=2048) on TPU v4\n")
+    assert found.choices[0].runs == "xla" and "VMEM" in found.choices[0].others["tpu"]
+
+
+def gamma_update(state, x, r):
+    """Pallas has nothing for the gamma function."""
+    return (jax.lax.lgamma(x[0] + r[0]),)
+
+
+def test_why_not():
+    shape = (32, 16, 64)
+    assert "jax.shard_map" in runs(jaxrnn.lstm(8), shape, devices=4)
+    assert "float16" in runs(jaxrnn.lstm(8), shape, dtype=jnp.float16)
+    why = runs(jaxrnn.gated(gamma_update, gates=1)(8), shape)
+    assert "Pallas cannot lower the update" in why and "lgamma" in why
+    xs = jnp.ones(shape)
+    cell = jaxrnn.lstm(8)
+    params = cell.init(jax.random.key(0), 64)
+    with pytest.raises(ValueError, match="'tpu' cannot run this on cpu: it is for TPUs"):
+        jaxrnn.unroll(cell, params, xs, implementation="tpu")
+
+
+def test_a_shard_map_runs_it(x64):
+    e = cases.example(GATED["lstm"], cases.Shape(4, (8,), 3, 5))
+    mesh = Mesh(np.array(jax.devices()[:1]), "batch")
+    rows = P(None, "batch")
+
+    def run(implementation, params, xs):
+        return jaxrnn.unroll(e.cell, params, xs, implementation=implementation)[1]
+
+    with interpreted():
+        sharded = jax.shard_map(
+            functools.partial(run, "tpu"), mesh=mesh, in_specs=(P(), rows), out_specs=rows,
+            check_vma=False,
+        )  # fmt: skip
+        came = jax.jit(sharded)(e.params, e.xs)
+    assert cases.error(came, run(REFERENCE, e.params, e.xs)) < 1e-12
+
+
+def test_the_bias_is_in_the_type_of_sums():
+    """bfloat16 weights: products of bfloat16, everything else in float32."""
+    e = cases.example(GATED["lstm"], cases.Shape(5, (16,), 4, 8), dtype=jnp.bfloat16)
+    truth = cases.example(GATED["lstm"], cases.Shape(5, (16,), 4, 8), dtype=jnp.float32)
+
+    def results(e, implementation):
+        def run(params, xs):
+            return jaxrnn.unroll(e.cell, params, xs, implementation=implementation)
+
+        out, pull = jax.vjp(run, e.params, e.xs)
+        return out, pull(cases.cotangents(out))
+
+    with interpreted():
+        (came, grads) = jax.jit(lambda: results(e, "tpu"))()
+    wanted, wanted_grads = results(truth, REFERENCE)
+    assert cases.error(came, wanted) < TOLERANCE["bfloat16"][0]
+    assert cases.error(grads, wanted_grads) < TOLERANCE["bfloat16"][1]
+    assert problem.promoted(came[1].dtype) == jnp.bfloat16 and came[0][0].dtype == jnp.float32
