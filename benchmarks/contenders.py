@@ -7,13 +7,14 @@ A contender compiles, for a cell ("lstm", "gru"), a shape and a type, one of two
 
 It gives a function ``place``, which puts parameters and inputs into memory anew and returns the
 call to time, and the seconds that compiling took. Every library gets xs in the layout it is best
-at.
+at. A call does not wait for its result: see ``timing.wait``.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxrnn
 from benchmarks.machine import cores
@@ -21,11 +22,15 @@ from benchmarks.timing import compiled
 
 CELLS = ("lstm", "gru")
 DIRECTIONS = ("forward", "value_and_grad")
+TITLES = {
+    "forward": "forward: ys",
+    "value_and_grad": "value and grad: the gradients of parameters and inputs",
+}
 
 
 def ours(cell, shape, dtype, implementation=None):
     layer = getattr(jaxrnn, cell)(shape.H)
-    params = layer.init(jax.random.key(0), shape.I)
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), shape.I))
 
     def apply(params, xs):
         return jaxrnn.unroll(layer, params, xs, implementation=implementation)[1]
@@ -38,8 +43,8 @@ def linen(cell, shape, dtype):
 
     kind = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[cell]
     rnn = nn.RNN(kind(shape.H, dtype=dtype), time_major=True)
-    params = rnn.init(jax.random.key(0), jnp.zeros((1, shape.B, shape.I)))
-    return rnn.apply, params
+    size = 1, shape.B, shape.I
+    return rnn.apply, jax.eval_shape(lambda: rnn.init(jax.random.key(0), jnp.zeros(size)))
 
 
 def nnx(cell, shape, dtype):
@@ -93,14 +98,40 @@ def equinox(cell, shape, dtype):
     return apply, params
 
 
+def cudnn(cell, shape, dtype):
+    """cuDNN's LSTM through JAX. Each call waits for the device: it reads the lengths back."""
+    from jax.experimental import rnn
+
+    if (cell, jnp.dtype(dtype).name) != ("lstm", "float32"):
+        raise ImportError("jax.experimental.rnn has an LSTM in float32 alone")
+    if jax.default_backend() != "gpu":
+        raise ImportError("jax.experimental.rnn needs a GPU")
+    state = jnp.zeros((1, shape.B, shape.H))
+    lengths = jnp.full(shape.B, shape.T, jnp.int32)
+    sizes = shape.I, shape.H, 1  # layers
+    weights = jax.ShapeDtypeStruct((rnn.get_num_params_in_lstm(*sizes, False),), jnp.float32)
+
+    def apply(weights, xs):  # neither dropout nor a second direction
+        return rnn.lstm(xs, state, state, weights, lengths, *sizes, 0.0, False)[0]
+
+    return apply, weights
+
+
+BATCH_FIRST = keras, cudnn  # xs and ys are [B, T, ...]; all others have time first
+
+
 def with_jax(build, cell, shape, direction, dtype):
-    """A contender that is a function of JAX arrays."""
+    """A contender that is a function of JAX arrays. Of its parameters the shapes are enough."""
     apply, params = build(cell, shape, dtype)
-    params = jax.tree.map(lambda p: p.astype(dtype), params)
-    data = _data(shape, dtype, batch_first=build is keras)
-    args = params, *data
-    program, seconds = compiled(timed(apply, direction), *args)
-    return (lambda: functools.partial(program, *jax.tree.map(jnp.copy, args))), seconds
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), params)
+    data = _data(shape, dtype, batch_first=build in BATCH_FIRST)
+    program, seconds = compiled(timed(apply, direction), params, *data)
+
+    def place():
+        args = _weights(params, shape), *map(_random, data)
+        return functools.partial(program, *jax.tree.map(jnp.asarray, args))
+
+    return place, seconds
 
 
 def timed(apply, direction):
@@ -118,34 +149,31 @@ def timed(apply, direction):
 
 def torch(cell, shape, direction, dtype):
     """PyTorch, with oneDNN on a CPU and cuDNN on a GPU; nothing is compiled."""
-    import numpy as np
     import torch
 
-    on_gpu = jax.default_backend() == "gpu"
+    backend = jax.default_backend()
+    if backend not in ("cpu", "gpu"):
+        raise ImportError(f"torch is not run on a {backend}")
+    on_gpu = backend == "gpu"
     if on_gpu and not torch.cuda.is_available():
-        raise ImportError("torch is built without CUDA")
+        raise ImportError("torch sees no GPU")
     torch.set_num_threads(cores())
     device = "cuda" if on_gpu else "cpu"
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
     dtype = getattr(torch, jnp.dtype(dtype).name)
-    data = [np.asarray(a, np.float32) for a in _data(shape, jnp.float32)]
-    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    data = _data(shape, np.float32)
 
     def place():
-        layer = kind(shape.I, shape.H).to(device, dtype)
-        xs, weights = (torch.tensor(a).to(device, dtype) for a in data)
+        layer = kind(shape.I, shape.H).to(device, dtype).train(direction != "forward")
+        xs, weights = (torch.tensor(_random(a)).to(device, dtype) for a in data)
 
         def forward():
             with torch.no_grad():
-                ys = layer(xs)[0]
-            wait()
-            return ys
+                return layer(xs)[0]
 
         def value_and_grad():
             moving = (*layer.parameters(), xs.requires_grad_())
-            gradients = torch.autograd.grad((layer(xs)[0] * weights).sum(), moving)
-            wait()
-            return gradients
+            return torch.autograd.grad((layer(xs)[0] * weights).sum(), moving)
 
         return forward if direction == "forward" else value_and_grad
 
@@ -153,12 +181,29 @@ def torch(cell, shape, direction, dtype):
 
 
 def _data(shape, dtype, batch_first=False):
-    """xs and what ys is multiplied with, [T, B, ...]."""
+    """What xs and what ys is multiplied with look like, [T, B, ...]."""
     sizes = (shape.B, shape.T) if batch_first else (shape.T, shape.B)
-    keys = jax.random.split(jax.random.key(1))
-    features = shape.I, shape.H
-    pairs = zip(keys, features, strict=True)
-    return [jax.random.normal(k, (*sizes, n)).astype(dtype) for k, n in pairs]
+    return [jax.ShapeDtypeStruct((*sizes, n), dtype) for n in (shape.I, shape.H)]
+
+
+# Numbers are NumPy's: for arrays of new sizes JAX would compile, on a GPU for a second or so.
+
+
+def _random(like):
+    """Random numbers for data."""
+    numbers = np.random.default_rng(1).standard_normal(like.shape, np.float32)
+    return numbers.astype(like.dtype)
+
+
+def _weights(params, shape):
+    """Random numbers in place of all parameters, within the bounds that PyTorch begins with."""
+    rng, bound = np.random.default_rng(0), shape.H**-0.5
+
+    def random(like):
+        numbers = rng.random(like.shape, np.float32)
+        return (bound * (2 * numbers - 1)).astype(like.dtype)
+
+    return jax.tree.map(random, params)
 
 
 OURS = "jaxrnn"

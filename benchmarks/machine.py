@@ -34,7 +34,8 @@ def describe(packages=PACKAGES, device=None):
 def line(about):
     """``describe``'s result in one line, for titles."""
     where = about["cpu"] if about["platform"] == "cpu" else about["device"]
-    versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("jaxrnn", "jax"))
+    known = {name: about["versions"][name] for name in ("jaxrnn", "jax")}
+    versions = ", ".join(f"{name} {version}" for name, version in known.items() if version)
     return f"{where}, {about['cores']} cores, {versions}, Python {about['python']}"
 
 

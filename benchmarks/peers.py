@@ -5,7 +5,6 @@ A ratio is a peer's time over jaxrnn's, round by round: above 1, jaxrnn is the f
 
 import argparse
 import datetime
-import math
 import os
 from pathlib import Path
 
@@ -15,15 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import display, machine, record, timing
-from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS
+from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES
 from benchmarks.shapes import SHAPES, Shape
-from benchmarks.words import EQUAL
+from benchmarks.words import against, quotient
 
 PACKAGES = (*machine.PACKAGES, "keras", "equinox", "torch")
-TITLES = {
-    "forward": "forward: ys",
-    "value_and_grad": "value and grad: the gradients of parameters and inputs",
-}
 # What is said in words: ours against the fastest of each group, shape by shape.
 GROUPS = {
     "the best of all": ("linen", "nnx", "keras", "equinox", "torch"),
@@ -184,18 +179,9 @@ def table(rows, direction):
     for row in rows:
         name, *sizes = row["shape"].values()
         seconds = f"{row['seconds'][OURS] * 1e3:.4g} ms"
-        ratios = [_ratio(row, peer) for peer in peers]
+        ratios = [quotient(row["ratio"][p]) if p in row["ratio"] else "-" for p in peers]
         found.add_row(row["cell"], name, *map(str, sizes), seconds, *ratios)
     return found
-
-
-def _ratio(row, peer):
-    """Ratio and half the distance of its quartiles; red where jaxrnn is the slower one."""
-    if peer not in row["ratio"]:
-        return "-"
-    median, low, high = row["ratio"][peer]
-    text = f"{median:.2f} ±{(high - low) / 2:.2f}"
-    return f"[red]{text}[/]" if median < 1 else text
 
 
 def sentences(rows):
@@ -210,7 +196,7 @@ def sentences(rows):
                     if (row["direction"], row["cell"]) == (direction, cell) and best(row, peers)
                 }
                 if ratios:
-                    out.append(f"{cell} {direction.replace('_', ' ')}: {_sentence(group, ratios)}")
+                    out.append(f"{cell} {direction.replace('_', ' ')}: {against(group, ratios)}")
             rates = [
                 f"{rate(row):.2f} at {row['shape']['name']}"
                 for row in rows
@@ -223,14 +209,3 @@ def sentences(rows):
                     f" product of {PRODUCT} x {PRODUCT} matrices."
                 )
     return out
-
-
-def _sentence(group, ratios):
-    mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
-    least, most = min(ratios.values()), max(ratios.values())
-    lost = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1 / EQUAL)
-    slower = f"slower by more than {EQUAL - 1:.0%}"
-    return (
-        f"{mean:.2f} times as fast as {group} (geometric mean; {least:.2f} to {most:.2f}),"
-        f" {f'{slower} at {lost}' if lost else f'nowhere {slower}'}."
-    )

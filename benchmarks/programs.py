@@ -14,8 +14,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks import display, machine, record, timing
-from benchmarks.contenders import CONTENDERS, DIRECTIONS, OURS
-from benchmarks.peers import TITLES
+from benchmarks.contenders import CONTENDERS, DIRECTIONS, OURS, TITLES
 from benchmarks.shapes import SHAPES
 from benchmarks.words import listed
 from jaxrnn.recurrence import native

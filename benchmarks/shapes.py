@@ -29,3 +29,13 @@ SHAPES = {
         Shape("wide-batch", 1024, 64, 64, 64),
     )
 }
+
+# What accelerators are bought for: small batches, whose steps wait for the weights, and large.
+WIDE = {
+    shape.name: shape
+    for shape in (
+        Shape(f"h{hidden}-b{batch}", batch, 512, hidden, hidden)
+        for hidden in (512, 768, 1024, 2048)
+        for batch in (16, 64)
+    )
+}

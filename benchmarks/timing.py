@@ -2,6 +2,7 @@
 
 import random
 import statistics
+import sys
 import time
 from typing import NamedTuple
 
@@ -43,11 +44,51 @@ def compiled(function, *args, **options):
     return program, time.perf_counter() - begin
 
 
+def wait(result):
+    """Until ``result`` is there, of JAX or of PyTorch, whose GPU is waited for as a whole."""
+    jax.block_until_ready(result)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def once(call):
     """The seconds until the result of ``call()`` is there."""
     begin = time.perf_counter()
-    jax.block_until_ready(call())
+    wait(call())
     return time.perf_counter() - begin
+
+
+def handed_over(call):
+    """The seconds until ``call()`` returns, by when its result need not be there."""
+    begin = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - begin
+    wait(result)
+    return seconds
+
+
+def batched(call, seconds):
+    """So many calls one after another that waiting for the last takes ``seconds`` or more.
+
+    An accelerator works off its queue in order while the host goes on to hand over more. So the
+    time of k calls, waited for once, is k times the device's own for one: what events around them
+    on the device would read, but for one wait in all. It is the host's time instead where handing
+    a call over, 10 to 20 µs and more, takes longer than running it: ``handed_over`` tells.
+
+    Returns:
+      A function that makes the calls and gives the last result, and how many it makes.
+    """
+    count = 1
+
+    def several():
+        for _ in range(count):
+            result = call()
+        return result
+
+    while once(several) < seconds:
+        count *= 2
+    return several, count
 
 
 def repeats(seconds_a_call, seconds, least=3, most=50):

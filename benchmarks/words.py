@@ -1,6 +1,7 @@
 """What the rows show, in words."""
 
 import itertools
+import statistics
 
 from benchmarks.rows import crossing, exponent, of
 
@@ -90,6 +91,30 @@ def _times(measured, length):
 
 def _digits(ratio):
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def against(group, ratios):
+    """How ours compares with others.
+
+    Args:
+      group: who they are.
+      ratios: ``{where: their time over ours}``.
+    """
+    mean = statistics.geometric_mean(ratios.values())
+    least, most = min(ratios.values()), max(ratios.values())
+    lost = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1 / EQUAL)
+    slower = f"slower by more than {EQUAL - 1:.0%}"
+    return (
+        f"{mean:.2f} times as fast as {group} (geometric mean; {least:.2f} to {most:.2f}),"
+        f" {f'{slower} at {lost}' if lost else f'nowhere {slower}'}."
+    )
+
+
+def quotient(ratio):
+    """A ratio and half the distance of its quartiles; red where ours is the slower one."""
+    median, low, high = ratio
+    text = f"{median:.2f} ±{(high - low) / 2:.2f}"
+    return f"[red]{text}[/]" if median < 1 else text
 
 
 def listed(items):

@@ -1,0 +1,353 @@
+"""The command for a GPU or TPU, on a CPU and with tiny sizes: a time is never asserted."""
+
+import functools
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from cases import NO_KERNEL, TOLERANCE
+
+from benchmarks import accelerator, contenders, plain, timing
+from benchmarks import accelerator_checks as checking
+from benchmarks import accelerator_kinds as kinds
+from benchmarks import accelerator_rows as timed
+from benchmarks.accelerator_words import sentences, tables
+from benchmarks.contenders import OURS
+from benchmarks.shapes import SHAPES, WIDE
+from jaxrnn.recurrence import xla
+
+NAMES = ("cpu", "xla", "reference")[bool(NO_KERNEL) :]  # of the implementations that run here
+
+
+@pytest.fixture(scope="module")
+def plain_jax():
+    """JAX's defaults, in all threads: Flax needs them."""
+    names = ("jax_numpy_dtype_promotion", "jax_numpy_rank_promotion")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, ("standard", "allow")):
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run(out, *arguments):
+    """The exit status and the record of a run."""
+    status = accelerator.main(["--tiny", "--out", str(out), *arguments])
+    return status, json.loads((out / "accelerator-cpu.json").read_text())
+
+
+FEW = ("--cells", "elman", "--dtypes", "float32")  # no library has a row for it
+LEFT = {"checks": [], "rows": []}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory, plain_jax):
+    """A run of everything there is for one cell and type."""
+    out = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerator, "CHECKS", 1)
+        return run(out, "--cells", "lstm", "--dtypes", "float32")
+
+
+def test_every_check_is_right(complete):
+    status, content = complete
+    assert status == 0 and content["interrupted"] is False
+    assert content["not_run"] == LEFT
+    assert {row["implementation"] for row in content["checks"]} == set(NAMES)
+    ran = {row["kind"] for row in content["checks"] if row["implementation"] == "xla"}
+    assert ran == set(kinds.KINDS) - {"float32 weights"}
+    for row in content["checks"]:
+        assert row["passed"] is True and row["problem"] is None
+        assert row["errors"] and all(e < 1e-5 for e in row["errors"].values())
+
+
+def test_every_row_has_its_times(complete):
+    _, content = complete
+    assert [row["direction"] for row in content["rows"]] == list(timed.DIRECTIONS)
+    for row in content["rows"]:
+        ran = set(row["samples"])
+        assert row["runs"] == NAMES[0] and {OURS, "linen", "attention"} <= ran
+        assert ran | set(row["missing"]) == {OURS, *NAMES[1:-1], *timed.PEERS}
+        for kept in ("seconds", "host_seconds", "compile_seconds", "calls"):
+            assert set(row[kept]) == ran == {OURS, *row["ratio"]}
+        assert len({len(samples) for samples in row["samples"].values()}) == 1
+        assert all(min(samples) > 0 for samples in row["samples"].values())
+        assert "needs a GPU" in row["missing"]["cudnn"]
+
+
+def test_the_record_says_where_it_comes_from(complete):
+    _, content = complete
+    assert content["machine"]["versions"]["jax"] == jax.__version__
+    assert {"torch", "triton", "flax", "jax-cuda13-plugin"} <= set(content["machine"]["versions"])
+    assert "jax_default_matmul_precision" in content["precision"]
+    parts = content["checks"], content["rows"], content["not_run"]
+    assert content["words"] == list(sentences(*parts))
+
+
+@pytest.mark.parametrize("how", ["wrong", "broken"])
+def test_a_wrong_implementation_is_told(tmp_path, monkeypatch, capsys, how):
+    right = xla.backward
+
+    def backward(*arguments):
+        if how == "broken":
+            raise NotImplementedError("nobody [wrote] it")
+        gradients = right(*arguments)
+        return gradients._replace(r=-gradients.r)
+
+    monkeypatch.setattr(xla, "backward", backward)
+    jax.clear_caches()
+    status, content = run(tmp_path, *FEW)
+    jax.clear_caches()
+    assert status == 1 and content["not_run"] == LEFT
+    for row in content["checks"]:
+        assert row["passed"] is (row["implementation"] != "xla")
+    problems = {row["problem"] for row in content["checks"]} - {None}
+    said = "worst gradients.params.r: an error of" if how == "wrong" else "nobody [wrote] it"
+    assert problems and all(said in problem for problem in problems)
+    assert "Failed: elman plain float32 xla: " in capsys.readouterr().out
+
+
+def test_what_the_time_was_up_for_is_listed(tmp_path):
+    status, content = run(tmp_path, "--seconds", "0")
+    assert status == 0 and content["checks"] == content["rows"] == []
+    chosen = accelerator.parse(["--tiny"])
+    for name, part in (("checks", checking), ("rows", timed)):
+        names = list(map(str, part.cases(chosen, accelerator.broadly)))
+        assert content["not_run"][name] == names and len(set(names)) == len(names)
+    assert content["words"][0].startswith("Checks: 0 right, 0 failed")
+
+
+@pytest.mark.parametrize("part", [checking, timed])
+def test_an_interrupt_keeps_what_there_is(tmp_path, monkeypatch, part):
+    rows = []
+
+    def measure(case, *programs):
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+        rows.append(str(case))
+        return {"name": str(case), "passed": None, "missing": {}, "seconds": {}, "ratio": {},
+                "direction": "forward", "cell": "", "dtype": "", "runs": "",
+                "shape": {"name": ""}}  # fmt: skip
+
+    monkeypatch.setattr(accelerator.machine, "cores", lambda: 1)
+    monkeypatch.setattr(part, "measure", measure)
+    monkeypatch.setattr(timed, "prepared", lambda pool, group, peers: [{}] * len(group))
+    if part is timed:
+        monkeypatch.setattr(accelerator, "CHECKS", 0)
+    status, content = run(tmp_path)
+    name = "checks" if part is checking else "rows"
+    assert status == 130 and content["interrupted"] is True
+    assert [row["name"] for row in content[name]] == rows and len(rows) == 2
+    assert content["not_run"][name]
+
+
+def test_it_needs_jax_alone(tmp_path):
+    """Without rich, Flax and all other packages, and with jaxrnn not installed but here."""
+    program = """import sys
+sys.modules |= dict.fromkeys(("rich", "matplotlib", "optax", "flax", "torch"))
+from benchmarks.__main__ import main
+sys.exit(main(sys.argv[1:]))"""
+    command = ["accelerator", "--tiny", "--seconds", "0", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True,
+        cwd=pathlib.Path(accelerator.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Checks and times\n") and "Rows: 0 timed" in done.stdout
+
+
+def test_a_cpu_is_no_accelerator():
+    with pytest.raises(SystemExit, match="no GPU or TPU here"):
+        accelerator.main([])
+
+
+# the order
+
+
+def test_every_shape_has_a_place():
+    assert set(timed.LAYERS) == {*SHAPES, *WIDE}
+    assert {shape.H for shape in WIDE.values()} == {512, 768, 1024, 2048}
+
+
+def test_a_cut_leaves_something_of_everything():
+    chosen = accelerator.parse([])
+    rows = timed.cases(chosen, accelerator.broadly)
+    assert str(rows[0]) == "lstm h1024-b16 bfloat16 value and grad"
+    assert len(set(rows)) == len(rows) == 2 * 3 * 2 * len(timed.LAYERS)
+    first = [set(values) for values in zip(*rows[:12])]
+    assert [len(values) for values in first] == [2, 3, 3, 2]
+    checks = checking.cases(chosen, accelerator.broadly)
+    assert len(set(checks)) == len(checks)
+    first = checks[: len(checks) // 3]
+    assert {case.implementation for case in first} == set(NAMES)
+    assert {case.cell for case in first} == set(kinds.CELLS)
+    assert {case.dtype for case in first} == set(timed.DTYPES)
+
+
+# what is checked
+
+
+def test_the_tolerances_are_the_tests():
+    assert checking.TOLERANCE.items() <= TOLERANCE.items()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "dtype"),
+    [
+        ("plain", "user", "float16"),
+        ("all flags", "gru", "bfloat16"),
+        ("heads", "gru", "float16"),
+        ("float32 weights", "gru", "bfloat16"),
+        ("vmap of weights", "gru", "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("implementation", NAMES)
+def test_other_checks(kind, cell, dtype, implementation):
+    row = checking.measure(checking.Case(kind, cell, dtype, kinds.TINY, implementation))
+    assert row["passed"], row
+
+
+def test_an_implementation_that_cannot_run_has_not_failed():
+    row = checking.measure(checking.Case("plain", "lstm", "float32", kinds.TINY, "gpu"))
+    assert row["passed"] is None and "gpu" in row["problem"]
+    said = next(sentences([row], [], LEFT))
+    assert said.endswith(" 1 of what an implementation cannot run, 0 not run.")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_number_is_no_small_error(monkeypatch, value):
+    """Wherever it stands, and it can be written down."""
+    computed = checking._computed
+
+    def last(given, kind, implementation):
+        found = computed(given, kind, implementation)
+        if implementation == "xla":
+            found["outputs.ys"] = found["outputs.ys"].copy()
+            found["outputs.ys"][-1, -1, -1] = value
+        return found
+
+    monkeypatch.setattr(checking, "_computed", last)
+    row = checking.measure(checking.Case("plain", "elman", "float32", kinds.TINY, "xla"))
+    assert row["passed"] is False and row["errors"]["outputs.ys"] is None
+    assert row["problem"].endswith("worst outputs.ys: not finite")
+    json.dumps(row, allow_nan=False)
+
+
+# what is timed
+
+
+def test_cudnns_lstm_is_called_as_it_wants(monkeypatch):
+    """Traced, with the one function of its library that tracing needs."""
+    from jax.experimental import rnn
+
+    library = types.SimpleNamespace(
+        compute_rnn_workspace_reserve_space_sizes=lambda *sizes: (0, 16)
+    )
+    monkeypatch.setattr(rnn, "gpu_rnn", library)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    shape = SHAPES["small"]
+    apply, weights = contenders.cudnn("lstm", shape, "float32")
+    xs = jax.ShapeDtypeStruct((shape.B, shape.T, shape.I), jnp.float32)
+    ys = jax.ShapeDtypeStruct((shape.B, shape.T, shape.H), jnp.float32)
+    assert jax.eval_shape(contenders.timed(apply, "forward"), weights, xs, ys) == ys
+    gradients = jax.eval_shape(contenders.timed(apply, "value_and_grad"), weights, xs, ys)[1]
+    assert gradients == (weights, xs)
+    for cell, dtype in (("gru", "float32"), ("lstm", "bfloat16")):
+        with pytest.raises(ImportError, match="LSTM in float32 alone"):
+            contenders.cudnn(cell, shape, dtype)
+
+
+def test_attention_has_heads_of_one_width():
+    shape = SHAPES["small"]
+    apply, params = timed.attention("lstm", shape, "float32")
+    xs = jax.ShapeDtypeStruct((shape.T, shape.B, shape.I), jnp.float32)
+    assert jax.eval_shape(apply, params, xs).shape == (shape.T, shape.B, shape.H)
+    assert params["qkv"].shape == (shape.I, 3, shape.H // timed.HEAD, timed.HEAD)
+    with pytest.raises(ImportError, match="H=16"):
+        timed.attention("lstm", SHAPES["tiny-long"], "float32")
+
+
+def test_who_fails_does_not_stop_the_others():
+    case = timed.Case("forward", "float32", timed.TINY, "lstm")
+
+    def fails():
+        raise MemoryError("all of it")
+
+    works = lambda: functools.partial(jnp.zeros, 3)
+    programs = {OURS: (works, 1.0), "linen": (lambda: fails, 2.0), "torch": ImportError("none")}
+    row = timed.measure(case, programs)
+    assert set(row["samples"]) == {OURS} and row["ratio"] == {}
+    assert row["missing"] == {"linen": "MemoryError: all of it", "torch": "ImportError: none"}
+    row = timed.measure(case, programs | {OURS: (lambda: fails, 1.0), "linen": (works, 1.0)})
+    assert set(row["samples"]) == {"linen"} and row["ratio"] == {}
+    assert row["missing"][OURS] == "MemoryError: all of it"
+    assert list(tables(plain, [row])) and timed.brief(row) == "[red]failed[/]"
+
+
+def test_a_batch_takes_as_long_as_it_should(monkeypatch):
+    monkeypatch.setattr(timing, "once", lambda call: call() or 0.001 * len(made))
+    made = []
+    several, count = timing.batched(lambda: made.append(1), 0.02)
+    assert count == 16 and len(made) == 31  # 1 + 2 + 4 + 8 + 16 calls
+    assert timing.batched(lambda: made.append(1), 0)[1] == 1
+
+
+# what is said
+
+
+def rows_of(shape, dtype="bfloat16", **ratios):
+    return {
+        "name": f"lstm {shape}", "direction": "forward", "cell": "lstm", "dtype": dtype,
+        "shape": {"name": shape, "T": 100}, "runs": "xla", "missing": {"torch": "No\nTorch"},
+        "seconds": {OURS: 1e-3, **dict.fromkeys(ratios, 2e-3)},
+        "host_seconds": {OURS: 1e-3 if shape == "b" else 1e-5, **dict.fromkeys(ratios, 1e-5)},
+        "ratio": {name: [ratio, ratio - 0.1, ratio + 0.1] for name, ratio in ratios.items()},
+    }  # fmt: skip
+
+
+def test_words():
+    rows = [rows_of("a", linen=2.0, cudnn=4.0, attention=0.5), rows_of("b", linen=0.5)]
+    checks = [
+        {"name": "lstm plain", "passed": False, "problem": "an error of 1\nand more"},
+        {"name": "gru plain", "passed": True},
+    ]
+    left = {"checks": ["c"], "rows": ["d", "e"]}
+    assert list(sentences(checks, rows, left)) == [
+        "Checks: 1 right, 1 failed, 0 of what an implementation cannot run, 1 not run.",
+        "Failed: lstm plain: an error of 1.",
+        "Rows: 2 timed, 2 not run.",
+        "lstm forward, bfloat16: 1.00 times as fast as the best of linen, cudnn and torch"
+        " (geometric mean; 0.50 to 2.00), slower by more than 5% at b 0.50.",
+        "lstm forward, bfloat16: 0.50 times as fast as attention (geometric mean; 0.50 to 0.50),"
+        " slower by more than 5% at a 0.50.",
+        "torch did not run in 2 rows; in the first: No.",
+        "The host may be what is timed, as it takes as long: lstm b.",
+    ]
+
+
+def test_tables_in_plain_text(capsys):
+    rows = [rows_of("a", linen=2.0), rows_of("b", linen=0.5, cudnn=1.0)]
+    (table,) = tables(plain, rows)
+    plain.console().print(table)
+    assert capsys.readouterr().out.splitlines() == [
+        "forward: ys",
+        "cell  shape  type      runs  µs a step       linen       cudnn",
+        "lstm  a      bfloat16  xla          10  2.00 ±0.10           -",
+        "lstm  b      bfloat16  xla         10*  0.50 ±0.10  1.00 ±0.10",
+    ]
+    with plain.progress(plain.console(), 1) as step, step("one") as done:
+        done("[red]it[/] [bold]is[/]")
+    plain.console().print("[red]", markup=False)
+    assert capsys.readouterr().out == "one  it is\n[red]\n"
+
+
+def test_a_device_is_a_part_of_a_files_name():
+    assert accelerator.slug("NVIDIA H200") == "nvidia-h200"
+    assert accelerator.slug("TPU v5 lite") == "tpu-v5-lite"
