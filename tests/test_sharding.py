@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
+from jaxrnn.recurrence import xla
 
 DEVICES = 8
 CELLS = {
@@ -84,3 +85,41 @@ def test_shard_map(name, check):
         check_vma=check,
     )  # fmt: skip
     assert cases.error(jax.jit(sharded)(*arrays), wanted) < 1e-5
+
+
+def test_implementations_are_told_of_devices(monkeypatch):
+    """How many divide the arrays: all under ``jit``, none inside of a ``shard_map``."""
+    mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("batch",))
+    two = Mesh(np.array(jax.devices()[:DEVICES]).reshape(2, 4), ("batch", "other"))
+    targets, forward = [], xla.forward
+
+    def told(problem, operands, save, target):
+        targets.append(target)
+        return forward(problem, operands, save, target)
+
+    monkeypatch.setattr(xla, "forward", told)
+    params, xs, *_ = problem(CELLS["lstm"])
+    rows = P(None, "batch")
+
+    def lowered(run, *arrays):
+        targets.clear()
+        jax.jit(run).lower(*arrays)
+        return [(t.platform, t.chip, t.devices, t.exported) for t in targets if t.platform]
+
+    def run(params, xs):
+        return jaxrnn.unroll(CELLS["lstm"], params, xs, implementation="xla")[1]
+
+    chip = jax.devices()[0].device_kind
+    assert lowered(run, params, xs) == [("cpu", chip, 1, False)]
+    placed_xs = jax.device_put(xs, NamedSharding(mesh, rows))
+    assert lowered(run, params, placed_xs) == [("cpu", chip, DEVICES, False)]
+    for where, names, left in ((mesh, {"batch"}, 1), (two, {"batch"}, 4), (two, None, 1)):
+        mapped = jax.shard_map(
+            run, mesh=where, in_specs=(P(), rows), out_specs=rows, check_vma=False,
+            **({"axis_names": names} if names else {}),
+        )  # fmt: skip
+        assert lowered(mapped, params, xs) == [("cpu", chip, left, False)]
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, xs))
+    targets.clear()
+    jax.export.export(jax.jit(run), platforms=("tpu",))(*shapes)
+    assert targets[-1] == ("tpu", None, 1, True)  # the chip of this machine is another one

@@ -93,20 +93,17 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         | {
             "gates": [lay.spread(part) for part in jax.tree.leaves(packed)],
             "states": [lay.spread(s) for s, u in zip(before, used, strict=True) if u],
-            "r": lay.lanes.recurrent(operands.r).astype(lay.product).swapaxes(1, 2),
+            "r": lay.lanes.transposed(operands.r).astype(lay.product),
             "d_ys": [] if d_ys is None else [lay.spread(d_ys)],
             "d_state": [lay.flat_rows(zero if d is None else d) for d in d_final],
         },
         starts=operands.starts is not None,
         used=used,
     )
-    d_gates = [lay.merged(lay.lanes.gather(d)) for d in out["d_gates"]]
-    d_packed, _ = lay.packing.unflatten(d_gates)
-    merged = operands._replace(xs=lay.merged(operands.xs))
-    gradients = xla.of_products(lay.packing, d_packed, lay.merged(before[0]), merged)
+    d_packed, _ = lay.packing.unflatten(map(lay.unflat, out["d_gates"]))
+    gradients = xla.of_products(lay.packing, d_packed, before[0], operands, merge=True)
     d_unit = [p.over_rows(lay.unflat_rows(d)) for d in out["d_unit"]]
     gradients = gradients._replace(
-        xs=gradients.xs.reshape(operands.xs.shape),
         unit=dict(zip(sorted(operands.unit), d_unit, strict=True)),
         state=tuple(map(lay.unflat_rows, out["d_state"])),
         initial=tuple(map(lay.unflat_rows, out["d_initial"])) or None,

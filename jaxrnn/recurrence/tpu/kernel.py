@@ -52,9 +52,9 @@ def flags(mask, starts, size):
     steps, rows = (mask if mask is not None else starts).shape
     bits = jnp.full((steps, rows), REAL, jnp.int32)
     if mask is not None:
-        bits = jnp.where(mask, REAL, 0)
+        bits = mask.astype(jnp.int32) * REAL
     if starts is not None:
-        bits = bits + jnp.where(starts, START, 0)
+        bits = bits + starts.astype(jnp.int32) * START
     chunks = pl.cdiv(steps, size)
     bits = jnp.pad(bits, [(0, chunks * size - steps), (0, 0)])
     return bits.reshape(chunks, size, rows).swapaxes(1, 2)
@@ -149,7 +149,8 @@ def forward(plan, arrays, y, *, save, first_kept):
             place[...] = s
 
     scratch = [pltpu.VMEM(gates, plan.state)] if projects else []
-    return _call(plan, kernel, grid, ins, outs, scratch, arrays)
+    name = f"recur_forward_{tiles.rows}x{tiles.steps}" + (f"x{tiles.group}" if projects else "")
+    return _call(plan, name, kernel, grid, ins, outs, scratch, arrays)
 
 
 def backward(plan, arrays, *, starts, used):
@@ -161,7 +162,7 @@ def backward(plan, arrays, *, starts, used):
 
         gates    [T, B, n * all] each
         states   [T, B, all] each: before each step, those that are ``used``
-        r        [heads, G * width, width]: transposed
+        r        [heads, G * width, width]: ``Lanes.transposed``
         unit     [1, all] each
         d_ys     one [T, B, all], or none
         d_state  [B, all] each
@@ -230,7 +231,8 @@ def backward(plan, arrays, *, starts, used):
             for place, d in zip(out["d_gates"], jax.tree.leaves(d_packed), strict=True):
                 place[k] = d
             heads = enumerate(_by_head(plan, packing.recurrent_part(d_packed)))
-            through = jnp.concatenate([_dot(d, r[n], plan) for n, d in heads], -1)
+            through = [_dot(_up_to(r.shape[1], d), r[n], plan) for n, d in heads]
+            through = jnp.concatenate(through, -1)
             d_before = [d_before[0] + through, *d_before[1:]]
             if real is not None:
                 d_before = [jnp.where(real, d, s) for d, s in zip(d_before, d_state, strict=True)]
@@ -245,7 +247,8 @@ def backward(plan, arrays, *, starts, used):
         for place, d in zip(jax.tree.leaves(places), jax.tree.leaves(carry), strict=True):
             place[...] = d
 
-    return _call(plan, kernel, grid, ins, outs, [], arrays)
+    name = f"recur_backward_{tiles.rows}x{tiles.steps}"
+    return _call(plan, name, kernel, grid, ins, outs, [], arrays)
 
 
 # What both are made of.
@@ -288,10 +291,11 @@ def _time_shape(plan, width, dtype):
     return jax.ShapeDtypeStruct((plan.steps, plan.rows, width), dtype)
 
 
-def _call(plan, kernel, grid, ins, outs, scratch, arrays):
+def _call(plan, name, kernel, grid, ins, outs, scratch, arrays):
     specs, shapes = zip(*outs.values())
-    out = pl.pallas_call(
+    call = pl.pallas_call(
         kernel,
+        name=name,  # in a profile
         grid=grid,
         in_specs=sum(ins.values(), []),
         out_specs=sum(specs, []),
@@ -300,7 +304,10 @@ def _call(plan, kernel, grid, ins, outs, scratch, arrays):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=plan.tiles.limit
         ),
-    )(*jax.tree.leaves([arrays[name] for name in ins]))
+    )
+    # A TPU has integers of 32 bits, whatever JAX's default is.
+    with jax.enable_x64(plan.state == jnp.float64):
+        out = call(*jax.tree.leaves([arrays[name] for name in ins]))
     return _grouped(out, {name: len(s) for name, (s, _) in outs.items()})
 
 
@@ -334,12 +341,11 @@ def _project(plan, x, w, b, gates):
 
 def _loop(plan, backwards, step, carry):
     """Runs the steps of a chunk; the last chunk in time may have fewer than the others."""
-    size = plan.tiles.steps
-    last, rest = pl.cdiv(plan.steps, size) - 1, plan.steps % size
-    count = size
+    last, rest = pl.cdiv(plan.steps, plan.tiles.steps) - 1, plan.steps % plan.tiles.steps
+    count = plan.tiles.steps
     if rest:
         t = pl.program_id(1)
-        count = jnp.where((last - t if backwards else t) == last, rest, size)
+        count = jnp.where((last - t if backwards else t) == last, rest, count)
 
     def body(i, carry):
         return step(count - 1 - i if backwards else i, carry)
@@ -390,6 +396,12 @@ def _by_head(plan, gates):
         return gates[:, first : first + lanes.width]
 
     return [jnp.concatenate([part(k, n) for k in range(count)], -1) for n in range(lanes.heads)]
+
+
+def _up_to(lanes, a):
+    """[rows, K] with zeros up to a number of lanes."""
+    empty = lanes - a.shape[1]
+    return jnp.concatenate([a, jnp.zeros((a.shape[0], empty), a.dtype)], -1) if empty else a
 
 
 def _without_empty(plan, a):

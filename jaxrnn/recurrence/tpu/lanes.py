@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 LANES = 128  # of a register
+# What a transposed product is taken over, at least: libtpu 0.0.50 fails on one of 128 for a v6e.
+_LEAST = 256
 
 
 class Lanes(NamedTuple):
@@ -63,6 +65,11 @@ class Lanes(NamedTuple):
         empty = self.width - self.units
         r = jnp.pad(r, [(0, 0), (0, empty), (0, 0), (0, empty)])
         return r.reshape(self.heads, self.width, gates * self.width)
+
+    def transposed(self, r):
+        """The same for the other way, [heads, G * width, width], with zeros up to ``_LEAST``."""
+        r = self.recurrent(r).swapaxes(1, 2)
+        return jnp.pad(r, [(0, 0), (0, max(_LEAST - r.shape[1], 0)), (0, 0)])
 
 
 def lanes(hidden, heads=1):

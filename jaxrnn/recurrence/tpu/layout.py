@@ -54,7 +54,8 @@ class Layout:
         self.forward, self.projects = None, True
         if self.count % 16 == 0 or self.count > tiles.MOST_ROWS:
             row_step = 2 * (xs + ys + kept) + gates
-            self.forward = fit(resident=r + w, row=row, row_step=row_step)
+            product_rows = tiles.PRODUCT_ROWS * gates  # before they are put down
+            self.forward = fit(resident=r + w + product_rows, row=row, row_step=row_step)
         if self.forward is None:
             self.projects = False
             self.forward = fit(resident=r, row=row, row_step=2 * (gates + ys + kept))
@@ -89,10 +90,6 @@ class Layout:
     def flat(self, a):
         """[T, *batch, K] -> [T, B, K]."""
         return a.reshape(self.time, self.count, a.shape[-1])
-
-    def merged(self, a):
-        """[T, ..., K] -> [T * B, K]: no array is divided among devices here."""
-        return a.reshape(self.time * self.count, a.shape[-1])
 
     def flat_rows(self, a):
         """[*batch, H] -> [B, all]."""
