@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers kernels programs test lint sanitize arm64 clean
+.PHONY: bench peers aot aot-here accelerator programs test lint sanitize arm64 clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -15,8 +15,18 @@ bench: $(VENV)/installed-bench
 peers: $(VENV)/installed-peers
 	$(RUN) -m benchmarks peers $(ARGS)
 
-kernels: $(VENV)/installed-aot
-	$(RUN) -m benchmarks kernels $(ARGS)
+# A layer compiled for TPUs and an H200, without one: cycles, bytes and kernels of a step. In an
+# environment of its own: beside libtpu, JAX would look for a TPU in all else.
+aot:
+	$(MAKE) aot-here VENV=$(VENV)-aot
+
+aot-here: $(VENV)/installed-aot
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks aot $(ARGS)
+
+# On a machine with a GPU or TPU: checks and times everything, in 8 minutes. It takes the Python
+# that is there, with its JAX, and installs nothing.
+accelerator:
+	$(PYTHON) -m benchmarks accelerator $(ARGS)
 
 # The kernel for CPUs, beside itself with an LSTM written by hand in place of programs.
 programs: $(VENV)/installed-bench
@@ -50,7 +60,7 @@ sanitize: $(VENV)/installed-test
 	  $(RUN) -m pytest tests/test_cpu.py tests/test_cpu_random.py $(ARGS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-aot
 
 # A kernel beside the installed one: its directory, and what CMake is told.
 define native

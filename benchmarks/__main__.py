@@ -6,8 +6,9 @@ import sys
 COMMANDS = {
     "sequences": "a next-byte model over longer and longer sequences; the default",
     "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
+    "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
-    "kernels": "what the compiled programs consist of",
+    "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "quotes": "puts what the results say into docs/benchmarks.md",
 }
 
@@ -16,7 +17,7 @@ def main(argv):
     """Runs a command; its exit status."""
     name, *rest = argv if argv and not argv[0].startswith("-") else ["sequences", *argv]
     if name not in COMMANDS:
-        lines = (f"  {command:<10} {what}" for command, what in COMMANDS.items())
+        lines = (f"  {command:<11} {what}" for command, what in COMMANDS.items())
         raise SystemExit("\n".join([f"unknown command {name!r}; the commands are:", *lines]))
     try:
         command = importlib.import_module(f"benchmarks.{name}")

@@ -42,9 +42,9 @@ def count(text):
     Raises:
       ValueError: what it launches depends on the data.
     """
-    computations, entry = _computations(text)
+    found, entry = computations(text)
     loops = []
-    return Launches(_count(entry, computations, loops, 1), loops)
+    return Launches(_count(entry, found, loops, 1), loops)
 
 
 def _count(name, computations, loops, times):
@@ -68,13 +68,13 @@ def _count(name, computations, loops, times):
     return launches
 
 
-def _computations(text):
+def computations(text):
     """``{name: [(opcode, line)]}`` of all computations, and the name of the entry."""
-    computations, entry, instructions = {}, None, []
+    found, entry, instructions = {}, None, []
     for line in text.splitlines():
         if header := _COMPUTATION.fullmatch(line):
-            instructions = computations[header[2]] = []
+            instructions = found[header[2]] = []
             entry = header[2] if header[1] else entry
         elif instruction := _INSTRUCTION.match(line):
             instructions.append((instruction[1], line))
-    return computations, entry
+    return found, entry

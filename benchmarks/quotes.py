@@ -1,8 +1,8 @@
 """Puts what the kept results say into docs/benchmarks.md, where it marks the place.
 
-Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``,
-or a table if it has none. So the page says what a command said of the result that is kept, and
-nothing is copied by hand.
+Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
+``the cycles of`` and ``the kernels of`` stand for tables of it. So the page says what a command
+said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import textwrap
 from benchmarks import record
 
 PAGE = record.RESULTS.parents[1] / "docs" / "benchmarks.md"
-MARKED = re.compile(r"(<!-- the words of ([\w-]+) -->\n)[^<]*(<!-- -->)")
+MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 CONTENDERS = {"jaxrnn": "jaxrnn", "scan": "scan of the step", "linen": "Flax Linen"}
+LOOPS = {"tpu": "the kernel", "xla": "XLA's loop, ours", "scan": "scan of the step"}
 
 
 def main(argv=None):
@@ -31,27 +32,46 @@ def main(argv=None):
 
 def quoted(page):
     """The text of the page with each result's words between their marks."""
-    return MARKED.sub(lambda mark: f"{mark[1]}{_words(mark[2])}\n{mark[3]}", page)
+    return MARKED.sub(lambda mark: f"{mark[1]}{_said(mark[2], mark[3])}\n{mark[4]}", page)
 
 
-def _words(name):
+def _said(what, name):
     result = json.loads((record.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    if "words" not in result:
-        return _kernels(result["rows"])
+    return {"words": _words, "cycles": _cycles, "kernels": _kernels}[what](result)
+
+
+def _words(result):
     wrap = textwrap.TextWrapper(
         width=99, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
     )
     return "\n".join(map(wrap.fill, result["words"]))
 
 
-def _kernels(rows):
+def _cycles(result):
+    """Least cycles of a step on a v6e, forward / backward, a column for each contender."""
+    cases = {}
+    for row in result["tpu"]:
+        heads = f", {row['heads']} heads" if row["heads"] > 1 else ""
+        case = f"{row['cell'].upper()} H={row['H']} B={row['B']}{heads}"
+        cycles = [f"{row[way]['cycles']:,.0f}" for way in ("forward", "backward")]
+        if row["chip"] == "v6e":
+            cases.setdefault(case, {})[row["contender"]] = " / ".join(cycles)
+    whole = {case: found for case, found in cases.items() if len(found) == len(LOOPS)}
+    return _table(["v6e, bfloat16", *LOOPS.values()], whole, LOOPS)
+
+
+def _kernels(result):
     """Kernels a step of the small layer in float32, a column for each contender."""
     cases = {}
-    for row in rows:
+    for row in result["gpu"]:
         if row["dtype"] == "float32" and row["shape"].startswith("small "):
             shape, case = row["shape"], f"{row['cell'].upper()} {row['direction']}"
             counts = cases.setdefault(case.replace("_", " "), {})
             counts[row["contender"]] = f"{row['a_step']:.3g}"
-    lines = [[f"float32, {shape}", *CONTENDERS.values()], ["---"] * (1 + len(CONTENDERS))]
-    lines += [[case, *(counts[name] for name in CONTENDERS)] for case, counts in cases.items()]
+    return _table([f"float32, {shape}", *CONTENDERS.values()], cases, CONTENDERS)
+
+
+def _table(head, cases, columns):
+    lines = [head, ["---"] * len(head)]
+    lines += [[case, *(found[name] for name in columns)] for case, found in cases.items()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -188,7 +188,7 @@ def test_an_unknown_name_lists_the_valid_ones(arguments, valid, capsys):
 
 
 def test_an_unknown_command_lists_the_valid_ones():
-    with pytest.raises(SystemExit, match="(?s)'bnech'.*sequences.*peers.*kernels.*quotes"):
+    with pytest.raises(SystemExit, match="(?s)'bnech'.*sequences.*peers.*aot.*quotes"):
         __main__.main(["bnech"])
 
 

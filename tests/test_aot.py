@@ -1,0 +1,313 @@
+"""What is read of programs compiled for a GPU or TPU: launches, cycles, bytes."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
+
+from benchmarks import aot, aot_gpu, aot_tpu, contenders, launches, schedule  # noqa: E402
+from benchmarks.shapes import SHAPES  # noqa: E402
+
+HLO = """\
+HloModule jit_f, is_scheduled=true, entry_computation_layout={(f32[32,8]{1,0})->f32[32,8]{1,0}}
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=9 end_line=9 column=6 end_column=65}
+
+%fused (param_0.1: f32[32,8], param_1: f32[32,8]) -> f32[32,8] {
+  %param_0.1 = f32[32,8]{1,0} parameter(0)
+  %param_1 = f32[32,8]{1,0} parameter(1)
+  %add.1 = f32[32,8]{1,0} add(%param_0.1, %param_1)
+  ROOT %tanh.1 = f32[32,8]{1,0} tanh(%add.1)
+}
+
+%inner_body (arg.2: (s32[], f32[32,8])) -> (s32[], f32[32,8]) {
+  %arg.2 = (s32[], f32[32,8]{1,0}) parameter(0)
+  %i.2 = s32[] get-tuple-element(%arg.2), index=0
+  %x.2 = f32[32,8]{1,0} get-tuple-element(%arg.2), index=1
+  ROOT %tuple.2 = (s32[], f32[32,8]{1,0}) tuple(%i.2, %x.2)
+  %copy.2 = f32[32,8]{1,0} copy(%x.2)
+}
+
+%body (arg.1: (s32[], f32[32,8], /*index=2*/f32[4,32,8])) -> (s32[], f32[32,8], f32[4,32,8]) {
+  %arg.1 = (s32[], f32[32,8]{1,0}, /*index=2*/f32[4,32,8]{2,1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%arg.1), index=0
+  %h.1 = f32[32,8]{1,0} get-tuple-element(%arg.1), index=1
+  %ys.1 = f32[4,32,8]{2,1,0} get-tuple-element(%arg.1), index=2
+  %one.1 = s32[] constant(1)
+  %gemm.1 = (f32[32,8]{1,0}, s8[64]{0}) custom-call(%h.1, %h.1), custom_call_target="__cublas$gemm"
+  %product.1 = f32[32,8]{1,0} get-tuple-element(%gemm.1), index=0
+  %flat.1 = f32[256]{0} bitcast(%product.1)
+  %new.1 = (f32[32,8]{1,0}, f32[32,8]{1,0}) fusion(%h.1, %product.1), kind=kLoop, calls=%fused
+  %new_h.1 = f32[32,8]{1,0} get-tuple-element(%new.1), index=0
+  %write.1 = ((f32[4,32,8]{2,1,0}, s32[], f32[32,8]{1,0}), f32[4,32,8]{2,1,0}, u32[]) \
+fusion-start(%ys.1, %i.1, %new_h.1), kind=kLoop, calls=%fused
+  %next.1 = s32[] add(%i.1, %one.1)
+  %inner.1 = (s32[], f32[32,8]{1,0}) while(%arg.2), condition=%cond, body=%inner_body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %written.1 = f32[4,32,8]{2,1,0} fusion-done(%write.1)
+  ROOT %out.1 = (s32[], f32[32,8]{1,0}, f32[4,32,8]{2,1,0}) tuple(%next.1, %new_h.1, %written.1)
+}
+
+%cond (arg.3: (s32[], f32[32,8])) -> pred[] {
+  %arg.3 = (s32[], f32[32,8]{1,0}) parameter(0)
+  %i.3 = s32[] get-tuple-element(%arg.3), index=0
+  %n.3 = s32[] constant(4)
+  ROOT %less.3 = pred[] compare(%i.3, %n.3), direction=LT
+}
+
+%called (p.4: f32[32,8]) -> f32[32,8] {
+  %p.4 = f32[32,8]{1,0} parameter(0)
+  ROOT %r.4 = f32[32,8]{0,1:T(8,128)} copy(%p.4)
+}
+
+ENTRY %main (x: f32[32,8]) -> f32[32,8] {
+  %x = f32[32,8]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %c = f32[32,8]{1,0} call(%x), to_apply=%called
+  %f = f32[32,8]{1,0} fusion(%c, %x), kind=kLoop, calls=%fused
+  %start = (s32[], f32[32,8]{1,0}, f32[4,32,8]{2,1,0}) tuple(%zero, %f, %f)
+  %loop = (s32[], f32[32,8]{1,0}, f32[4,32,8]{2,1,0}) while(%start), condition=%cond, \
+body=%body, backend_config={"known_trip_count":{"n":"4"},"known_init_step":{"init":"0"}}
+  ROOT %result = f32[32,8]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_launches_are_counted():
+    found = launches.count(HLO)
+    # outside: the copy that is called, one fusion. A step: the product, the fusion, what it
+    # writes down, the counter; and a loop of one copy three times.
+    assert found == launches.Launches(2, [(4, 4), (12, 1)])
+    assert found.a_step(4) == 7
+
+
+def test_what_depends_on_data_is_not_counted():
+    with pytest.raises(ValueError, match="number of iterations"):
+        launches.count(HLO.replace('"known_trip_count":{"n":"4"},', ""))
+    with pytest.raises(ValueError, match="branches"):
+        launches.count(HLO.replace("call(%x), to_apply=%called", "conditional(%x)"))
+
+
+# A forward of 16 rows, chunks of 128 steps, inputs of 32 steps a product. LB begins a loop; one
+# bundle of the chunk's was moved into the loop of steps, and one is empty.
+BUNDLES = """\
+= control target key start
+     0   :  { %s1 = inlined_call_operand.hbm [shape: bf16[384,16,128]] }
+   0x1 LB: > { %s2 = sadd.s32 1, %s3 }
+   0x2   :  {}
+   0x3 LB: >> { %v1 = vld [vmem:[%s1] sm:$0xff] }
+   0x4   : >> { %4 = vmatmul.bf16 %v1 }
+   0x5 PF: >> { %5 = sbr.rel (%p1) target = $region2 }
+   0x6 LB: >> { %v2 = vld [vmem:[%s1] sm:$0xff] }
+   0x7   : > { %s7 = sadd.s32 1, %s2 }
+   0x8   : >> { %8 = vmatmul.bf16 %v2 }
+   0x9   : > { %9 = sbr.rel (%p2) target = $region1 }
+   0xa   :  { %10 = vsyncpa [#allocation5], 1 }
+"""
+TPU = """\
+HloModule jit_f, is_scheduled=true, entry_computation_layout={()->f32[]}
+
+%body (arg: (s32[], bf16[16,128], bf16[384,16,128])) -> (s32[], bf16[16,128], bf16[384,16,128]) {
+  %arg = (s32[]{:T(128)}, bf16[16,128]{1,0:S(1)}, bf16[384,16,128]{2,1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%arg), index=0
+  %h = bf16[16,128]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%arg), index=1
+  %ys = bf16[384,16,128]{2,1,0:T(8,128)(2,1)} get-tuple-element(%arg), index=2
+  %r = bf16[128,128]{1,0:T(8,128)(2,1)} constant({...})
+  %new = bf16[16,128]{1,0:T(8,128)(2,1)S(1)} fusion(%h, %r), kind=kOutput, calls=%fused, \
+backend_config={"window_config":{"iteration_bounds":["4","2"]}}
+  %put = bf16[384,16,128]{2,1,0:T(8,128)(2,1)} fusion(%ys, %i, %new), kind=kLoop, calls=%fused
+  ROOT %out = (s32[], bf16[16,128], bf16[384,16,128]) tuple(%i, %new, %put)
+}
+
+ENTRY %main (x: bf16[384,16,128]) -> bf16[384,16,128] {
+  %x = bf16[384,16,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %w = f32[1,512]{1,0:T(1,128)S(1)} constant({...})
+  %recur_forward_16x128x32.1 = (f32[16,128]{1,0:T(8,128)}, bf16[384,16,128]{2,1,0}) \
+custom-call(%x, %w), custom_call_target="tpu_custom_call"
+  %start = (s32[], bf16[16,128], bf16[384,16,128]) tuple(%x, %x, %x)
+  %loop = (s32[], bf16[16,128], bf16[384,16,128]) while(%start), condition=%cond, body=%body
+  ROOT %result = bf16[384,16,128]{2,1,0} get-tuple-element(%loop), index=2
+}
+"""
+
+
+def test_a_schedule_is_read():
+    found = schedule.program(BUNDLES.splitlines())
+    steps, inputs = schedule.Loop(2, []), schedule.Loop(3, [])
+    assert found == schedule.Loop(2, [schedule.Loop(4, [inputs, steps])])
+
+
+def test_the_cycles_and_bytes_of_a_step(tmp_path):
+    (tmp_path / "123-recur_forward_16x128x32.1-01-final_bundles.txt").write_text(BUNDLES)
+    (tmp_path / "124-put-01-final_bundles.txt").write_text("   0   :  { %s1 = a }\n" * 7)
+    looped = "   0   :  { %s1 = a }\n  0x1 LB: > { %s2 = b }\n"
+    (tmp_path / "125-new.refs_0_-01-final_bundles.txt").write_text(looped)
+    (tmp_path / "125-new-00-schedule-analysis_final_bundles.txt").write_text("none\n")
+    kernels = schedule.programs(tmp_path)
+    assert set(kernels) == {"recur_forward_16x128x32.1", "put", "new"}
+    # A chunk of 128 steps: 4 bundles, and 4 products of 3; two tiles of 16 rows.
+    came = aot_tpu._ours(TPU, kernels, "forward", 32)
+    assert came.cycles == 2 * ((4 + 4 * 3) / 128 + 2)
+    assert came.bytes == 16 * 128 * 4 / 384 + 2 * 16 * 128 * 2  # x and ys; the bias is in VMEM
+    # XLA's loop: `put` 7, `new` 1 and a loop of 4 x 2. The weights whole, ys by the step.
+    (came,) = schedule.loops(TPU, kernels, 384)
+    assert came == schedule.Step(7 + 1 + 8, 128 * 128 * 2 + 2 * 16 * 128 * 2)
+
+
+TPU_ROW = {
+    "chip": "v6e", "cell": "lstm", "H": 512, "B": 16, "heads": 1, "contender": "tpu",
+    "forward": {"cycles": 100.0, "bytes": 10.0, "cycles_of_bytes": 5.0, "microseconds": 0.1},
+    "backward": {"cycles": 200.0, "bytes": 20.0, "cycles_of_bytes": 9.0, "microseconds": 0.2},
+    "compile_seconds": 1.0, "vmem": 1, "temporary_bytes": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def without_compilers(monkeypatch):
+    """The command, with the row it is to find in place of every compilation."""
+    monkeypatch.setattr(aot, "missing", lambda chips: [])
+    monkeypatch.setattr(aot_tpu, "prepare", lambda: None)
+    monkeypatch.setattr(aot_gpu, "prepare", lambda: None)
+    monkeypatch.setattr(aot_gpu, "layer", lambda build, case: (HLO, 1.0))
+    row = json.loads(json.dumps(TPU_ROW))
+
+    def measure(case, contender, folder):
+        return row | case._asdict() | {"contender": contender}
+
+    gathers = {"chip": "v5e", "how": "jit", "kernel": False, "gathers": 0}
+    monkeypatch.setattr(aot_tpu, "measure", measure)
+    monkeypatch.setattr(aot_tpu, "sharded", lambda: [gathers])
+    return row, gathers
+
+
+def test_the_command_writes_a_row_for_each_program(without_compilers, tmp_path, capsys):
+    assert aot.main(["--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "aot.json").read_text())
+    assert content["machine"]["versions"]["jax"] == jax.__version__ and not content["failed"]
+    for kind, least in (("tpu", 100), ("gpu", 48)):
+        keys = [aot._key(row) for row in content[kind]]
+        assert len(keys) == len(set(keys)) >= least
+    names = {row["contender"] for row in content["tpu"] if row["H"] == 512 and row["B"] == 64}
+    assert names == set(aot_tpu.CONTENDERS)
+    assert {row["chip"] for row in content["tpu"]} == set(aot_tpu.CHIPS)
+    for row in content["gpu"]:
+        steps = int(row["shape"].split("T=")[1].split()[0])
+        assert (row["a_step"], row["outside"]) == (28 / steps, 2)
+        assert row["loops"] == [[4, 4], [12, 1]]
+    shown = capsys.readouterr().out
+    assert "scan takes 1.00 times the kernel's least time" in shown
+
+
+def test_what_is_worse_fails(without_compilers, tmp_path, capsys, monkeypatch):
+    row, gathers = without_compilers
+    arguments = ["--out", str(tmp_path), "--chips", "v5e", "v6e"]
+    kept = {"tpu": [TPU_ROW | {"B": batch} for batch in (16, 64)]}
+    (tmp_path / "aot.json").write_text(json.dumps(kept))
+    row["backward"]["cycles"] = 219.0  # less than a tenth
+    assert aot.main(arguments) == 0
+    row["backward"]["cycles"], gathers["gathers"] = 221.0, 2
+    assert aot.main(arguments) == 1
+    failed = json.loads((tmp_path / "aot-failed.json").read_text())["failed"]
+    assert failed == [
+        "v5e jit: 2 gathers of the batch",
+        "v6e lstm 512 16 1 tpu: cycles, backward 200 -> 221",
+        "v6e lstm 512 64 1 tpu: cycles, backward 200 -> 221",
+    ]
+    assert json.loads((tmp_path / "aot.json").read_text()) == kept, "the good figures are gone"
+
+    def overflow(case, contender, folder):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem.\nmore")
+
+    monkeypatch.setattr(aot_tpu, "measure", overflow)
+    assert aot.main([*arguments, "--most", "1"]) == 1
+    assert "Ran out of memory in memory space vmem." in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(aot.machine, "version", {"jaxlib": "1.2.3"}.get)
+    monkeypatch.setattr(aot_gpu.shutil, "which", lambda name: None)
+    assert aot.main(["--out", str(tmp_path)]) != 0
+    shown = capsys.readouterr().out
+    assert "jaxrnn[aot]" in shown
+    assert "pip install libtpu jax-cuda13-plugin==1.2.3 nvidia-cuda-nvcc" in shown
+    assert not list(tmp_path.iterdir())
+
+
+# what XLA makes for an H200
+
+MOST = {  # kernels a step: forward, value and grad
+    ("lstm", "float32"): (2.375, 6.125),
+    ("lstm", "bfloat16"): (2.5, 6.25),
+    ("gru", "float32"): (2.375, 5.625),
+    ("gru", "bfloat16"): (2.5, 5.75),
+}
+needs_compiler = pytest.mark.skipif(
+    bool(aot_gpu.missing()), reason=f"needs jaxrnn[aot]: {' '.join(aot_gpu.missing())}"
+)
+
+
+@pytest.fixture(scope="module")
+def h200():
+    try:
+        return aot_gpu.devices(1)
+    except NotImplementedError:
+        pytest.skip("JAX looked for a GPU: JAX_PLATFORMS=cpu has to be set before it starts")
+
+
+@needs_compiler
+@pytest.mark.parametrize("direction", [0, 1], ids=["forward", "value_and_grad"])
+@pytest.mark.parametrize(("cell", "dtype"), MOST)
+def test_few_kernels_a_step(h200, cell, dtype, direction):
+    shape, name = SHAPES["large"], contenders.DIRECTIONS[direction]
+    text, _ = aot_gpu.layer(contenders.ours, aot_gpu.Case(cell, dtype, shape, name), h200)
+    found = launches.count(text)
+    assert len(found.loops) == 1 + direction
+    assert found.a_step(shape.T) <= MOST[cell, dtype][direction]
+
+
+@needs_compiler
+def test_steps_over_a_chunk_are_few(h200):
+    shape = SHAPES["large"]._replace(T=255)
+    case = aot_gpu.Case("lstm", "float32", shape, "value_and_grad")
+    text, _ = aot_gpu.layer(contenders.ours, case, h200)
+    found = launches.count(text)
+    assert sorted(trips for trips, _ in found.loops) == [7, 7, 31, 31]
+    assert found.a_step(shape.T) <= 1.1 * MOST["lstm", "float32"][1]
+
+
+@needs_compiler
+def test_the_definition_gives_the_known_count_of_a_plain_scan(h200):
+    """5 a step forward: product, gates, h and c written down, the counter; 8 in the backward."""
+
+    def lstm(xg, r, h, c):
+        def step(state, x):
+            h, c = state
+            x = x.astype(jnp.float32) + jnp.dot(h, r, preferred_element_type=jnp.float32)
+            i, f, g, o = jnp.split(x, 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = (jax.nn.sigmoid(o) * jnp.tanh(c)).astype(r.dtype)
+            return (h, c), (h, c)
+
+        return jax.lax.scan(step, (h, c), xg)[1]
+
+    def loss(*operands):
+        return lstm(*operands)[0].astype(jnp.float32).sum()
+
+    def array(*sizes, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(h200, PartitionSpec()))
+
+    operands = array(64, 16, 2048), array(512, 2048), array(16, 512)
+    operands = (*operands, array(16, 512, dtype=jnp.float32))
+
+    def count(function):
+        return launches.count(jax.jit(function).lower(*operands).compile().as_text())
+
+    assert count(lstm).loops == [(64, 5)]
+    forward, backward = count(jax.value_and_grad(loss, (0, 1))).loops
+    assert forward[1] >= 15
+    assert backward == (64, 8)
