@@ -7,4 +7,5 @@ from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
+from jaxrnn.linear import linear_scan
 from jaxrnn.stateless import layer_norm, project, stateless

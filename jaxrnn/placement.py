@@ -28,16 +28,16 @@ def _axes(a):
     return jax.typeof(a).manual_axis_type.varying
 
 
-def automatic(run, xs):
+def automatic(run, xs, features=1):
     """``run``, which returns ``(state, ys)``, with the sharding of all inside left to XLA.
 
-    Explicit mesh axes become automatic ones inside; outside, the batch axes of the results are
-    sharded as those of ``xs`` [T, ...batch, I] are.
+    Explicit mesh axes become automatic ones inside; outside, the results are sharded as ``xs``
+    [T, ...batch, I] is, but for its last ``features`` axes, which are not theirs.
     """
     sharding = jax.typeof(xs).sharding
     if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
         return run
-    time, *batch = sharding.spec[: xs.ndim - 1]
+    time, *batch = sharding.spec[: xs.ndim - features]
 
     def on_mesh(*axes):
         return NamedSharding(sharding.mesh, PartitionSpec(*axes))

@@ -14,7 +14,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("dtypes", "scan", "placement", "choice", "target"),
     ("operation",),
     ("arguments",),
-    ("cell", "recurrence", "attend"),
+    ("cell", "recurrence", "attend", "linear"),
     ("gated", "combine", "stateless", "batch_major"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),

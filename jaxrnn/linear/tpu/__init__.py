@@ -1,0 +1,103 @@
+"""The linear recurrence on a TPU: one Pallas kernel, which moves each array once.
+
+Nothing but memory bounds it. XLA's programs move the arrays several times over, or wait for
+memory at every step.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.linear.problem import keeps
+from jaxrnn.linear.tpu import layout
+
+INTERPRETED = False  # for tests: on a CPU, inside of `pltpu.force_tpu_interpret_mode`
+
+_TYPES = ("float32", "bfloat16", "complex64")
+
+
+def unsupported(problem, operands, target):
+    """Why the kernel can't run the problem, or None."""
+    del problem
+    if target.platform != "tpu" and not INTERPRETED:
+        return f"it is for TPUs, not for {target.platform}"
+    if target.devices > 1 and not INTERPRETED:
+        return (
+            f"XLA cannot divide a kernel among {target.devices} devices. In a jax.shard_map each"
+            " runs its own: jax.shard_map(run, in_specs=P(None, 'batch'),"
+            " out_specs=(P('batch'), P(None, 'batch')), check_vma=False)"
+        )
+    if not all(isinstance(n, int) for n in operands.b.shape):
+        return "a size is symbolic"
+    if 0 in operands.b.shape:
+        return "there is nothing to run"
+    types = {operands.b.dtype.name, operands.factor_dtype.name, operands.h0.dtype.name}
+    if not types <= set(_TYPES) and not INTERPRETED:
+        return f"the types are {sorted(types)}; the kernel knows {_TYPES}"
+    return None
+
+
+def forward(problem, operands, save, target):
+    """Returns (final state, hs), then the states before each step if a backward needs them."""
+    from jaxrnn.linear.tpu import kernel
+
+    del target
+    place = _place(operands)
+    ins = _factor(place, operands)
+    ins |= {"b": place.timed(operands.b), "h0": place.state(operands.h0)}
+    outs = {"final": operands.h0, "hs": operands.b}
+    if save and keeps(operands):
+        outs["kept"] = jax.ShapeDtypeStruct(operands.b.shape, operands.h0.dtype)
+    out = kernel.forward(place, ins, _types(outs), _flags(operands), reverse=problem.reverse)
+    return [layout.joined(out[name], like) for name, like in outs.items()]
+
+
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
+    """Returns the gradients of the operands."""
+    from jaxrnn.linear.tpu import kernel
+
+    del target
+    place, (d_final, d_hs) = _place(operands), cotangents
+    ins = _factor(place, operands)
+    ins["d_final"] = place.state(jnp.zeros_like(operands.h0) if d_final is None else d_final)
+    if d_hs is not None:
+        ins["d_hs"] = place.timed(d_hs)
+    outs = {"d_h0": operands.h0}
+    if wanted.b:
+        outs["d_b"] = operands.b
+    if wanted.a:
+        outs["d_a"] = operands.a
+    if wanted.constant:
+        outs["d_constant"] = operands.h0
+    if wanted.a or wanted.constant:
+        if residuals:
+            ins["kept"] = place.timed(residuals[0])
+        else:
+            ins |= {"hs": place.timed(outputs[1]), "h0": place.state(operands.h0)}
+    out = kernel.backward(place, ins, _types(outs), _flags(operands), reverse=problem.reverse)
+    found = {
+        name.removeprefix("d_"): layout.joined(out[name], like) for name, like in outs.items()
+    }
+    if wanted.constant:
+        by_row = found["constant"].reshape(-1, *operands.constant.shape)
+        found["constant"] = by_row.sum(0).astype(operands.constant.dtype)
+    return operands._replace(**found)
+
+
+def _place(operands):
+    widths = layout.parts_of(operands.b.dtype), layout.parts_of(operands.factor_dtype)
+    return layout.of(operands.b.shape, min(types[0].itemsize for types in widths))
+
+
+def _factor(place, operands):
+    if operands.a is not None:
+        return {"a": place.timed(operands.a)}
+    return {"constant": place.constant(operands.constant)}
+
+
+def _flags(operands):
+    flags = {"mask": operands.mask, "starts": operands.starts}
+    return {name: flag for name, flag in flags.items() if flag is not None}
+
+
+def _types(outs):
+    return {name: layout.parts_of(like.dtype) for name, like in outs.items()}
