@@ -39,22 +39,24 @@ NOTES = {
 
 
 def tpu_cases(chips):
-    """Every cell, size and batch on a v6e, some of them on the others; with their contenders."""
+    """``(case, contenders)``: every cell on a v6e, the common ones on the others."""
     everyone, ours = tuple(aot_tpu.CONTENDERS), ("tpu",)
     beside = {"lstm": ((128, 512, 1024), (16, 64, 256)), "gru": ((512, 1024), (16, 256))}
+    alone = {"lstm": ((100, 1), (2048, 16)), "gru": ((100, 1), (2048, 16)), "elman": ((512, 16),),
+             "mgu": ((512, 16),)}  # fmt: skip
     for chip in chips:
-        if chip == "v6e":
-            for cell, hidden in itertools.product(aot_tpu.CELLS, (100, 128, 512, 1024, 2048)):
-                sizes, batches = beside.get(cell, ((), ()))
-                for batch in sorted({1, 16, 256, *(batches if hidden in sizes else ())}):
-                    others = hidden in sizes and batch in batches
-                    yield aot_tpu.Case(chip, cell, hidden, batch), everyone if others else ours
-            for batch in (16, 64):
-                yield aot_tpu.Case(chip, "lstm", 1024, batch, heads=8), everyone
-        else:
-            for cell, hidden in itertools.product(("lstm", "gru"), (128, 512, 1024, 2048)):
-                if (chip, hidden) != ("v4", 2048):  # its weights are larger than a v4's VMEM
-                    yield aot_tpu.Case(chip, cell, hidden, 16), ours
+        if chip != "v6e":
+            for cell, hidden in itertools.product(("lstm", "gru"), (128, 512, 1024)):
+                yield aot_tpu.Case(chip, cell, hidden, 16), ours
+            continue
+        for cell, (sizes, batches) in beside.items():
+            for hidden, batch in itertools.product(sizes, batches):
+                yield aot_tpu.Case(chip, cell, hidden, batch), everyone
+        for batch in (16, 64):
+            yield aot_tpu.Case(chip, "lstm", 1024, batch, heads=8), everyone
+        for cell, sizes in alone.items():
+            for hidden, batch in sizes:
+                yield aot_tpu.Case(chip, cell, hidden, batch), ours
 
 
 def gpu_cases():

@@ -182,7 +182,7 @@ def _ours(text, kernels, way, batch):
         (grid,) = program.inner
         loops = list(grid.inner)
         chunk = grid.bundles
-        if group:
+        if group and group != steps:  # else it is no loop, and counts as the chunk's
             chunk += loops.pop(0).cycles() * (int(steps) // int(group))
         return (chunk / int(steps) + sum(n.cycles() for n in loops)) * -(-batch // int(rows))
 

@@ -38,7 +38,7 @@ def test_the_words_of_every_result_are_quoted():
     """What docs/ says of a benchmark is what its command said of the result that is kept."""
     page = quotes.PAGE.read_text()
     assert page == quotes.quoted(page), "run python -m benchmarks quotes"
-    marked = [name for _, name, _ in quotes.MARKED.findall(page)]
+    marked = {name for _, _, name, _ in quotes.MARKED.findall(page)}
     assert sorted(marked) == sorted(path.stem for path in record.RESULTS.glob("*.json"))
 
 
