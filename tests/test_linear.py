@@ -256,6 +256,10 @@ def test_what_is_wanted_alone(implementation, constant):
 @pytest.mark.parametrize(("dtype", "reverse"), (("float32", False), ("complex64", True)))
 def test_nothing_in_padding_changes_a_bit(implementation, dtype, reverse):
     g = given(dtype=dtype)
+    # Not even beside a state that is NaN by right.
+    mask = g.mask.at[9:12, 2].set(jnp.array([False, True, False]))
+    starts = g.starts.at[8:13, 2].set(False)
+    g = g._replace(b=g.b.at[10, 2].set(jnp.nan), mask=mask, starts=starts)
 
     def filled(value):
         a, b, d_hs = (jnp.where(g.mask[..., None], x, value) for x in (g.a, g.b, g.weights[1]))
@@ -287,7 +291,7 @@ def test_an_episode_does_not_see_another(implementation, reverse):
 @pytest.mark.parametrize("implementation", ("xla", "chunks"))
 def test_zero_times_what_overflowed(implementation):
     """Products of factors overflow where the states, zero so far, do not."""
-    a, b = jnp.full((300, 1), 3.0, jnp.float32), jnp.zeros((300, 1), jnp.float32)
+    a, b = jnp.full((300, 1), 100.0, jnp.float32), jnp.zeros((300, 1), jnp.float32)
     g = Given(a, b.at[-2:].set(1.0), b[0], None, None, (b[0], b.at[:2].set(1.0)))
     assert error(run(g, implementation), run(g, REFERENCE)) < 1e-6
 

@@ -14,16 +14,17 @@ from jax import lax
 from jaxrnn.linear.problem import before, cut, keeps
 from jaxrnn.scan import select
 
-# Steps of a chunk. Nothing in XLA carries a state through a kernel, so that each of a chunk's
-# results begins at its first step again: with 8 of them and 4 or 5 reads from the GPU's cache for
-# each number of the result, that takes about as long as memory does. By kernels and bytes as
-# compiled for an H200, not yet timed on one: [1024, 8, 1024] in float32 is 7 kernels and twice the
-# least bytes, a scan 3,075 kernels, and `jax.lax.associative_scan` 9 of them, which read up to
-# 2,700 numbers for one and take 9 s to compile.
+# Steps of a chunk. No kernel of XLA's carries a state from step to step: each result is made from
+# the chunk's first step on. With 8 of them that is 9 numbers read for one, from the cache of a
+# GPU, which takes about as long as memory does for the rest. Compiled for an H200, not yet timed
+# on one: [1024, 8, 1024] in float32 is 7 kernels and twice the least bytes. A scan is 3,075
+# kernels; `jax.lax.associative_scan` is 9, one of which reads from 2,700 places, and compiles for
+# 7 to 9 s where this takes 1 s.
 _CHUNK = 8
 
-# On a TPU of more numbers a step than this, memory takes longer than a step of a loop does, about
-# 1 us: then the loop, which moves the least bytes, is faster than chunks, with 5 to 7 times those.
+# On a TPU chunks move 5 to 7 times the least bytes, by its compiler's count, and a loop about 1.
+# With more numbers a step than this the loop is faster, if a step of it takes 1 us beside what
+# memory takes: that is a guess. The kernel for TPUs is faster than both.
 _WIDE = 1 << 15
 
 

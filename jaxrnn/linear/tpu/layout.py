@@ -1,7 +1,7 @@
 """How the arrays of a linear recurrence lie in a TPU's memory, and how much is there at a time.
 
 A register has 8 sublanes of 128 lanes. The rows of a batch lie in sublanes and channels in lanes;
-of fewer than 5 rows, a register holds 2, 4 or 8 times as many lanes.
+of fewer than 5 rows, a register holds 2 or 4 times as many lanes.
 """
 
 import math
@@ -87,8 +87,8 @@ def joined(arrays, like):
 
 
 def _sublanes(rows):
-    """What rows take up: 1, 2, 4, or a multiple of 8."""
-    return _up(rows, 8) if rows > 4 else 1 << (rows - 1).bit_length()
+    """What rows take up: 2 (one row does, in bfloat16), 4, or a multiple of 8."""
+    return _up(rows, 8) if rows > 4 else 4 if rows > 2 else 2
 
 
 def _up(n, multiple):
