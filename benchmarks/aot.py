@@ -100,6 +100,7 @@ def main(argv=None):
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
     path = chosen.out / "aot.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    partial = path.with_name("aot-partial.json")  # until all is done
     content = {
         "benchmark": "aot",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -117,6 +118,7 @@ def main(argv=None):
                     done(f"failed: {_first_line(error)}")
                     continue
                 content[kind] += found
+                record.save(partial, content)
                 done(", ".join(map(_figures, found)))
     content["failed"] += worse(content, kept)
     content["words"] = sentences(content["tpu"])
@@ -130,6 +132,7 @@ def main(argv=None):
     elif set(chosen.chips) != set(CHIPS) or chosen.most:
         path = path.with_name("aot-some.json")
     record.save(path, content)
+    partial.unlink(missing_ok=True)
     console.print(f"\nwritten: {path}")
     return 1 if content["failed"] else 0
 

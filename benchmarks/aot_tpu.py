@@ -1,5 +1,6 @@
 """A layer compiled for a TPU that is not there, and the least that a step of it can take."""
 
+import atexit
 import functools
 import os
 import re
@@ -75,8 +76,9 @@ class Case(NamedTuple):
 
 
 def prepare():
-    """Sets what libtpu reads when it is loaded; the folder it will write to."""
+    """Sets what libtpu reads when it is loaded; the folder it will write to until the end."""
     folder = Path(tempfile.mkdtemp(prefix="jaxrnn-aot-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ |= {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is taken
         "TPU_SKIP_MDS_QUERY": "1",

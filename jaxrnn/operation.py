@@ -29,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxrnn.target import Target, of_lowering
 
 PLATFORMS = ("cpu", "tpu", "cuda", "rocm")
-PLAIN = Target(None)
+PLAIN = Target(None)  # plain JAX, for any platform
 WEIGHT = None  # in place of a batch axis: an operand shared by all rows of the batch
 
 
@@ -79,17 +79,17 @@ class Operation:
         return tuple(self.forward.bind(*flat, problem=problem, tree=tree, save=False, maps=()))
 
     # The three functions, as they are lowered. Each takes the primitive's parameters and a
-    # target (None: the default implementation, plain JAX) and gives a function of flat arrays.
+    # target (PLAIN: the default implementation) and gives a function of flat arrays.
 
-    def _forward(self, target=None, *, problem, tree, save, maps):
+    def _forward(self, target=PLAIN, *, problem, tree, save, maps):
         def function(*flat):
             operands = tree.unflatten(flat)
-            module, at = self._implementation(problem, operands, target)
-            return list(module.forward(problem, operands, save, at))
+            module = self._implementation(problem, operands, target)
+            return list(module.forward(problem, operands, save, target))
 
         return _mapped(function, maps)
 
-    def _tangent(self, target=None, *, problem, tree, present, maps):
+    def _tangent(self, target=PLAIN, *, problem, tree, present, maps):
         del target  # the derivative of the reference serves all
 
         def function(*flat):
@@ -98,23 +98,23 @@ class Operation:
 
         return _mapped(function, maps)
 
-    def _backward(self, target=None, *, problem, tree, wanted, given, maps, sums):
+    def _backward(self, target=PLAIN, *, problem, tree, wanted, given, maps, sums):
         def function(*flat):
             flat, saved, cotangents = _split(flat, tree.num_leaves, -sum(given))
             operands = tree.unflatten(flat)
-            module, at = self._implementation(problem, operands, target)
+            module = self._implementation(problem, operands, target)
             gradients = module.backward(
                 problem, operands, saved[: len(given)], saved[len(given) :],
-                _where(given, cotangents), tree.unflatten(wanted), at,
+                _where(given, cotangents), tree.unflatten(wanted), target,
             )  # fmt: skip
             return _picked(wanted, tree.flatten_up_to(gradients))
 
         return _mapped(function, maps, sums)
 
     def _implementation(self, problem, operands, target):
-        if target is None:
-            return self.default, PLAIN
-        return self.choose(problem, operands, target), target
+        if target is PLAIN:
+            return self.default
+        return self.choose(problem, operands, target)
 
     def _reference(self, problem, tree):
         return lambda *flat: list(self.reference(problem, tree.unflatten(flat)))
@@ -305,7 +305,7 @@ class Operation:
             return shapes(avals, tuple(sorted(parameters.items(), key=lambda p: p[0])))
 
         def lower(platform, context, *args, **parameters):
-            function = build(platform and of_lowering(platform, context), **parameters)
+            function = build(of_lowering(platform, context) if platform else PLAIN, **parameters)
             return mlir.lower_fun(function, multiple_results=True)(context, *args)
 
         primitive.def_impl(evaluate)

@@ -9,7 +9,7 @@ from jax.experimental import io_callback
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxrnn import linear, recurrence
+from jaxrnn import linear, mosaic, recurrence
 
 PACKAGES = recurrence, linear  # those with an implementation "tpu"
 PARAMETERS = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
@@ -21,8 +21,8 @@ def interpreted():
     # The interpreter keeps its order by an effect, of which a primitive's type has to tell.
     call = jax.make_jaxpr(lambda: io_callback(lambda: None, None, ordered=True))()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mosaic, "INTERPRETED", True)
         for package in PACKAGES:
-            patch.setattr(package.tpu, "INTERPRETED", True)
             for primitive in (package._operation.forward, package._operation.backward):
                 patch.setattr(primitive, "abstract_eval", _effectful(primitive, call.effects))
         with pltpu.force_tpu_interpret_mode(PARAMETERS), _in_all_threads("jax_enable_x64"):
@@ -36,8 +36,7 @@ def interpreted_as_jax():
     The other interpreter keeps an order, which ``remat`` and a kernel under ``vmap`` cannot.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for package in PACKAGES:
-            patch.setattr(package.tpu, "INTERPRETED", True)
+        patch.setattr(mosaic, "INTERPRETED", True)
         patch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
         yield
 

@@ -11,7 +11,7 @@ import jaxrnn
 
 ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
-    ("dtypes", "scan", "placement", "choice", "target"),
+    ("dtypes", "scan", "placement", "choice", "target", "mosaic"),
     ("operation",),
     ("arguments",),
     ("cell", "recurrence", "attend", "linear"),

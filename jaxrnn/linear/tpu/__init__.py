@@ -9,40 +9,29 @@ own programs move the arrays several times over, or wait for memory at every ste
 import jax
 import jax.numpy as jnp
 
+from jaxrnn import mosaic
+from jaxrnn.linear import xla
 from jaxrnn.linear.problem import keeps
 from jaxrnn.linear.tpu import layout
-
-INTERPRETED = False  # for tests: on a CPU, inside of `pltpu.force_tpu_interpret_mode`
 
 _TYPES = ("float32", "bfloat16", "complex64")
 
 
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
-    del problem
-    if target.platform != "tpu" and not INTERPRETED:
-        return f"it is for TPUs, not for {target.platform}"
-    if target.devices > 1 and not INTERPRETED:
-        return (
-            f"XLA cannot divide a kernel among {target.devices} devices. In a jax.shard_map each"
-            " runs its own: jax.shard_map(run, in_specs=P(None, 'batch'),"
-            " out_specs=(P('batch'), P(None, 'batch')), check_vma=False)"
-        )
-    if not all(isinstance(n, int) for n in operands.b.shape):
-        return "a size is symbolic"
-    if 0 in operands.b.shape:
-        return "there is nothing to run"
-    types = {operands.b.dtype.name, operands.factor_dtype.name, operands.h0.dtype.name}
-    if not types <= set(_TYPES) and not INTERPRETED:
-        return f"the types are {sorted(types)}; the kernel knows {_TYPES}"
-    return None
+    return mosaic.unsupported(
+        problem, target, sizes=operands.b.shape, known=_TYPES,
+        types=(operands.b.dtype.name, operands.factor_dtype.name, operands.h0.dtype.name),
+        specs="in_specs=P(None, 'batch'), out_specs=(P('batch'), P(None, 'batch'))",
+    )  # fmt: skip
 
 
 def forward(problem, operands, save, target):
     """Returns (final state, hs), then the states before each step if a backward needs them."""
     from jaxrnn.linear.tpu import kernel
 
-    del target
+    if operands.h0.size == 0:  # no row, no grid
+        return xla.forward(problem, operands, save, target)
     place = _place(operands)
     ins = _factor(place, operands)
     ins |= {"b": place.timed(operands.b), "h0": place.state(operands.h0)}
@@ -57,7 +46,10 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     """Returns the gradients of the operands."""
     from jaxrnn.linear.tpu import kernel
 
-    del target
+    if operands.h0.size == 0:
+        return xla.backward(
+            problem, operands, outputs, residuals, cotangents, wanted, target
+        )  # fmt: skip
     place, (d_final, d_hs) = _place(operands), cotangents
     ins = _factor(place, operands)
     ins["d_final"] = place.state(jnp.zeros_like(operands.h0) if d_final is None else d_final)

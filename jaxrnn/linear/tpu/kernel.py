@@ -14,6 +14,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxrnn import mosaic
+
 _TIMED = ("b", "a", "hs", "kept", "d_hs", "d_b", "d_a")  # [T, rows, lanes]
 _STATES = ("h0", "final", "d_final", "d_h0", "d_constant")  # [rows, lanes]
 _GROUP = 8  # steps written out in a row
@@ -50,7 +52,7 @@ def forward(layout, ins, outs, flags, *, reverse):
 
         _put(out["final"], ..., chunk.each(step, chunk.read(out["final"], ...)))
 
-    return _call(layout, kernel, ins, outs, flags, backwards=reverse)
+    return _call(layout, "linear_forward", kernel, ins, outs, flags, backwards=reverse)
 
 
 def backward(layout, ins, outs, flags, *, reverse):
@@ -94,7 +96,7 @@ def backward(layout, ins, outs, flags, *, reverse):
         for place, number in zip(places, carry, strict=True):
             _put(place, ..., number)
 
-    return _call(layout, kernel, ins, outs, flags, backwards=not reverse)
+    return _call(layout, "linear_backward", kernel, ins, outs, flags, backwards=not reverse)
 
 
 class _Chunk:
@@ -107,10 +109,9 @@ class _Chunk:
         self.first = place == 0
         self.number = chunks - 1 - place if backwards else place
         self.last_in_time = self.number == chunks - 1
-        # Of 32 bits, whatever JAX's default is: a TPU has no other index.
-        self.count = np.int32(size)
+        self.count = np.int32(size)  # an array, as it is with a rest
         if rest:
-            self.count = jnp.where(self.last_in_time, np.int32(rest), self.count)
+            self.count = jnp.where(self.last_in_time, rest, self.count)
 
     def each(self, step, carry):
         """Runs ``step(k, carry)`` for the steps of the chunk."""
@@ -123,8 +124,8 @@ class _Chunk:
                 carry = one(g * _GROUP + i, carry)
             return carry
 
-        groups = lax.div(self.count, np.int32(_GROUP))
-        carry = lax.fori_loop(np.int32(0), groups, group, carry)
+        groups = lax.div(self.count, np.int32(_GROUP))  # `//` asks for the chip
+        carry = lax.fori_loop(0, groups, group, carry)
         return lax.fori_loop(groups * _GROUP, self.count, one, carry)
 
     def read(self, refs, k):
@@ -165,7 +166,7 @@ class _Chunk:
         return before
 
 
-def _call(layout, kernel, ins, outs, flags, *, backwards):
+def _call(layout, name, kernel, ins, outs, flags, *, backwards):
     timed = [a.dtype for name in _TIMED for a in ins.get(name, [])]
     timed += [dtype for name in _TIMED for dtype in outs.get(name, [])]
     size = layout.chunk(sum(jnp.dtype(dtype).itemsize for dtype in timed))
@@ -199,8 +200,10 @@ def _call(layout, kernel, ins, outs, flags, *, backwards):
     ins = ins | {name: [layout.words(flag, size)] for name, flag in flags.items()}
     if "hs" in ins:  # the end of the chunk before
         ins["edge"] = ins["hs"]
-    return pl.pallas_call(
+    return mosaic.call(
         lambda ref, out: kernel(ref, out, _Chunk(layout, size, backwards, dtype)),
+        (ins,),
+        name=name,  # in a profile
         grid=(pl.cdiv(layout.rows, rows), pl.cdiv(layout.lanes, lanes), chunks),
         in_specs=({name: [specs[name]] * len(number) for name, number in ins.items()},),
         out_specs={name: [specs[name]] * len(types) for name, types in outs.items()},
@@ -209,7 +212,7 @@ def _call(layout, kernel, ins, outs, flags, *, backwards):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary")
         ),
-    )(ins)
+    )
 
 
 def _put(refs, k, number):

@@ -10,38 +10,27 @@ the loop, as in ``jaxrnn.recurrence.xla``.
 import jax
 import jax.numpy as jnp
 
+from jaxrnn import mosaic
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence import xla
 from jaxrnn.recurrence.tpu import layout, update
 
-INTERPRETED = False  # in tests: whoever names it has it on a CPU, by Pallas' interpreter
-
-_TYPES = {"float32", "bfloat16"}
+_TYPES = ("float32", "bfloat16")
 
 
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
-    interpreted = _interpreted(problem)
-    if target.platform != "tpu" and not interpreted:
-        return f"it is for TPUs, not for {target.platform}"
-    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
-    if not all(isinstance(n, int) for n in sizes):
-        return "a size is symbolic"
-    if not interpreted:
-        if target.devices > 1:
-            return (
-                f"XLA cannot divide a kernel among {target.devices} devices. Inside of"
-                " jax.shard_map(run, in_specs=(P(), P(None, 'batch')),"
-                " out_specs=P(None, 'batch'), check_vma=False) each runs its own"
-            )
-        types = {operands.xs.dtype.name, operands.state[0].dtype.name}
-        if not types <= _TYPES:
-            return f"types are {sorted(types)}; the kernel knows {sorted(_TYPES)}"
-        error = update.error(problem, tuple(operands.unit))
-        if error is not None:
-            return f"Pallas cannot lower the update: {error}"
-    if operands.state[0].size == 0:
-        return None
+    why = mosaic.unsupported(
+        problem, target, known=_TYPES,
+        sizes=(*operands.xs.shape, *operands.r.shape, operands.w.shape[2]),
+        types=(operands.xs.dtype.name, operands.state[0].dtype.name),
+        specs="in_specs=(P(), P(None, 'batch')), out_specs=P(None, 'batch')",
+    )  # fmt: skip
+    if why is not None or operands.state[0].size == 0:
+        return why
+    error = None if mosaic.interpreted(problem) else update.error(problem, tuple(operands.unit))
+    if error is not None:
+        return f"Pallas cannot lower the update: {error}"
     return layout.too_large(problem, operands, target)
 
 
@@ -55,7 +44,7 @@ def forward(problem, operands, save, target):
     starts, spread = operands.starts is not None, lay.lanes.spread
     padded = operands._replace(w=spread(operands.w), b=spread(operands.b))
     arrays = lay.shared(lay.forward) | {
-        "r": lay.lanes.recurrent(operands.r).astype(lay.product),
+        "r": [lay.lanes.recurrent(operands.r).astype(lay.product)],
         "state": [lay.flat_rows(s) for s in operands.state],
         "initial": [lay.flat_rows(s) for s in operands.initial] if starts else [],
     }
@@ -69,8 +58,8 @@ def forward(problem, operands, save, target):
         lay.plan(lay.forward), arrays, operands.xs.dtype,
         save=problem.residuals if save else None, first_kept=xla.first_kept(operands),
     )  # fmt: skip
-    final = map(lay.unflat_rows, out.pop("final"))
-    return [*final, *map(lay.unflat, sum(out.values(), []))]
+    over_time = out["ys"] + out["gates"] + out["states"]
+    return [*map(lay.unflat_rows, out["final"]), *map(lay.unflat, over_time)]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -93,7 +82,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         | {
             "gates": [lay.spread(part) for part in jax.tree.leaves(packed)],
             "states": [lay.spread(s) for s, u in zip(before, used, strict=True) if u],
-            "r": lay.lanes.transposed(operands.r).astype(lay.product),
+            "r": [lay.lanes.transposed(operands.r).astype(lay.product)],
             "d_ys": [] if d_ys is None else [lay.spread(d_ys)],
             "d_state": [lay.flat_rows(zero if d is None else d) for d in d_final],
         },
@@ -109,7 +98,3 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         initial=tuple(map(lay.unflat_rows, out["d_initial"])) or None,
     )
     return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
-
-
-def _interpreted(problem):
-    return INTERPRETED and problem.implementation == "tpu"

@@ -14,6 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxrnn import mosaic
 from jaxrnn.recurrence.packed import Packing
 from jaxrnn.recurrence.tpu.lanes import Lanes
 from jaxrnn.recurrence.tpu.tiles import Tiles
@@ -65,7 +66,7 @@ def forward(plan, arrays, y, *, save, first_kept):
 
     Args:
       plan: a ``Plan``.
-      arrays: dict of lists of arrays, but for ``r``.
+      arrays: dict of lists of arrays.
 
         x        [T, B, I]; without ``w``, the gates' input part, [T, B, G * all]
         w        [I, G * all] and the bias [1, G * all], or none
@@ -84,33 +85,16 @@ def forward(plan, arrays, y, *, save, first_kept):
       ``states`` [T, B, all], those before each step.
     """
     packing, lanes, tiles = plan.packing, plan.lanes, plan.tiles
-    count, projects, starts = packing.problem.states, arrays["w"], bool(arrays["initial"])
-    parts = packing.sizes if save == "gates" else ()
-    grid, time = _grid(plan, plan.reverse)
-    ins = {
-        "x": [time(a.shape[-1]) for a in arrays["x"]],
-        "w": [_whole(a) for a in arrays["w"]],
-        "r": [_whole(arrays["r"])],
-        "unit": [_whole(a) for a in arrays["unit"]],
-        "state": [_rows(plan)] * count,
-        "initial": [_rows(plan)] * len(arrays["initial"]),
-        "flags": [_flags(plan, plan.reverse)] * len(arrays["flags"]),
-    }
-    kept = (count - first_kept) if save else 0
+    projects, starts = bool(arrays["w"]), bool(arrays["initial"])
+    kept = packing.problem.states - first_kept
     outs = {
-        "final": ([_rows(plan)] * count, [_rows_shape(plan)] * count),
-        "ys": ([time(lanes.all)], [_time_shape(plan, lanes.all, y)]),
-        "gates": (
-            [time(n * lanes.all) for n in parts],
-            [_time_shape(plan, n * lanes.all, plan.state) for n in parts],
-        ),
-        "states": ([time(lanes.all)] * kept, [_time_shape(plan, lanes.all, plan.state)] * kept),
+        "final": [_by_row(plan)] * packing.problem.states,
+        "ys": [_over_time(plan, 1, y)],
+        "gates": [_over_time(plan, n) for n in packing.sizes if save == "gates"],
+        "states": [_over_time(plan)] * kept * bool(save),
     }
-    gates = (tiles.steps, tiles.rows, packing.problem.gates * lanes.all)
 
-    def kernel(*refs):
-        ref, out, *scratch = _named(refs, ins, outs)
-
+    def kernel(ref, out, *scratch):
         @pl.when(pl.program_id(1) == 0)
         def _():
             for place, state in zip(out["final"], ref["state"], strict=True):
@@ -121,7 +105,7 @@ def forward(plan, arrays, y, *, save, first_kept):
             (gates_in,) = scratch
             _project(plan, ref["x"][0], *ref["w"], gates_in)
         unit = _unit(plan, ref["unit"])
-        r = ref["r"][0]
+        (r,) = ref["r"]
 
         def step(k, state):
             real, start = _flag(plan, ref["flags"], k, starts)
@@ -148,9 +132,12 @@ def forward(plan, arrays, y, *, save, first_kept):
         for place, s in zip(out["final"], state, strict=True):
             place[...] = s
 
-    scratch = [pltpu.VMEM(gates, plan.state)] if projects else []
-    name = f"recur_forward_{tiles.rows}x{tiles.steps}" + (f"x{tiles.group}" if projects else "")
-    return _call(plan, name, kernel, grid, ins, outs, scratch, arrays)
+    name, scratch = f"recur_forward_{tiles.rows}x{tiles.steps}", []
+    if projects:
+        name += f"x{tiles.group}"
+        gates = tiles.steps, tiles.rows, packing.problem.gates * lanes.all
+        scratch = [pltpu.VMEM(gates, plan.state)]
+    return _call(plan, name, kernel, arrays, outs, plan.reverse, scratch)
 
 
 def backward(plan, arrays, *, starts, used):
@@ -158,7 +145,7 @@ def backward(plan, arrays, *, starts, used):
 
     Args:
       plan: a ``Plan``.
-      arrays: dict of lists of arrays, but for ``r``.
+      arrays: dict of lists of arrays.
 
         gates    [T, B, n * all] each
         states   [T, B, all] each: before each step, those that are ``used``
@@ -176,32 +163,15 @@ def backward(plan, arrays, *, starts, used):
       ``d_gates`` [T, B, n * all], in the type of products.
     """
     packing, lanes, tiles = plan.packing, plan.lanes, plan.tiles
-    count = packing.problem.states
-    backwards = not plan.reverse
-    grid, time = _grid(plan, backwards)
-    ins = {
-        "gates": [time(n * lanes.all) for n in packing.sizes],
-        "states": [time(lanes.all)] * len(arrays["states"]),
-        "r": [_whole(arrays["r"])],
-        "unit": [_whole(a) for a in arrays["unit"]],
-        "d_ys": [time(lanes.all)] * len(arrays["d_ys"]),
-        "d_state": [_rows(plan)] * count,
-        "flags": [_flags(plan, backwards)] * len(arrays["flags"]),
-    }
-    sums = count * starts
+    count, backwards = packing.problem.states, not plan.reverse
     outs = {
-        "d_state": ([_rows(plan)] * count, [_rows_shape(plan)] * count),
-        "d_initial": ([_rows(plan)] * sums, [_rows_shape(plan)] * sums),
-        "d_unit": ([_rows(plan)] * len(plan.unit), [_rows_shape(plan)] * len(plan.unit)),
-        "d_gates": (
-            [time(n * lanes.all) for n in packing.sizes],
-            [_time_shape(plan, n * lanes.all, plan.product) for n in packing.sizes],
-        ),
+        "d_state": [_by_row(plan)] * count,
+        "d_initial": [_by_row(plan)] * (count * starts),
+        "d_unit": [_by_row(plan)] * len(plan.unit),
+        "d_gates": [_over_time(plan, n, plan.product) for n in packing.sizes],
     }
 
-    def kernel(*refs):
-        ref, out = _named(refs, ins, outs)
-
+    def kernel(ref, out):
         @pl.when(pl.program_id(1) == 0)
         def _():
             for place, d in zip(out["d_state"], ref["d_state"], strict=True):
@@ -210,7 +180,7 @@ def backward(plan, arrays, *, starts, used):
                 place[...] = jnp.zeros_like(place)
 
         unit = _unit(plan, ref["unit"])
-        r = ref["r"][0]
+        (r,) = ref["r"]
 
         def step(k, carry):
             d_state, d_initial, d_unit = carry
@@ -248,81 +218,59 @@ def backward(plan, arrays, *, starts, used):
             place[...] = d
 
     name = f"recur_backward_{tiles.rows}x{tiles.steps}"
-    return _call(plan, name, kernel, grid, ins, outs, [], arrays)
+    return _call(plan, name, kernel, arrays, outs, backwards)
 
 
 # What both are made of.
 
 
-def _grid(plan, backwards):
-    """The grid, and the block of an array over time."""
-    tiles, chunks = plan.tiles, pl.cdiv(plan.steps, plan.tiles.steps)
-
-    def time(width):
-        def place(i, t):
-            return chunks - 1 - t if backwards else t, i, 0
-
-        return pl.BlockSpec((tiles.steps, tiles.rows, width), place)
-
-    return (pl.cdiv(plan.rows, tiles.rows), chunks), time
+_BY_ROW = ("state", "initial", "final", "d_state", "d_initial", "d_unit")  # [B, all]
+_OVER_TIME = ("x", "ys", "gates", "states", "d_ys", "d_gates")  # [T, B, K]
 
 
-def _rows(plan):
-    return pl.BlockSpec((plan.tiles.rows, plan.lanes.all), lambda i, t: (i, 0))
-
-
-def _flags(plan, backwards):
-    chunks = pl.cdiv(plan.steps, plan.tiles.steps)
-    shape = (None, plan.tiles.rows, plan.tiles.steps)
-    return pl.BlockSpec(shape, lambda i, t: (chunks - 1 - t if backwards else t, i, 0))
-
-
-def _whole(array):
-    """An array that is loaded once: not twice, as those that change with the place."""
-    zeros = (0,) * array.ndim
-    return pl.BlockSpec(array.shape, lambda i, t: zeros, pipeline_mode=pl.Buffered(1))
-
-
-def _rows_shape(plan):
+def _by_row(plan):
     return jax.ShapeDtypeStruct((plan.rows, plan.lanes.all), plan.state)
 
 
-def _time_shape(plan, width, dtype):
-    return jax.ShapeDtypeStruct((plan.steps, plan.rows, width), dtype)
+def _over_time(plan, count=1, dtype=None):
+    shape = plan.steps, plan.rows, count * plan.lanes.all
+    return jax.ShapeDtypeStruct(shape, dtype or plan.state)
 
 
-def _call(plan, name, kernel, grid, ins, outs, scratch, arrays):
-    specs, shapes = zip(*outs.values())
-    call = pl.pallas_call(
-        kernel,
+def _call(plan, name, kernel, arrays, outs, backwards, scratch=()):
+    """The results of ``kernel(ref, out, *scratch)``, as ``outs`` has them."""
+    rows, steps, *_ = plan.tiles
+    chunks = pl.cdiv(plan.steps, steps)
+
+    def timed(i, t):
+        return chunks - 1 - t if backwards else t, i, 0
+
+    def spec(kind, a):
+        if kind in _OVER_TIME:
+            return pl.BlockSpec((steps, rows, a.shape[-1]), timed)
+        if kind in _BY_ROW:
+            return pl.BlockSpec((rows, a.shape[-1]), lambda i, t: (i, 0))
+        if kind == "flags":
+            return pl.BlockSpec((None, rows, steps), timed)
+        # It never changes: loaded once, not while another is worked on.
+        zeros = (0,) * a.ndim
+        return pl.BlockSpec(a.shape, lambda i, t: zeros, pipeline_mode=pl.Buffered(1))
+
+    def specs(groups):
+        return {kind: [spec(kind, a) for a in group] for kind, group in groups.items()}
+
+    return mosaic.call(
+        kernel, (arrays,),
         name=name,  # in a profile
-        grid=grid,
-        in_specs=sum(ins.values(), []),
-        out_specs=sum(specs, []),
-        out_shape=sum(shapes, []),
+        grid=(pl.cdiv(plan.rows, rows), chunks),
+        in_specs=(specs(arrays),),
+        out_specs=specs(outs),
+        out_shape=outs,
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=plan.tiles.limit
         ),
-    )
-    # A TPU has integers of 32 bits, whatever JAX's default is.
-    with jax.enable_x64(plan.state == jnp.float64):
-        out = call(*jax.tree.leaves([arrays[name] for name in ins]))
-    return _grouped(out, {name: len(s) for name, (s, _) in outs.items()})
-
-
-def _named(refs, ins, outs):
-    refs = list(refs)
-    sizes = {name: len(specs) for name, specs in ins.items()}
-    first = sum(sizes.values())
-    results = {name: len(specs) for name, (specs, _) in outs.items()}
-    last = first + sum(results.values())
-    return _grouped(refs[:first], sizes), _grouped(refs[first:last], results), *refs[last:]
-
-
-def _grouped(values, sizes):
-    values = iter(values)
-    return {name: [next(values) for _ in range(size)] for name, size in sizes.items()}
+    )  # fmt: skip
 
 
 def _project(plan, x, w, b, gates):

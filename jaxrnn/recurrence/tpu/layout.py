@@ -23,7 +23,8 @@ class Layout:
       forward, backward: the ``Tiles`` of each kernel, None where not even the least fits.
       projects: the forward takes the input's product too, a chunk at a time: the gates' input
         part is then never in HBM, where it would be larger than all else. It needs rows that fill
-        registers, and room for ``w``. Else XLA takes the product before.
+        registers, and room for ``w`` that takes no rows from a tile. Else XLA takes the product
+        before.
     """
 
     def __init__(self, problem, operands, target):
@@ -51,14 +52,14 @@ class Layout:
         # states of a row: where they begin and end, and at work; so are its gates.
         row = 6 * states + 2 * gates + 2 * LANES * 4
         kept = packed * total + states
-        self.forward, self.projects = None, True
-        if self.count % 16 == 0 or self.count > tiles.MOST_ROWS:
+        self.forward = fit(resident=r, row=row, row_step=2 * (gates + ys + kept))
+        self.projects = False
+        if self.forward and (self.count % 16 == 0 or self.count > tiles.MOST_ROWS):
             row_step = 2 * (xs + ys + kept) + gates
             product_rows = tiles.PRODUCT_ROWS * gates  # before they are put down
-            self.forward = fit(resident=r + w + product_rows, row=row, row_step=row_step)
-        if self.forward is None:
-            self.projects = False
-            self.forward = fit(resident=r, row=row, row_step=2 * (gates + ys + kept))
+            found = fit(resident=r + w + product_rows, row=row, row_step=row_step)
+            self.projects = found is not None and found.rows == self.forward.rows
+            self.forward = found if self.projects else self.forward
         row_step = 2 * (kept + ys + packed * product)
         self.backward = fit(resident=r, row=2 * row, row_step=row_step)
 
