@@ -109,8 +109,11 @@ def completed_state(initial_state, params, state, batch):
 
 def _fits(leaf, like):
     came = jnp.result_type(leaf)
-    floats = jnp.issubdtype(came, jnp.floating) and jnp.issubdtype(like.dtype, jnp.floating)
-    return came == like.dtype or (floats and promoted(came, like.dtype) == like.dtype)
+    narrower = any(
+        jnp.issubdtype(came, kind) and jnp.issubdtype(like.dtype, kind)
+        for kind in (jnp.floating, jnp.complexfloating)
+    )
+    return came == like.dtype or (narrower and promoted(came, like.dtype) == like.dtype)
 
 
 def _shapes(tree):
@@ -131,13 +134,16 @@ def check_names(params, want):
         raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
 
 
-def check_params(params, want, input_weight, x):
-    """The parameters have the names and shapes of ``want``, and x the features they are for."""
+def check_params(params, want, input_weight, x, place=0):
+    """The parameters have the names and shapes of ``want``, and x the features they are for.
+
+    The axis ``place`` of ``params[input_weight]`` says how many these are.
+    """
     check_names(params, want)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):
-        check_features(x, params[input_weight].shape[0])
+        check_features(x, params[input_weight].shape[place])
     for name, shape in want.items():
         if params[name].shape != shape:
             raise ValueError(f"params[{name!r}]: got shape {params[name].shape}, want {shape}")
@@ -175,7 +181,7 @@ def activation(value):
 
 
 def check_lifted(implementation):
-    """A cell lifted from its step has one implementation."""
+    """A cell lifted from its step by ``jaxrnn.cell`` has one implementation."""
     if implementation not in (None, REFERENCE):
         raise ValueError(
             f"implementation: got {implementation!r}, but a cell lifted from its step has only"

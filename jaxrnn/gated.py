@@ -1,21 +1,21 @@
 """From an elementwise update to a cell."""
 
+import functools
 import inspect
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments
+from jaxrnn import arguments, parameters
 from jaxrnn.cell import Cell, constructor
-from jaxrnn.dtypes import arithmetic, promoted
+from jaxrnn.dtypes import arithmetic
 from jaxrnn.recurrence import RESIDUALS, recur, reference
 from jaxrnn.recurrence.problem import Operands, Problem
 
-_input_init = jax.nn.initializers.glorot_uniform()
-_recurrent_init = jax.nn.initializers.orthogonal()
 
-
-def gated(update, *, gates, states=1, bias=None, unit=None):
+def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     """Makes the constructor of a cell from its elementwise update.
 
         x[k] = xs @ w[:, k] + b[k]      r[k] = h @ r[:, k]      for each gate k
@@ -33,6 +33,8 @@ def gated(update, *, gates, states=1, bias=None, unit=None):
       bias: what the bias of each gate begins at, ``gates`` numbers; zeros if None.
       unit: further weights, one number for each hidden unit: a dict from the argument's name in
         ``update`` to an initializer ``(key, shape, dtype) -> array`` of shape [H].
+      recurrent: the gates that have a recurrent part, if not all have: their numbers, in the order
+        in which ``update`` takes them as ``r``. Kernels take a product with zeros for the others.
 
     Returns:
       A constructor ``(hidden, *, heads=1, residuals="gates") -> Cell``. With ``heads`` = N the
@@ -43,7 +45,8 @@ def gated(update, *, gates, states=1, bias=None, unit=None):
       memory.
 
       The cell's parameters are ``{"w": [I, G, H], "r": [H, G, H], "b": [G, H]}`` and one [H] for
-      each name in ``unit``; with N heads of width D, ``r`` is [N, D, G, D].
+      each name in ``unit``; with N heads of width D, ``r`` is [N, D, G, D]. ``r`` has only the
+      gates that are ``recurrent``.
 
     Raises:
       TypeError: ``update`` is not elementwise, or does not take or give what it should.
@@ -61,99 +64,113 @@ def gated(update, *, gates, states=1, bias=None, unit=None):
     if len(bias) != gates:
         raise ValueError(f"bias: got {len(bias)} numbers, want one for each of {gates} gates")
     unit = tuple(sorted(dict(unit or {}).items()))
-    _check_update(update, gates, states, tuple(name for name, _ in unit))
+    recurrent = tuple(range(gates) if recurrent is None else recurrent)
+    if not set(recurrent) <= set(range(gates)) or len(set(recurrent)) < len(recurrent):
+        raise ValueError(f"recurrent: got {recurrent}, want different gates below {gates}")
+    form = Form(update, gates, states, bias, unit, recurrent)
+    _check_update(form)
 
     def build(hidden, *, heads=1, residuals="gates"):
-        return _build(update, gates, states, bias, unit, hidden, heads, residuals)
+        return _build(form, hidden, heads, residuals)
 
     name = update.__name__.removesuffix("_update")
-    origin = (_gated, (update, gates, states, bias, unit))
-    made = constructor(build, name, origin)
+    made = constructor(build, name, (_gated, tuple(form)))
     made.__doc__ = update.__doc__
     return made
 
 
-def _gated(update, gates, states, bias, unit):
-    return gated(update, gates=gates, states=states, bias=bias, unit=dict(unit))
+class Form(NamedTuple):
+    """What ``gated`` was called with."""
+
+    update: Callable
+    gates: int
+    states: int
+    bias: tuple[float, ...]
+    unit: tuple[tuple[str, Callable], ...]
+    recurrent: tuple[int, ...]
+
+    def filled(self, r):
+        """The recurrent weights of all gates: zero for one that has none."""
+        if self.whole:
+            return r
+        zero = jnp.zeros_like(r[..., 0, :])
+        parts = {k: r[..., i, :] for i, k in enumerate(self.recurrent)}
+        return jnp.stack([parts.get(k, zero) for k in range(self.gates)], -2)
+
+    @property
+    def whole(self):
+        return self.recurrent == tuple(range(self.gates))
 
 
-def _build(update, gates, states, bias, unit, hidden, heads, residuals):
+@functools.lru_cache(1024)
+def _update(form):
+    """The update as ``recur`` calls it, with recurrent parts of all gates."""
+    if form.whole:
+        return form.update
+
+    @functools.wraps(form.update)
+    def update(state, x, r, **unit):
+        # Zero, but so the kernels see a sum, and keep one array for both.
+        x = tuple(a if k in form.recurrent else a + r[k] for k, a in enumerate(x))
+        return form.update(state, x, tuple(r[k] for k in form.recurrent), **unit)
+
+    return update
+
+
+def _gated(update, gates, states, bias, unit, recurrent):
+    return gated(
+        update, gates=gates, states=states, bias=bias, unit=dict(unit), recurrent=recurrent
+    )  # fmt: skip
+
+
+def _build(form, hidden, heads, residuals):
     hidden, heads = arguments.size("hidden", hidden), arguments.size("heads", heads)
     if hidden % heads:
         raise ValueError(f"heads: got {heads}, want a divisor of hidden={hidden}")
     if residuals not in RESIDUALS:
         raise ValueError(f"residuals: got {residuals!r}, want one of {RESIDUALS}")
-    names = tuple(name for name, _ in unit)
-
-    def init(key, in_size):
-        arguments.check_key(key)
-        in_size = arguments.size("in_size", in_size)
-        dtype, width = jnp.result_type(float), hidden // heads
-        key_w, key_r, *keys = jax.random.split(key, 2 + len(unit))
-        w = jax.vmap(lambda k: _input_init(k, (in_size, hidden), dtype))
-        r = jax.vmap(lambda k: _recurrent_init(k, (width, width), dtype))
-        blocks = r(jax.random.split(key_r, heads * gates)).reshape(heads, gates, width, width)
-        blocks = jnp.moveaxis(blocks, 1, 2)
-        return {
-            "w": jnp.moveaxis(w(jax.random.split(key_w, gates)), 0, 1),
-            "r": blocks[0] if heads == 1 else blocks,
-            "b": jnp.broadcast_to(jnp.array(bias, dtype)[:, None], (gates, hidden)),
-            **{name: make(k, (hidden,), dtype) for k, (name, make) in zip(keys, unit)},
-        }
+    gates, update = form.gates, _update(form)
+    spec = parameters.gated(hidden, gates, heads, len(form.recurrent), form.bias)
+    spec |= {name: ((hidden,), init) for name, init in form.unit}
 
     def initial_state(params, batch_shape):
         zeros = jnp.zeros((*batch_shape, hidden), arithmetic(params))
-        return (zeros,) * states
+        return (zeros,) * form.states
+
+    def operands(params, state, xs):
+        parameters.check(spec, params, xs)
+        unit = {name: params[name] for name, _ in form.unit}
+        weights = params["w"], params["b"], form.filled(params["r"])
+        return Operands(xs, *weights, unit, state, None, None, None)
 
     def step(params, state, x, key=None):
         del key
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
-        given = operands(params, state, x, hidden, gates, heads, names)
-        problem = Problem(update, gates, states, False, residuals, None)
-        return reference.step(problem, given, given.state, x)
+        problem = Problem(update, gates, form.states, False, residuals, None)
+        return reference.step(problem, operands(params, state, x), state, x)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key
         initial = initial_state(params, xs.shape[1:-1])
         state = initial if state is None else state
-        given = operands(params, state, xs, hidden, gates, heads, names)
+        given = operands(params, state, xs)
         return recur(
             update, xs, given.w, given.b, given.r, given.unit, given.state,
             initial=None if starts is None else initial, mask=mask, starts=starts,
             reverse=reverse, residuals=residuals, implementation=implementation,
         )  # fmt: skip
 
+    init = lambda key, in_size: parameters.made(spec, key, in_size)
     return Cell(init, initial_state, step, unroll)
-
-
-def operands(params, state, xs, hidden, gates, heads=1, unit=()):
-    """The checked arrays of a gated cell; ``state`` is a completed one.
-
-    Raises:
-      ValueError, TypeError: naming the array that does not fit the cell or the others.
-    """
-    width, inputs = hidden // heads, xs.shape[-1]
-    want = {
-        "w": (inputs, gates, hidden),
-        "r": (hidden, gates, hidden) if heads == 1 else (heads, width, gates, width),
-        "b": (gates, hidden),
-        **{name: (hidden,) for name in unit},
-    }
-    arguments.check_params(params, want, "w", xs)
-    dtype = arithmetic(params)
-    arguments.check_floating("xs", xs)
-    if promoted(xs.dtype, dtype) != dtype:
-        want = f"{dtype} or less, the arithmetic's type, which the parameters give"
-        raise TypeError(f"xs: got {xs.dtype}, want {want}")
-    named = {name: params[name] for name in unit}
-    return Operands(xs, params["w"], params["b"], params["r"], named, state, None, None, None)
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}
 
 
-def _check_update(update, gates, states, unit):
+def _check_update(form):
     """Traces ``update`` on rows of an odd size and looks for anything that is not elementwise."""
+    update, gates, states = form.update, form.gates, form.states
+    unit = tuple(name for name, _ in form.unit)
     row = jax.ShapeDtypeStruct((3,), jnp.float32)
     name = f"update {update.__name__}"
     try:
@@ -164,7 +181,7 @@ def _check_update(update, gates, states, unit):
     named = dict.fromkeys(unit, row)
     try:
         jaxpr, out = jax.make_jaxpr(update, return_shape=True)(
-            rows(states), rows(gates), rows(gates), **named
+            rows(states), rows(gates), rows(len(form.recurrent)), **named
         )
     except Exception as error:
         error.add_note(f"in {name}, called with states={states} and gates={gates}")

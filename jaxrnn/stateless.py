@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import arguments
+from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.dtypes import promoted
 from jaxrnn.scan import select
@@ -62,11 +63,7 @@ def project(hidden, *, activation=None):
     def apply(params, x):
         want = {"w": (x.shape[-1], hidden), "b": (hidden,)}
         arguments.check_params(params, want, "w", x)
-        w, b = params["w"], params["b"]
-        dtype = promoted(x.dtype, w.dtype)
-        total = promoted(dtype, jnp.dtype("float32"))
-        y = jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=total)
-        y = y + jnp.broadcast_to(b.astype(total), y.shape)
+        y = affine(x, params["w"], params["b"])
         return (y if function is None else function(y)).astype(x.dtype)
 
     return stateless(init, apply)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import truth
+from case import LIFTED, NO_KERNEL, RECUR, Case  # noqa: F401, for others
+from families import ROWS
 
 import jaxrnn
 from jaxrnn import attend
-from jaxrnn.recurrence import native
 
 
 def mgu_update(state, x, r):
@@ -63,17 +64,8 @@ peephole = jaxrnn.gated(
 
 
 REFERENCE = "reference"
-NO_KERNEL = native.library().missing  # why there is none for this CPU, or None
-RECUR = ("xla",) if NO_KERNEL else ("cpu", "xla")
 TPU = (*RECUR, "tpu")  # by an interpreter: see `interpreted`
 ATTEND = tuple(name for name in attend.IMPLEMENTATIONS if name != "gpu")
-
-
-class Case(NamedTuple):
-    make: object  # hidden -> Cell
-    truth: object = None  # a step or a whole row in `truth`, None where other rows are the truth
-    faster: tuple = RECUR  # its implementations on a CPU, beside the reference
-    heads: int = 1  # `hidden` has to be a multiple of it
 
 
 GATED = {
@@ -87,7 +79,7 @@ GATED = {
     "gru_states": Case(lambda h: jaxrnn.gru(h, residuals="states"), truth.gru),
     "gru_heads": Case(lambda h: jaxrnn.gru(h, heads=3), truth.gru, heads=3),
     "gru_reset_before": Case(
-        lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, faster=()
+        lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, LIFTED
     ),
     "mgu": Case(mgu, truth.mgu, TPU),
     "candidate_first": Case(candidate_first),
@@ -121,7 +113,10 @@ MADE_OF_OTHERS = {
         faster=ATTEND,
     ),
 }
-CELLS = GATED | ATTENTION | MADE_OF_OTHERS
+# Which steps of NumPy say what; the families' give outputs too, those above the state alone.
+STEPS = {name: truth.first(case.truth) for name, case in GATED.items() if case.truth}
+STEPS |= {name: case.truth for name, case in ROWS.items() if case.truth}
+CELLS = GATED | ATTENTION | MADE_OF_OTHERS | ROWS
 FUSED = tuple(name for name, case in CELLS.items() if case.faster)
 FASTER = tuple((name, faster) for name in FUSED for faster in CELLS[name].faster)
 
@@ -149,6 +144,9 @@ SHAPES = (
     Shape(2, (5,), 129, 129),
 )
 
+# Of the families, which share implementations with the cells above: a few.
+FEW_SHAPES = (BASE, Shape(0, (5,), 3, 6), Shape(4, (), 3, 7), Shape(3, (2, 1, 3), 2, 17))
+
 # The largest error over the largest value, tensor by tensor: of outputs and states, of gradients.
 TOLERANCE = {
     "float64": (1e-12, 1e-12),
@@ -175,7 +173,7 @@ class Example(NamedTuple):
 def example(case, shape=BASE, seed=0, dtype=jnp.float64):
     """Random arrays; every kind of row: full, empty, with holes, with several episodes."""
     steps, batch, inputs, hidden = shape
-    hidden = -(-hidden // case.heads) * case.heads
+    hidden, inputs = -(-hidden // case.heads) * case.heads, case.inputs or inputs
     cell, rng = case.make(hidden), np.random.default_rng(seed)
     params = jax.jit(cell.init, static_argnums=1)(jax.random.key(seed), inputs)
     # What begins at zero, like a bias, would hide mistakes.
@@ -193,10 +191,12 @@ def example(case, shape=BASE, seed=0, dtype=jnp.float64):
 
 
 def cotangents(tree, seed=1):
-    """Random numbers in the shapes of a tree; floating arrays only, None in place of others."""
+    """Random numbers in the shapes of a tree; None in place of integers."""
     rng = np.random.default_rng(seed)
 
     def random(a):
+        if jnp.issubdtype(a.dtype, jnp.complexfloating):
+            return jnp.array(rng.normal(size=a.shape) + 1j * rng.normal(size=a.shape), a.dtype)
         if jnp.issubdtype(a.dtype, jnp.floating):
             return jnp.array(rng.normal(size=a.shape), a.dtype)
 
@@ -205,13 +205,17 @@ def cotangents(tree, seed=1):
 
 def floating(tree):
     """Without the counters, and the gradients of counters."""
-    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, tree)
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else None, tree)
 
 
 def error(came, wanted):
     """The largest error over the largest value; of a whole tree, the worst tensor's."""
     pairs = zip(jax.tree.leaves(came), jax.tree.leaves(wanted), strict=True)
-    return max((_error(np.asarray(a, float), np.asarray(b, float)) for a, b in pairs), default=0)
+    return max((_error(_wide(a), _wide(b)) for a, b in pairs), default=0)
+
+
+def _wide(a):
+    return np.asarray(a, complex if jnp.iscomplexobj(a) else float)
 
 
 def _error(came, wanted):

@@ -1,5 +1,6 @@
 """What a caller can get wrong: each error names the argument, what came and what is wanted."""
 
+import cases
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,10 +13,11 @@ LENGTHS = jnp.array([5, 1])
 FLAGS = jnp.ones((5, 2), bool)
 LSTM, GRU = jaxrnn.lstm(4), jaxrnn.gru(4)
 LIFTED = jaxrnn.gru(4, reset_after=False)
+SMOOTH = cases.smooth(4)
 ATTENTION = jaxrnn.attention(4, heads=2, context=4)
 PROJECT, NORM = jaxrnn.project(4), jaxrnn.layer_norm()
 STACK, BOTH = jaxrnn.stack(LSTM, GRU), jaxrnn.bidirectional(LSTM)
-CELLS = (LSTM, GRU, LIFTED, ATTENTION, PROJECT, NORM, STACK, BOTH)
+CELLS = (LSTM, GRU, LIFTED, SMOOTH, ATTENTION, PROJECT, NORM, STACK, BOTH)
 PARAMS = {cell: cell.init(KEY, 3) for cell in CELLS}
 STATE = LSTM.initial_state(PARAMS[LSTM], (2,))
 
@@ -73,8 +75,8 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         run(implementation="gpu"), V,
         "implementation: ", "'gpu'", "only ('reference', 'cpu', 'tpu', 'xla')",
     ),
-    "implementation of a lifted cell": (
-        run(LIFTED, implementation="xla"), V, "implementation: ", "'xla'", "only 'reference'",
+    "implementation of a cell from its step": (
+        run(SMOOTH, implementation="xla"), V, "implementation: ", "'xla'", "only 'reference'",
     ),
     "context": (run(ATTENTION), V, "xs: ", "T = 5", "context=4 at most"),
     # states

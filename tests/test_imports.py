@@ -13,9 +13,11 @@ ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
     ("dtypes", "scan", "placement", "choice", "target", "mosaic"),
     ("operation",),
-    ("arguments",),
-    ("cell", "recurrence", "attend", "linear"),
-    ("gated", "combine", "stateless", "batch_major"),
+    ("arguments", "affine"),
+    ("parameters",),
+    ("cell", "recurrence", "attend", "linear", "loop"),
+    ("gated", "lifted", "combine", "stateless", "batch_major"),
+    ("diagonal",),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )

@@ -10,10 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import truth
-from cases import BASE, CELLS, FASTER, FUSED, GATED, REFERENCE, SHAPES, TOLERANCE
+from cases import (
+    ATTENTION,
+    BASE,
+    CELLS,
+    FASTER,
+    FEW_SHAPES,
+    FUSED,
+    REFERENCE,
+    ROWS,
+    SHAPES,
+    STEPS,
+    TOLERANCE,
+)
 from interpreted import interpreted
 
 import jaxrnn
+from jaxrnn.dtypes import promoted
 from jaxrnn.recurrence.xla import _SLOW_WIDTHS
 from jaxrnn.scan import select
 
@@ -21,7 +34,11 @@ FLAGS = tuple(itertools.product((False, True), repeat=3))
 pytestmark = pytest.mark.usefixtures("x64")
 every_cell = pytest.mark.parametrize("name", CELLS)
 every_implementation = pytest.mark.parametrize(("name", "implementation"), FASTER)
-every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+every_shape = pytest.mark.parametrize(
+    ("name", "implementation", "shape"),
+    [(*pair, shape) for pair in FASTER for shape in (FEW_SHAPES if pair[0] in ROWS else SHAPES)],
+    ids=str,
+)
 
 
 def options(example, *, mask=True, starts=True, reverse=False, lengths=False):
@@ -51,7 +68,7 @@ def value_and_grads(cell, moving, weights, **options):
         pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(cases.floating(out)), strict=True)
         total = jnp.zeros(())
         for weight, value in pairs:
-            total += (weight.astype(total.dtype) * value.astype(total.dtype)).sum()
+            total += (weight * value).real.sum().astype(total.dtype)
         return total, out
 
     run = jax.value_and_grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
@@ -98,37 +115,37 @@ def test_unroll_is_the_scan_of_step(name, mask, starts, reverse):
     assert cases.error(came, wanted) < 1e-12
 
 
-@pytest.mark.parametrize("name", [n for n, c in CELLS.items() if c.truth])
+def parts(tree):
+    """The arrays of a tree, a complex one as two."""
+    for a in jax.tree.leaves(tree):
+        yield from (a.real, a.imag) if np.iscomplexobj(a) else (a,)
+
+
+@pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("reverse", (False, True))
 def test_the_paper(name, reverse):
-    """Outputs, final states and, for gated cells, directional derivatives: NumPy's to 1e-12."""
+    """Outputs, final states and directional derivatives: NumPy's to 1e-12."""
     case, e = CELLS[name], cases.example(CELLS[name])
-    state = e.state if name in GATED else None
-    given = options(e, reverse=reverse)
-    rows = range(e.xs.shape[1])
-    run = case.truth
-    if name in GATED:
-        run = functools.partial(truth.run, run)
+    given, rows = options(e, reverse=reverse) | {"key": None}, range(e.xs.shape[1])
+    initial = tuple(map(np.array, parts(e.cell.initial_state(e.params, ()))))
 
     def by_paper(params, xs, state):
         out = []
         for i in rows:
             flags = np.array(e.mask[:, i]), np.array(e.starts[:, i]), reverse
-            if name in GATED:
-                out.append(run(params, tuple(s[i] for s in state), xs[:, i], *flags))
-            else:
-                out.append(((), run(params, xs[:, i], *flags)))
+            now = tuple(s[i] for s in state)
+            out.append(truth.run(STEPS[name], params, now, initial, xs[:, i], *flags))
         states, ys = zip(*out)
-        return tuple(np.stack(s) for s in zip(*states)), np.stack(ys, 1)
+        return *(np.stack(s) for s in zip(*states)), np.stack(ys, 1)
 
-    moving = (e.params, e.xs, state)
-    wanted = by_paper(*jax.tree.map(np.array, moving))
+    moving = (e.params, e.xs, e.state)
+    params, xs, state = jax.tree.map(np.array, moving)
+    wanted = by_paper(params, xs, tuple(parts(state)))
     came = jaxrnn.unroll(e.cell, *moving, **given)
-    came = came if name in GATED else ((), came[1])
-    assert cases.error(came, wanted) < 1e-12
-    if name not in GATED:
-        return
-    weights = cases.cotangents(wanted)
+    assert cases.error(tuple(map(np.array, parts(came))), wanted) < 1e-12
+    weights = cases.cotangents(came)
+    # of re and im, what the real part of a product is made of
+    by_part = list(parts(jax.tree.map(lambda w: np.array(w).conj(), weights)))
     direction = cases.cotangents(moving, 2)
     with interpreted():
         gradients = [
@@ -136,20 +153,40 @@ def test_the_paper(name, reverse):
             for which in (REFERENCE, *case.faster)
         ]
     gradients = list(map(jax.tree.leaves, gradients))
-    for leaf in range(len(jax.tree.leaves(moving))):  # along one array at a time
-        flat, tree = jax.tree.flatten(direction)
-        along = tree.unflatten([d if i == leaf else 0 * d for i, d in enumerate(flat)])
-        bent = jax.tree.map(
-            lambda a, d: np.array(a) + 1j * truth.TINY * np.array(d), moving, along
-        )
-        slope = jax.tree.map(lambda a: a.imag / truth.TINY, by_paper(*bent))
-        products = jax.tree.map(lambda w, s: float((w * s).sum()), weights, slope)
-        wanted = sum(jax.tree.leaves(products))
+    flat, whole = jax.tree.flatten(direction)
+    for leaf, kind in enumerate(jax.tree.leaves(moving)):  # along one array at a time
+        if np.iscomplexobj(kind):
+            continue
+        along = whole.unflatten([np.array(d if i == leaf else 0 * d) for i, d in enumerate(flat)])
+        *bent, bent_state = jax.tree.map(
+            lambda a, d: a if np.iscomplexobj(a) else a + 1j * truth.TINY * d,
+            (params, xs, state), along,
+        )  # fmt: skip
+        pieces = [
+            part
+            for a, plain in zip(jax.tree.leaves(bent_state), jax.tree.leaves(state))
+            for part in ((a.real, a.imag) if np.iscomplexobj(plain) else (a,))
+        ]
+        slope = [a.imag / truth.TINY for a in by_paper(*bent, tuple(pieces))]
+        wanted = sum(float((w * s).sum()) for w, s in zip(by_part, slope, strict=True))
         came = [float((g[leaf] * jax.tree.leaves(along)[leaf]).sum()) for g in gradients]
         assert all(abs(c - wanted) < 1e-12 * max(1, abs(wanted)) for c in came), (came, wanted)
 
 
-@every_implementation
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("reverse", (False, True))
+def test_the_textbook(name, reverse):
+    """Attention's outputs: NumPy's to 1e-12."""
+    e = cases.example(CELLS[name])
+    params, xs, mask, starts = jax.tree.map(np.array, (e.params, e.xs, e.mask, e.starts))
+    wanted = [
+        CELLS[name].truth(params, xs[:, i], mask[:, i], starts[:, i], reverse)
+        for i in range(xs.shape[1])
+    ]
+    came = jaxrnn.unroll(e.cell, e.params, e.xs, **options(e, reverse=reverse))[1]
+    assert cases.error(came, np.stack(wanted, 1)) < 1e-12
+
+
 @every_shape
 def test_every_implementation_every_shape(name, shape, implementation):
     """Outputs, states and gradients of everything equal the reference's."""
@@ -192,7 +229,12 @@ def test_every_type(name, implementation, dtype):
 
 def wide(tree):
     return jax.tree.map(
-        lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
+        lambda a: (
+            a.astype(promoted(a.dtype, jnp.dtype("float64")))
+            if jnp.issubdtype(a.dtype, jnp.inexact)
+            else a
+        ),
+        tree,
     )
 
 

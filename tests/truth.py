@@ -77,19 +77,32 @@ def mgu(params, state, x):
     return ((1 - f) * h + f * np.tanh(xn + f * rn),)
 
 
-def run(step, params, state, xs, mask, starts, reverse):
-    """One row of a gated cell: (state, ys [T, H]); ``state`` is the initial one where ``None``."""
-    hidden = params["b"].shape[-1]
-    zeros = (np.zeros(hidden, xs.dtype),) * (2 if step in (lstm, peephole_lstm) else 1)
-    state = zeros if state is None else state
-    ys = np.zeros((len(xs), hidden), np.result_type(xs, *state, *params.values()))
+def first(step):
+    """A step that gives its state, the first part of which is the output."""
+
+    def with_output(params, state, x):
+        state = step(params, state, x)
+        return state, state[0]
+
+    return with_output
+
+
+def run(step, params, state, initial, xs, mask, starts, reverse):
+    """One row of a cell: (state, ys [T, ...]); both states are tuples of arrays."""
+    size = step(params, initial, xs[0])[1].shape
+    ys = np.zeros((len(xs), *size), np.result_type(xs, *state, *arrays(params)))
     for t, fresh in order(mask, starts, reverse):
         if fresh:
-            state = zeros
+            state = initial
         if mask[t]:
-            state = step(params, state, xs[t])
-            ys[t] = state[0]
+            state, ys[t] = step(params, state, xs[t])
     return state, ys
+
+
+def arrays(params):
+    """Those of a dict of dicts."""
+    for value in params.values():
+        yield from arrays(value) if isinstance(value, dict) else (value,)
 
 
 def order(mask, starts, reverse):

@@ -4,9 +4,11 @@ import jax
 from jax.nn import sigmoid
 from jax.numpy import tanh
 
-from jaxrnn.cell import cell, constructor
-from jaxrnn.gated import gated, operands
-from jaxrnn.recurrence.problem import dot, project, split
+from jaxrnn import affine, arguments, parameters
+from jaxrnn.cell import constructor
+from jaxrnn.gated import gated
+from jaxrnn.lifted import lifted
+from jaxrnn.loop import split
 
 
 def gru_update(state, x, r, rb):
@@ -53,19 +55,15 @@ def gru(hidden, *, reset_after=True, heads=1, residuals="gates"):
 
 
 def _reset_before(hidden):
-    like = _reset_after(hidden)
-
-    def init(key, in_size):
-        return {name: p for name, p in like.init(key, in_size).items() if name != "rb"}
-
-    def step(params, state, x):
-        given = operands(params, state, x, hidden, gates=3)
-        (h,), kernel = given.state, given.r
-        xr, xz, xn = split(project(x, given), 3)
-        rr, rz = split(dot(h, kernel[:, :2].reshape(hidden, -1), given), 2)
+    def step(_, state, x, dot):
+        (h,), (xr, xz, xn) = state, x
+        rr, rz = split(dot("rz", h), 2)
         z = sigmoid(xz + rz)
-        n = tanh(xn + dot(sigmoid(xr + rr) * h, kernel[:, 2], given))
+        n = tanh(xn + dot("n", sigmoid(xr + rr) * h))
         h = n + z * (h - n)
-        return (h,), h.astype(x.dtype)
+        return (h,), h
 
-    return cell(init, like.initial_state, step)
+    products = lambda params: {"rz": params["r"][:, :2], "n": params["r"][:, 2]}
+    hidden = arguments.size("hidden", hidden)
+    spec = parameters.gated(hidden, 3)
+    return lifted(spec, (hidden,), affine.gates, step, products=products)

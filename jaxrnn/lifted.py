@@ -1,0 +1,79 @@
+"""Cells whose step is not elementwise but for one product, or has no product at all."""
+
+import jax.numpy as jnp
+
+from jaxrnn import arguments, loop, parameters
+from jaxrnn.cell import Cell
+from jaxrnn.dtypes import arithmetic, promoted
+from jaxrnn.scan import select
+
+
+def lifted(spec, widths, inputs, step, *, products=(), others=(), outputs=None):
+    """A cell from its step, which takes its matrix products by name.
+
+    What an input alone decides is made for all steps at once, before the loop; the gradients of
+    the weights are taken after it.
+
+    Args:
+      spec: the parameters: see ``parameters.made``.
+      widths: of the states, each [..., width] and zero at first; or ``(params, batch_shape) ->
+        state``.
+      inputs: ``(params, x) -> x``, a tree of [..., K] in float32 at least, of [..., I] with any
+        leading axes.
+      step: ``(others, state, x, dot) -> (state, y)``, elementwise but for its products
+        ``dot(name, a)`` (``loop.problem.product``) and sums over features.
+      products: names of the parameters that ``dot`` takes; or ``params -> dict``.
+      others: names of the parameters that the step is given, each as [...batch, ...]; or
+        ``params -> dict``.
+      outputs: ``(params, ys, x) -> ys``, for all steps at once; None if y is the output.
+
+    Returns:
+      A ``Cell``. Outputs are in the type of the inputs.
+    """
+    initial_state = widths if callable(widths) else zero_state(widths)
+    finish = outputs or (lambda params, ys, x: ys)
+
+    def given(params, x):
+        """What the loop is given, but for the state."""
+        parameters.check(spec, params, x)
+        weights, total = _named(products, params), arithmetic(params)
+        rest = {name: a.astype(total) for name, a in _named(others, params).items()}
+        product = promoted(x.dtype, *(w.dtype for w in weights.values()))
+        return inputs(params, x), weights, rest, product
+
+    def one(params, state, x, key=None):
+        del key
+        state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
+        *arrays, product = given(params, x)
+        state, y = loop.one(step, *arrays, state, product=product)
+        return state, finish(params, y, x).astype(x.dtype)
+
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+        del key
+        *arrays, product = given(params, xs)
+        initial = initial_state(params, xs.shape[1:-1])
+        state, ys = loop.loop(
+            step, *arrays, initial if state is None else state, product=product,
+            initial=None if starts is None else initial, mask=mask, starts=starts,
+            reverse=reverse, implementation=implementation,
+        )  # fmt: skip
+        if outputs is not None:
+            ys = select(mask, outputs(params, ys, xs), 0)
+        return state, ys.astype(xs.dtype)
+
+    return Cell(lambda key, n: parameters.made(spec, key, n), initial_state, one, unroll)
+
+
+def zero_state(widths, complex_=False):
+    """``initial_state`` of arrays of zeros, [..., width] each, in the arithmetic's type."""
+
+    def initial_state(params, batch_shape):
+        dtype = arithmetic(params)
+        dtype = promoted(dtype, jnp.dtype("complex64")) if complex_ else dtype
+        return tuple(jnp.zeros((*batch_shape, width), dtype) for width in widths)
+
+    return initial_state
+
+
+def _named(names, params):
+    return names(params) if callable(names) else {name: params[name] for name in names}

@@ -1,0 +1,89 @@
+"""A loop over time whose matrix products are known by name: one contract, two implementations.
+
+    state, y = step(others, state, x, dot)        dot(name, a) is a times weights[name]
+
+For cells whose step is not elementwise, or takes products one after the other. The weights'
+gradients are taken after the loop, as those of ``jaxrnn.recurrence`` are.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import choice
+from jaxrnn.loop import reference, xla
+from jaxrnn.loop.problem import Operands, Problem, split
+from jaxrnn.operation import WEIGHT, Operation
+from jaxrnn.placement import varying
+from jaxrnn.scan import resets
+
+IMPLEMENTATIONS = {"xla": xla}  # `reference` runs only if asked
+
+
+def one(step, x, weights, others, state, *, product):
+    """One step, x a tree of [B, ...]: ``(state, y)``. The arguments are those of ``loop``."""
+    problem, operands = _stated(step, x, weights, others, state, product, 0)
+    return reference.step(problem, operands, state, x)
+
+
+def loop(
+    step, xs, weights, others, state, *, product, initial=None, mask=None, starts=None,
+    reverse=False, implementation=None,
+):  # fmt: skip
+    """Runs ``step`` over time.
+
+    T time, B any batch axes.
+
+    Args:
+      step: ``(others, state, x, dot) -> (state, y)``, of one step of any batch. It takes every
+        product of a weight through ``dot(name, a)``: see ``problem.product``.
+      xs: tree of [T, B, ...] arrays: what is known of all steps before.
+      weights: dict of the products' weights, [K, M], [K, G, H], or [N, D, G, E] in blocks.
+      others: dict of what else the step is given, which it sees as [B, ...].
+      state: tree of [B, ...] arrays, floating or complex, in the type of the arithmetic.
+      product: the type of the products' factors.
+      initial: the state that ``starts`` puts back, like ``state``.
+      mask: bool [T, B], true at a real step; at others the state is held and y is 0.
+      starts: bool [T, B], true where a new episode begins.
+      reverse: from the last step to the first.
+      implementation: "xla", "reference", or None for the best that can run.
+
+    Returns:
+      ``(state, ys)``: the final state, and ys [T, B, ...].
+    """
+    starts = resets(starts, mask, reverse)
+    problem, operands = _stated(step, xs, weights, others, state, product, 1)
+    operands = operands._replace(initial=initial, mask=mask, starts=starts)
+    problem = problem._replace(reverse=reverse, implementation=implementation)
+    operands = varying(operands)
+    choice.check(IMPLEMENTATIONS, implementation)
+    choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
+    run = reference.run if implementation == choice.REFERENCE else _operation
+    *final, ys = run(problem, operands)
+    return jax.tree.structure(state).unflatten(final), ys
+
+
+def _stated(step, xs, weights, others, state, product, leading):
+    """What one step and all of them have in common; xs have ``leading`` axes before the batch."""
+    states = jax.tree.leaves(state)
+    features = states[0].ndim - (jax.tree.leaves(xs)[0].ndim - 1 - leading)
+    operands = Operands(xs, weights, others, state, None, None, None)
+    return Problem(step, jnp.dtype(product), False, None, len(states), features), operands
+
+
+def _describe(problem, operands):
+    steps, *batch, _ = jax.tree.leaves(operands.xs)[0].shape
+    name = problem.step.__qualname__.split(".")[0]
+    return f"{name} T={steps} B={tuple(batch)} {problem.product}"
+
+
+_operation = Operation(
+    "loop",
+    reference=reference.run,
+    default=xla,
+    choose=lambda *case: choice.choose(IMPLEMENTATIONS, *case),
+    operand_axes=Operands(
+        xs=1, weights=WEIGHT, others=WEIGHT, state=0, initial=0, mask=1, starts=1
+    )._asdict(),
+    output_axes=lambda problem: (*(0,) * problem.states, 1),
+    residual_axis=1,
+)

@@ -1,0 +1,94 @@
+"""What an implementation of the loop is given, and the products all of them take."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Problem(NamedTuple):
+    """The static half: hashable, known at trace time."""
+
+    step: Callable  # step(others, state, x, dot) -> (state, y)
+    product: Any  # the type of the products' factors
+    reverse: bool
+    implementation: str | None
+    states: int  # arrays in the state
+    features: int  # axes of the first of them that are not of the batch
+
+
+class Operands(NamedTuple):
+    """The arrays. T time, B any batch axes."""
+
+    xs: Any  # tree of [T, B, ...]
+    weights: dict[str, jax.Array]  # of products: see ``product``
+    others: dict[str, jax.Array]  # what else the step is given, of neither time nor rows
+    state: Any  # tree of [B, ...], floating or complex
+    initial: Any  # the same; None without starts
+    mask: jax.Array | None  # bool [T, B]
+    starts: jax.Array | None  # bool [T, B], in the order of processing (`jaxrnn.scan.resets`)
+
+
+def types(problem, operands):
+    """The types of the products' factors and of their sums."""
+    return problem.product, jnp.finfo(jax.tree.leaves(operands.state)[0].dtype).dtype
+
+
+def of_rows(problem, operands):
+    """``others`` for each row: a step has them as [B, ...], and may forget that there are rows."""
+    state = jax.tree.leaves(operands.state)[0]
+    batch = state.shape[: state.ndim - problem.features]
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (*batch, *a.shape)), operands.others)
+
+
+def product(a, w, dtype, total):
+    """[..., K] with a weight [K, M] or [K, G, H] -> [..., M] or [..., G * H].
+
+    A weight [N, D, G, E] is block-diagonal: unit d of head n sees only its own block, and of
+    [..., N * D] comes [..., G * N * E].
+    """
+    a, w = a.astype(dtype), w.astype(dtype)
+    if w.ndim < 4:
+        return jnp.matmul(a, w.reshape(w.shape[0], -1), preferred_element_type=total)
+    a = a.reshape(*a.shape[:-1], *w.shape[:2])
+    out = jnp.einsum("...nd,ndge->...gne", a, w, preferred_element_type=total)
+    return out.reshape(*out.shape[:-3], -1)
+
+
+def transposed(d, w, dtype, total):
+    """What ``product`` gives back to its first factor, [..., K]."""
+    d, w = d.astype(dtype), w.astype(dtype)
+    if w.ndim < 4:
+        return jnp.matmul(d, w.reshape(w.shape[0], -1).T, preferred_element_type=total)
+    d = _by_head(d, w)
+    out = jnp.einsum("...gne,ndge->...nd", d, w, preferred_element_type=total)
+    return out.reshape(*out.shape[:-2], -1)
+
+
+def gradient(a, d, w, dtype, total):
+    """What ``product`` gives back to its weight, of all steps and rows at once.
+
+    A product over several axes, not over one made of them: merging time with a batch that is
+    divided among devices would gather the batch.
+    """
+    a, d = a.astype(dtype), d.astype(dtype)
+    leading = tuple(range(a.ndim - 1))
+    contract = functools.partial(
+        jnp.tensordot, axes=(leading, leading), preferred_element_type=total
+    )
+    if w.ndim < 4:
+        return contract(a, d).reshape(w.shape)
+    a = a.reshape(*a.shape[:-1], *w.shape[:2])
+    return jax.vmap(contract, (-2, -2))(a, jnp.moveaxis(_by_head(d, w), -2, -3)).reshape(w.shape)
+
+
+def _by_head(d, w):
+    heads, _, gates, width = w.shape
+    return d.reshape(*d.shape[:-1], gates, heads, width)
+
+
+def split(gates, count):
+    """[..., count * H] as ``count`` arrays [..., H]."""
+    return tuple(jnp.split(gates, count, -1))

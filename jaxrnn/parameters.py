@@ -1,0 +1,97 @@
+"""What the parameters of a cell are, said once: for making them and for checking them."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import arguments
+from jaxrnn.dtypes import arithmetic, promoted
+
+INPUTS = "I"  # in a shape: as many as the input has features
+
+input_init = jax.nn.initializers.glorot_uniform()
+recurrent_init = jax.nn.initializers.orthogonal()
+zeros = jax.nn.initializers.zeros
+ones = jax.nn.initializers.ones
+
+
+def numbers(*values):
+    """An initializer of [G, H]: a number for each gate."""
+
+    def init(key, shape, dtype):
+        del key
+        return jnp.broadcast_to(jnp.array(values, dtype)[:, None], shape)
+
+    return init
+
+
+def gated(hidden, gates, heads=1, recurrent=None, bias=None):
+    """The spec of ``w`` [I, G, H], ``r`` [N, D, K, D] for N heads of width D, and ``b`` [G, H].
+
+    Args:
+      hidden: H; ``r`` is [H, K, H] where there is one head.
+      gates: G.
+      heads: N.
+      recurrent: K, how many gates have a recurrent part; None for all.
+      bias: what each gate's bias begins at; None for zero.
+    """
+    count, width = gates if recurrent is None else recurrent, hidden // heads
+    shape = (hidden, count, hidden) if heads == 1 else (heads, width, count, width)
+    return {
+        "w": ((INPUTS, gates, hidden), input_init),
+        "r": (shape, recurrent_init),
+        "b": ((gates, hidden), zeros if bias is None else numbers(*bias)),
+    }
+
+
+def made(spec, key, in_size):
+    """Parameters of a spec, in JAX's default floating type.
+
+    Args:
+      spec: dict from a name to ``(shape, initializer)``. ``INPUTS`` in a shape stands for
+        ``in_size``. An initializer is ``(key, shape, dtype) -> array``, as in
+        ``jax.nn.initializers``. Of [K, G, H] and [N, D, G, D] it makes each gate by itself: a
+        scale or an orthogonal matrix is meant for one gate, not for all side by side.
+      key: a ``jax.random`` key.
+      in_size: I.
+    """
+    arguments.check_key(key)
+    shapes = _shapes(spec, arguments.size("in_size", in_size))
+    keys = jax.random.split(key, len(spec))
+    return {
+        name: each_gate(init, k, shapes[name]) for k, (name, (_, init)) in zip(keys, spec.items())
+    }
+
+
+def each_gate(init, key, shape):
+    """``init`` of an array, gate by gate where it has gates."""
+    dtype = jnp.result_type(float)
+    if len(shape) < 3:
+        return init(key, shape, dtype)
+    *heads, inputs, gates, hidden = shape
+    some = jax.vmap(lambda k: init(k, (inputs, hidden), dtype))
+    count = gates * (heads[0] if heads else 1)
+    flat = some(jax.random.split(key, count)).reshape(*heads, gates, inputs, hidden)
+    return jnp.moveaxis(flat, -3, -2)
+
+
+def check(spec, params, x):
+    """Parameters have the names and shapes of a spec, and x [..., I] the features they are for.
+
+    Raises:
+      ValueError, TypeError: naming the array that does not fit, or x.
+    """
+    inputs = next(name for name, (shape, _) in spec.items() if INPUTS in shape)
+    place = spec[inputs][0].index(INPUTS)
+    arguments.check_params(params, _shapes(spec, x.shape[-1]), inputs, x, place)
+    dtype = arithmetic(params)
+    arguments.check_floating("xs", x)
+    if promoted(x.dtype, dtype) != dtype:
+        want = f"{dtype} or less, the arithmetic's type, which the parameters give"
+        raise TypeError(f"xs: got {x.dtype}, want {want}")
+
+
+def _shapes(spec, in_size):
+    return {
+        name: tuple(in_size if n == INPUTS else n for n in shape)
+        for name, (shape, _) in spec.items()
+    }
