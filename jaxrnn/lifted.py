@@ -1,5 +1,6 @@
 """Cells whose step is not elementwise but for one product, or has no product at all."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxrnn import arguments, loop, parameters
@@ -37,9 +38,11 @@ def lifted(spec, widths, inputs, step, *, products=(), others=(), outputs=None):
         """What the loop is given, but for the state."""
         parameters.check(spec, params, x)
         weights, total = _named(products, params), arithmetic(params)
-        rest = {name: a.astype(total) for name, a in _named(others, params).items()}
         product = promoted(x.dtype, *(w.dtype for w in weights.values()))
-        return inputs(params, x), weights, rest, product
+        inner, rest = jax.tree.map(
+            lambda a: a.astype(total), (inputs(params, x), _named(others, params))
+        )
+        return inner, weights, rest, product
 
     def one(params, state, x, key=None):
         del key
