@@ -19,6 +19,8 @@ from jaxrnn.stateless import layer_norm, project
 def attention(hidden, *, heads=4, window=None, context=1024):
     """Multi-head causal self-attention (Vaswani et al. 2017, arXiv:1706.03762).
 
+        q, k, v = W x        y_t = W_out sum_s softmax_s(q_t k_s / sqrt(D)) v_s
+
     Each step attends to itself and the steps before it, of its own episode. Positions are
     rotary (Su et al. 2021, arXiv:2104.09864) and count the real steps of the episode, so both
     views and every way of padding give the same. Exact, in memory linear in T.
@@ -142,10 +144,9 @@ def attention(hidden, *, heads=4, window=None, context=1024):
 
 @constructor
 def transformer_block(hidden, *, heads=4, window=None, context=1024, mlp=4):
-    """Attention and a two-layer network, each normalised before and added to its input.
+    """A block of the Transformer, normalised before (Xiong et al. 2020, arXiv:2002.04745).
 
-    The pre-norm block of Vaswani et al. 2017 (arXiv:1706.03762) and Xiong et al. 2020
-    (arXiv:2002.04745).
+        z = x + attention(norm(x))        y = z + W_2 gelu(W_1 norm(z) + b_1) + b_2
 
     Args:
       hidden: H, the size of the input and the output.
