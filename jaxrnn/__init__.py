@@ -4,6 +4,7 @@ from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
+from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
