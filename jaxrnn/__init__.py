@@ -4,6 +4,7 @@ from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn.cells.elman import elman
+from jaxrnn.cells.fast_grnn import fast_grnn
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lstm import lstm
