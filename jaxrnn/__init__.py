@@ -3,6 +3,7 @@
 from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
+from jaxrnn.cells.cornn import cornn
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.fast_grnn import fast_grnn
 from jaxrnn.cells.gru import gru
