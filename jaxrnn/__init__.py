@@ -7,6 +7,7 @@ from jaxrnn.cells.cornn import cornn
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.fast_grnn import fast_grnn
 from jaxrnn.cells.gru import gru
+from jaxrnn.cells.lem import lem
 from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.combine import bidirectional, dropout, residual, stack
