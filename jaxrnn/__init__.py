@@ -10,6 +10,7 @@ from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lem import lem
 from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lstm import lstm
+from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
