@@ -11,6 +11,7 @@ from jaxrnn.cells.lem import lem
 from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
+from jaxrnn.cells.rhn import rhn
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
