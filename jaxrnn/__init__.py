@@ -2,9 +2,16 @@
 
 from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
+from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
+from jaxrnn.cells.cornn import cornn
 from jaxrnn.cells.elman import elman
+from jaxrnn.cells.fast_grnn import fast_grnn
 from jaxrnn.cells.gru import gru
+from jaxrnn.cells.lem import lem
+from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lstm import lstm
+from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
+from jaxrnn.cells.rhn import rhn
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
