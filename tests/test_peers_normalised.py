@@ -26,7 +26,7 @@ def params(weights):
 @pytest.mark.parametrize("lengths", (None, LENGTHS))
 def test_lstm_with_proj_size(lengths):
     torch.manual_seed(0)
-    module = torch.nn.LSTM(I, H, proj_size=P, dtype=torch.float64)
+    module = torch.nn.LSTM(INPUTS, H, proj_size=P, dtype=torch.float64)
     named = {
         name.removesuffix("_l0").replace("weight", "w").replace("bias", "b"): p
         for name, p in module.named_parameters()
