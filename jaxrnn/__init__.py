@@ -4,9 +4,11 @@ from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn.cells.cornn import cornn
+from jaxrnn.cells.dreamer import dreamer_gru
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.fast_grnn import fast_grnn
 from jaxrnn.cells.gru import gru
+from jaxrnn.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from jaxrnn.cells.lem import lem
 from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lstm import lstm

@@ -198,3 +198,11 @@ def size(name, value):
     if number < 1:
         raise ValueError(f"{name}: got {number}, want 1 or more")
     return number
+
+
+def heads(hidden, number):
+    """``hidden`` units in so many heads of the same width: both as ints."""
+    hidden, number = size("hidden", hidden), size("heads", number)
+    if hidden % number:
+        raise ValueError(f"heads: got {number}, want a divisor of hidden={hidden}")
+    return hidden, number

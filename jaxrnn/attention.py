@@ -46,9 +46,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
     >>> ys.shape, k.shape, count
     ((5, 2, 8), (2, 16, 2, 4), Array([5, 5], dtype=int32))
     """
-    hidden, heads = arguments.size("hidden", hidden), arguments.size("heads", heads)
-    if hidden % heads:
-        raise ValueError(f"heads: got {heads}, want a divisor of hidden={hidden}")
+    hidden, heads = arguments.heads(hidden, heads)
     room = arguments.size("context", context)
     if window is not None:
         room = window = arguments.size("window", window)

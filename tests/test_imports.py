@@ -13,7 +13,7 @@ ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
     ("dtypes", "scan", "placement", "choice", "target", "mosaic"),
     ("operation",),
-    ("arguments", "affine"),
+    ("arguments", "affine", "normal"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
     ("gated", "lifted", "combine", "stateless", "batch_major"),

@@ -4,6 +4,7 @@ from jax.nn import sigmoid
 from jax.numpy import tanh
 
 from jaxrnn.cell import constructor
+from jaxrnn.cells.lstmp import projected
 from jaxrnn.gated import gated
 
 
@@ -15,7 +16,7 @@ def lstm_update(state, x, r):
 
 
 @constructor
-def lstm(hidden, *, forget_bias=1.0, heads=1, residuals="gates"):
+def lstm(hidden, *, forget_bias=1.0, projection=None, heads=1, residuals="gates"):
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000).
 
         i, f, o = sigmoid(W x + R h + b)      g = tanh(W_g x + R_g h + b_g)
@@ -24,11 +25,15 @@ def lstm(hidden, *, forget_bias=1.0, heads=1, residuals="gates"):
     Args:
       hidden: H, the size of the state and the output.
       forget_bias: what the forget gate's bias begins at (1: Jozefowicz et al. 2015, section 2.2).
+      projection: P, the size of the output and of what recurs, ``P h``, a linear map without bias
+        (Sak et al. 2014, arXiv:1402.1128); None for H. With it there is no fused implementation,
+        and neither ``heads`` nor ``residuals``.
       heads, residuals: see ``jaxrnn.gated``.
 
     Returns:
       A ``Cell``. State ``(h, c)``, each [..., H]; parameters ``w`` [I, 4, H], ``r`` [H, 4, H] and
-      ``b`` [4, H], gates in the order i f g o.
+      ``b`` [4, H], gates in the order i f g o. With ``projection`` h is [..., P] and ``r``
+      [P, 4, H], and there is ``p`` [H, P].
 
     >>> cell = jaxrnn.lstm(hidden=4)
     >>> params = cell.init(jax.random.key(0), 2)
@@ -37,5 +42,7 @@ def lstm(hidden, *, forget_bias=1.0, heads=1, residuals="gates"):
     ((7, 3, 4), (3, 4))
     """
     bias = (0.0, forget_bias, 0.0, 0.0)
+    if projection is not None:
+        return projected(lstm_update, hidden, projection, bias, heads=heads, residuals=residuals)
     make = gated(lstm_update, gates=4, states=2, bias=bias)
     return make(hidden, heads=heads, residuals=residuals)

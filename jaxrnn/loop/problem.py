@@ -81,7 +81,7 @@ def gradient(a, d, w, dtype, total):
     if w.ndim < 4:
         return contract(a, d).reshape(w.shape)
     a = a.reshape(*a.shape[:-1], *w.shape[:2])
-    return jax.vmap(contract, (-2, -2))(a, jnp.moveaxis(_by_head(d, w), -2, -3)).reshape(w.shape)
+    return jax.vmap(contract, (-2, -2))(a, _by_head(d, w))
 
 
 def _by_head(d, w):
