@@ -3,8 +3,10 @@
 from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.elman import elman
+from jaxrnn.cells.gilr import gilr
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
+from jaxrnn.cells.min_rnn import min_gru, min_lstm
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
