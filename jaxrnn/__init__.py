@@ -5,8 +5,12 @@ from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gilr import gilr
 from jaxrnn.cells.gru import gru
+from jaxrnn.cells.lru import lru
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.cells.min_rnn import min_gru, min_lstm
+from jaxrnn.cells.rg_lru import rg_lru
+from jaxrnn.cells.s5 import s5
+from jaxrnn.cells.sru import sru
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
