@@ -127,6 +127,13 @@ def check_features(x, size):
         raise ValueError(f"xs: got {came}, want {size}: params are made for it")
 
 
+def check_same_size(in_size, hidden):
+    """A cell that adds its input to its output, or multiplies it, has as many outputs."""
+    if in_size != hidden:
+        want = f"hidden={hidden}: put jaxrnn.project({hidden}) before the cell"
+        raise ValueError(f"in_size: got {in_size}, want {want}")
+
+
 def check_names(params, want):
     """The parameters are a dict with the names of ``want``."""
     if not isinstance(params, dict) or sorted(params) != sorted(want):

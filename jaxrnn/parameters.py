@@ -24,6 +24,14 @@ def numbers(*values):
     return init
 
 
+def feedforward(hidden, gates, bias=None):
+    """The spec of ``w`` [I, G, H] and ``b`` [G, H], as ``gated`` has them."""
+    return {
+        "w": ((INPUTS, gates, hidden), input_init),
+        "b": ((gates, hidden), zeros if bias is None else numbers(*bias)),
+    }
+
+
 def gated(hidden, gates, heads=1, recurrent=None, bias=None):
     """The spec of ``w`` [I, G, H], ``r`` [N, D, K, D] for N heads of width D, and ``b`` [G, H].
 
@@ -36,11 +44,8 @@ def gated(hidden, gates, heads=1, recurrent=None, bias=None):
     """
     count, width = gates if recurrent is None else recurrent, hidden // heads
     shape = (hidden, count, hidden) if heads == 1 else (heads, width, count, width)
-    return {
-        "w": ((INPUTS, gates, hidden), input_init),
-        "r": (shape, recurrent_init),
-        "b": ((gates, hidden), zeros if bias is None else numbers(*bias)),
-    }
+    rest = feedforward(hidden, gates, bias)
+    return {"w": rest["w"], "r": (shape, recurrent_init), "b": rest["b"]}
 
 
 def made(spec, key, in_size):

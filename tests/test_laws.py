@@ -150,8 +150,9 @@ def test_the_paper(name, reverse):
     came = jaxrnn.unroll(e.cell, *moving, **given)
     assert cases.error(tuple(map(np.array, parts(came))), wanted) < 1e-12
     weights = cases.cotangents(came)
-    # of re and im, what the real part of a product is made of
-    by_part = list(parts(jax.tree.map(lambda w: np.array(w).conj(), weights)))
+    # of re and im, what the real part of a product is made of; zero of a count
+    conj = lambda w, a: np.zeros(a.shape) if w is None else np.array(w).conj()
+    by_part = list(parts(jax.tree.map(conj, weights, came, is_leaf=lambda w: w is None)))
     direction = cases.cotangents(moving, 2)
     with interpreted():
         gradients = [
@@ -160,13 +161,15 @@ def test_the_paper(name, reverse):
         ]
     gradients = list(map(jax.tree.leaves, gradients))
     flat, whole = jax.tree.flatten(direction)
-    for leaf, kind in enumerate(jax.tree.leaves(moving)):  # along one array at a time
+    for leaf, kind in enumerate(
+        jax.tree.leaves(cases.floating(moving))
+    ):  # along one array at a time
         if np.iscomplexobj(kind):
             continue
         along = whole.unflatten([np.array(d if i == leaf else 0 * d) for i, d in enumerate(flat)])
         *bent, bent_state = jax.tree.map(
-            lambda a, d: a if np.iscomplexobj(a) else a + 1j * truth.TINY * d,
-            (params, xs, state), along,
+            lambda d, a: a if d is None or np.iscomplexobj(a) else a + 1j * truth.TINY * d,
+            along, (params, xs, state), is_leaf=lambda d: d is None,
         )  # fmt: skip
         pieces = [
             part
