@@ -1,5 +1,8 @@
 """What the parameters of a cell are, said once: for making them and for checking them."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +25,15 @@ def numbers(*values):
         return jnp.broadcast_to(jnp.array(values, dtype)[:, None], shape)
 
     return init
+
+
+class whole(NamedTuple):  # noqa: N801, made like a function
+    """An initializer of all of an array, though its shape looks like that of gates."""
+
+    init: Callable
+
+    def __call__(self, key, shape, dtype):
+        return self.init(key, shape, dtype)
 
 
 def gated(hidden, gates, heads=1, recurrent=None, bias=None):
@@ -50,7 +62,8 @@ def made(spec, key, in_size):
       spec: dict from a name to ``(shape, initializer)``. ``INPUTS`` in a shape stands for
         ``in_size``. An initializer is ``(key, shape, dtype) -> array``, as in
         ``jax.nn.initializers``. Of [K, G, H] and [N, D, G, D] it makes each gate by itself: a
-        scale or an orthogonal matrix is meant for one gate, not for all side by side.
+        scale or an orthogonal matrix is meant for one gate, not for all side by side. One that is
+        ``whole`` makes the array as it is.
       key: a ``jax.random`` key.
       in_size: I.
     """
@@ -65,7 +78,7 @@ def made(spec, key, in_size):
 def each_gate(init, key, shape):
     """``init`` of an array, gate by gate where it has gates."""
     dtype = jnp.result_type(float)
-    if len(shape) < 3:
+    if len(shape) < 3 or isinstance(init, whole):
         return init(key, shape, dtype)
     *heads, inputs, gates, hidden = shape
     some = jax.vmap(lambda k: init(k, (inputs, hidden), dtype))
