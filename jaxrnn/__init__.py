@@ -6,6 +6,7 @@ from jaxrnn.cells.conv1d import conv1d
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
+from jaxrnn.cells.qrnn import qrnn
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan

@@ -1,7 +1,8 @@
-"""Convolutions over time."""
+"""Convolutions over time, and what is made of them."""
 
 import numpy as np
 from case import LIFTED, Case
+from truth import sigmoid
 
 import jaxrnn
 
@@ -22,6 +23,17 @@ def depthwise(params, state, x):
     return (seen[1:],), sum(a * w for a, w in zip(seen[::-1], params["w"])) + params["b"]
 
 
+def qrnn(pooling):
+    def step(params, state, x):
+        *window, c = state
+        window, (z, *gates) = conv1d()(params, window, x)
+        f, o, i = (*map(sigmoid, gates), 1, 1)[:3]
+        c = f * c + (i if pooling == "ifo" else 1 - f) * np.tanh(z)
+        return (*window, c), o * c
+
+    return step
+
+
 ROWS = {
     "conv1d": Case(lambda h: jaxrnn.conv1d(h, kernel=3), conv1d(), LIFTED),
     "conv1d_dilated": Case(
@@ -35,4 +47,7 @@ ROWS = {
         LIFTED,
     ),
     "conv1d_of_one": Case(lambda h: jaxrnn.conv1d(h, kernel=1), conv1d(), LIFTED),
+    "qrnn": Case(jaxrnn.qrnn, qrnn("fo"), LIFTED),
+    "qrnn_f": Case(lambda h: jaxrnn.qrnn(h, kernel=3, pooling="f"), qrnn("f"), LIFTED),
+    "qrnn_ifo": Case(lambda h: jaxrnn.qrnn(h, pooling="ifo"), qrnn("ifo"), LIFTED),
 }
