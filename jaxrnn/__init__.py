@@ -3,6 +3,7 @@
 from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.conv1d import conv1d
+from jaxrnn.cells.conv_lstm import conv_gru, conv_lstm
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
