@@ -3,6 +3,8 @@
 from jaxrnn.attention import attention, transformer_block
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
+from jaxrnn.cells.conv1d import conv1d
+from jaxrnn.cells.conv_lstm import conv_gru, conv_lstm
 from jaxrnn.cells.cornn import cornn
 from jaxrnn.cells.dreamer import dreamer_gru
 from jaxrnn.cells.elman import elman
@@ -16,6 +18,7 @@ from jaxrnn.cells.lru import lru
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.cells.min_rnn import min_gru, min_lstm
 from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
+from jaxrnn.cells.qrnn import qrnn
 from jaxrnn.cells.rg_lru import rg_lru
 from jaxrnn.cells.rhn import rhn
 from jaxrnn.cells.s5 import s5

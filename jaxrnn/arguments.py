@@ -141,16 +141,16 @@ def check_names(params, want):
         raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
 
 
-def check_params(params, want, input_weight, x, place=0):
+def check_params(params, want, input_weight, x, axis=0, places=1):
     """The parameters have the names and shapes of ``want``, and x the features they are for.
 
-    The axis ``place`` of ``params[input_weight]`` says how many these are.
+    An axis of ``params[input_weight]`` says how many these are at each of its places.
     """
     check_names(params, want)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):
-        check_features(x, params[input_weight].shape[place])
+        check_features(x, places * params[input_weight].shape[axis])
     for name, shape in want.items():
         if params[name].shape != shape:
             raise ValueError(f"params[{name!r}]: got shape {params[name].shape}, want {shape}")
