@@ -5,7 +5,15 @@ from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
-from jaxrnn.combine import bidirectional, dropout, residual, stack
+from jaxrnn.combine import (
+    bidirectional,
+    dense,
+    dropout,
+    highway,
+    parallel,
+    residual,
+    stack,
+)
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
 from jaxrnn.stateless import layer_norm, project, stateless

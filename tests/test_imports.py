@@ -16,8 +16,8 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("arguments", "affine"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
-    ("gated", "lifted", "combine", "stateless", "batch_major"),
-    ("diagonal",),
+    ("gated", "lifted", "stateless", "batch_major"),
+    ("diagonal", "combine"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )
