@@ -16,4 +16,5 @@ from jaxrnn.combine import (
 )
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
+from jaxrnn.reparameterised import weight_dropout, with_params
 from jaxrnn.stateless import layer_norm, project, stateless

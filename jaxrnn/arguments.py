@@ -198,3 +198,10 @@ def size(name, value):
     if number < 1:
         raise ValueError(f"{name}: got {number}, want 1 or more")
     return number
+
+
+def probability(name, value):
+    """``value``, which is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value}, want a probability from 0 to 1")
+    return value

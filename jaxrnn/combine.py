@@ -7,11 +7,12 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments, parameters
+from jaxrnn import arguments, draws, parameters
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor, output_size
 from jaxrnn.scan import positions, resets, select
 from jaxrnn.stateless import stateless
+from jaxrnn.wrap import check_cell, views
 
 
 @constructor
@@ -71,7 +72,7 @@ def _several(whole, cells, fed, output, zero=True):
     if not cells:
         raise ValueError(f"{whole}: got no cells, want one or more")
     for cell in cells:
-        _check_cell(whole, cell)
+        check_cell(whole, cell)
 
     def init(key, in_size):
         params, sizes = {}, []
@@ -92,12 +93,12 @@ def _several(whole, cells, fed, output, zero=True):
         for i, cell in enumerate(cells):
             with _layer(i, whole, cell):
                 before = None if state is None else state[i]
-                new, y = call(cell, params[str(i)], before, fed(x, ys), _fold(key, i))
+                new, y = call(cell, params[str(i)], before, fed(x, ys), draws.fold(key, i))
             after.append(new)
             ys.append(y)
         return tuple(after), output(ys)
 
-    return Cell(init, initial_state, *_views(run, zero))
+    return Cell(init, initial_state, *views(run, zero))
 
 
 @constructor
@@ -117,14 +118,14 @@ def residual(cell):
     >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 4), jnp.ones((5, 4)))[1].shape
     (5, 4)
     """
-    _check_cell("residual", cell)
+    check_cell("residual", cell)
 
     def run(params, state, x, key, call):
         state, y = call(cell, params, state, x, key)
         _check_sizes("residual", cell, x, y)
         return state, x + y
 
-    return Cell(cell.init, cell.initial_state, *_views(run))
+    return Cell(cell.init, cell.initial_state, *views(run))
 
 
 @constructor
@@ -147,7 +148,7 @@ def highway(cell, *, bias=-1.0):
     >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 4), jnp.ones((5, 4)))[1].shape
     (5, 4)
     """
-    _check_cell("highway", cell)
+    check_cell("highway", cell)
     names = ("cell", "w", "b")
 
     def init(key, in_size):
@@ -169,7 +170,7 @@ def highway(cell, *, bias=-1.0):
         x_wide, y_wide = x.astype(t.dtype), y.astype(t.dtype)
         return state, (x_wide + t * (y_wide - x_wide)).astype(x.dtype)
 
-    return Cell(init, initial_state, *_views(run))
+    return Cell(init, initial_state, *views(run))
 
 
 @constructor
@@ -187,7 +188,7 @@ def dense(cell):
     >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 3), jnp.ones((5, 3)))[1].shape
     (5, 7)
     """
-    _check_cell("dense", cell)
+    check_cell("dense", cell)
     return parallel(stateless(lambda key, in_size: {}, lambda params, x: x), cell)
 
 
@@ -230,7 +231,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
     """
     backward = forward if backward is None else backward
     for cell in (forward, backward):
-        _check_cell("bidirectional", cell)
+        check_cell("bidirectional", cell)
     merged = _merge(merge)
 
     def init(key, in_size):
@@ -254,10 +255,10 @@ def bidirectional(forward, backward=None, *, merge="concat"):
         arguments.check_names(params, ("forward", "backward"))
         first, second = (None, None) if state is None else state
         first, ahead = forward.unroll(
-            params["forward"], first, xs, mask, starts, reverse, _fold(key, 0), implementation
+            params["forward"], first, xs, mask, starts, reverse, draws.fold(key, 0), implementation
         )
         second, back = backward.unroll(
-            params["backward"], second, xs, mask, starts, not reverse, _fold(key, 1),
+            params["backward"], second, xs, mask, starts, not reverse, draws.fold(key, 1),
             implementation,
         )  # fmt: skip
         return (first, second), select(mask, merged(ahead, back), 0)
@@ -285,8 +286,7 @@ def dropout(rate, *, per="step"):
     >>> bool((ys == ys[:1]).all()), sorted({float(y) for y in ys[0]})
     (True, [0.0, 2.0])
     """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate: got {rate}, want a probability from 0 to 1")
+    rate = arguments.probability("rate", rate)
     if per not in ("step", "sequence"):
         raise ValueError(f"per: got {per!r}, want 'step' or 'sequence'")
 
@@ -294,17 +294,7 @@ def dropout(rate, *, per="step"):
         """x [...batch, I], count [...batch]."""
         if key is None or rate == 0:
             return x
-        rows = jnp.arange(count.size, dtype=jnp.int32).reshape(count.shape)
-
-        def keep(count, row):
-            own = jax.random.fold_in(key, row)
-            own = jax.random.fold_in(own, count) if per == "step" else own
-            return jax.random.bernoulli(own, 1 - rate, x.shape[-1:])
-
-        for _ in count.shape:
-            keep = jax.vmap(keep)
-        kept = keep(count, rows)
-        return jnp.where(kept, x / max(1 - rate, 1e-30), jnp.zeros_like(x))
+        return draws.scaled(x, draws.kept(key, rate, count, x.shape[-1], per), rate)
 
     def initial_state(params, batch_shape):
         return jnp.zeros(batch_shape, jnp.int32)
@@ -322,26 +312,6 @@ def dropout(rate, *, per="step"):
     return Cell(lambda key, in_size: {}, initial_state, step, unroll)
 
 
-def _views(run, zero=True):
-    """Step and unroll of ``run(params, state, x, key, call) -> (state, y)``.
-
-    What ``run`` does itself is elementwise in time, and zero for zeros if ``zero`` says so;
-    ``call(cell, params, state, x, key)`` runs a cell.
-    """
-
-    def step(params, state, x, key=None):
-        return run(params, state, x, key, lambda cell, *args: cell.step(*args))
-
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        def call(cell, params, state, xs, key):
-            return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
-
-        state, ys = run(params, state, xs, key, call)
-        return state, ys if zero else select(mask, ys, 0)
-
-    return step, unroll
-
-
 def _merge(merge):
     """The function that ``merge`` is, or the name of."""
     if not callable(merge) and merge not in _MERGES:
@@ -349,19 +319,10 @@ def _merge(merge):
     return merge if callable(merge) else _MERGES[merge]
 
 
-def _fold(key, number):
-    return None if key is None else jax.random.fold_in(key, number)
-
-
 def _check_sizes(name, cell, x, y):
     if x.shape != y.shape:
         sizes = f"an input of {x.shape[-1]} and an output of {y.shape[-1]} features"
         raise ValueError(f"{name}: got {sizes}, want them equal: {cell}")
-
-
-def _check_cell(name, cell):
-    if not isinstance(cell, Cell):
-        raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
 
 
 @contextlib.contextmanager

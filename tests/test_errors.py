@@ -162,6 +162,13 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         run(jaxrnn.parallel(GRU), {"0": PARAMS[GRU] | {"rb": XS}}), V,
         "params['rb']: ", "in layer 0 of parallel, gru(hidden=4)",
     ),
+    "weight_dropout": (
+        run(jaxrnn.weight_dropout(LSTM, 0.5, names=("w", "u")), PARAMS[LSTM]),
+        V, "names: ", "got ('w', 'u')", "some of ['b', 'r', 'w']",
+    ),
+    "weight_dropout's rate": (
+        make(jaxrnn.weight_dropout, LSTM, 2), V, "rate: ", "got 2", "from 0 to 1",
+    ),
     "stack of nothing": (jaxrnn.stack, V, "a stack: ", "got no cells", "one or more"),
     "stack of a list": (make(jaxrnn.stack, [LSTM]), T, "a stack: ", "got [lstm(", "a Cell"),
     "stack of functions": (make(jaxrnn.stack, jaxrnn.gru), T, "a stack: ", "got gru", "a Cell"),

@@ -33,6 +33,11 @@ def highway(params, state, x):
     return (x, h), t * h + (1 - t) * x
 
 
+def positive(params, state, x):
+    state = truth.gru(params | {"r": np.exp(params["r"])}, state, x)
+    return state, state[0]
+
+
 ROWS = {
     "parallel": Case(lambda h: jaxrnn.parallel(jaxrnn.elman(h), jaxrnn.gru(h)), parallel),
     "parallel_product": Case(
@@ -45,7 +50,13 @@ ROWS = {
     "highway": Case(
         lambda h: jaxrnn.stack(jaxrnn.elman(h), jaxrnn.highway(jaxrnn.gru(h))), highway
     ),
+    "with_params": Case(lambda h: jaxrnn.with_params(jaxrnn.gru(h), _positive), positive),
+    "weight_dropout": Case(lambda h: jaxrnn.weight_dropout(jaxrnn.lstm(h), 0.5)),
 }
+
+
+def _positive(params, key):
+    return params | {"r": jnp.exp(params["r"])}
 
 
 def _joined(*ys):
