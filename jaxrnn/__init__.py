@@ -23,7 +23,8 @@ from jaxrnn.cells.rg_lru import rg_lru
 from jaxrnn.cells.rhn import rhn
 from jaxrnn.cells.s5 import s5
 from jaxrnn.cells.sru import sru
-from jaxrnn.combine import bidirectional, dropout, residual, stack
+from jaxrnn.combine import bidirectional, dense, dropout, highway, parallel, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
+from jaxrnn.reparameterised import weight_dropout, with_params
 from jaxrnn.stateless import layer_norm, project, stateless

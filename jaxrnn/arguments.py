@@ -213,3 +213,10 @@ def heads(hidden, number):
     if hidden % number:
         raise ValueError(f"heads: got {number}, want a divisor of hidden={hidden}")
     return hidden, number
+
+
+def probability(name, value):
+    """``value``, which is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value}, want a probability from 0 to 1")
+    return value
