@@ -5,8 +5,8 @@
 
 copying: a few symbols, at random places in noise, are to be said in their order at the end
 (Gu & Dao 2023, arXiv:2312.00752). induction: a mark stands once; when it comes again at the end,
-the symbol that followed it is to be said (Olsson et al. 2022, arXiv:2209.11895). Both need a memory
-that chooses by content. Prints and draws how many symbols are right.
+the symbol that followed it is to be said (Olsson et al. 2022, arXiv:2209.11895). Both need a
+memory that chooses by content. Prints and draws how many symbols are right.
 """
 
 import argparse

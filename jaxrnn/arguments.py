@@ -1,5 +1,6 @@
 """Checks of what a caller gives: each error names the argument, what came and what is wanted."""
 
+import math
 import operator
 
 import jax
@@ -178,12 +179,12 @@ def target(platform):
     return Target(platform)
 
 
-def activation(value):
+def activation(value, name="activation"):
     """A function, given as itself or by its name in ``jax.nn``."""
     function = getattr(jax.nn, value, None) if isinstance(value, str) else value
     if not callable(function):
         wanted = "a function or the name of one in jax.nn ('tanh', 'relu', 'gelu', ...)"
-        raise ValueError(f"activation: got {value!r}, want {wanted}")
+        raise ValueError(f"{name}: got {value!r}, want {wanted}")
     return function
 
 
@@ -220,3 +221,15 @@ def probability(name, value):
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value}, want a probability from 0 to 1")
     return value
+
+
+def number(name, value, *, above, most=math.inf):
+    """``value`` as a float greater than ``above`` and no greater than ``most``."""
+    try:
+        result = float(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, want a number") from None
+    if not above < result <= most:
+        limit = "" if most == math.inf else f" and up to {most}"
+        raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
+    return result
