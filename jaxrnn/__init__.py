@@ -11,18 +11,25 @@ from jaxrnn.cells.elman import elman
 from jaxrnn.cells.fast_grnn import fast_grnn
 from jaxrnn.cells.gilr import gilr
 from jaxrnn.cells.gru import gru
+from jaxrnn.cells.indrnn import indrnn
+from jaxrnn.cells.irnn import irnn
+from jaxrnn.cells.janet import janet
 from jaxrnn.cells.layer_norm import layer_norm_gru, layer_norm_lstm
+from jaxrnn.cells.leaky import leaky
 from jaxrnn.cells.lem import lem
 from jaxrnn.cells.ligru import ligru
 from jaxrnn.cells.lru import lru
 from jaxrnn.cells.lstm import lstm
+from jaxrnn.cells.mgu import mgu
 from jaxrnn.cells.min_rnn import min_gru, min_lstm
 from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
 from jaxrnn.cells.qrnn import qrnn
 from jaxrnn.cells.rg_lru import rg_lru
 from jaxrnn.cells.rhn import rhn
 from jaxrnn.cells.s5 import s5
+from jaxrnn.cells.slstm import slstm
 from jaxrnn.cells.sru import sru
+from jaxrnn.cells.ugrnn import ugrnn
 from jaxrnn.combine import bidirectional, dense, dropout, highway, parallel, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan

@@ -1,6 +1,7 @@
 """Checks of what a caller gives: each error names the argument, what came and what is wanted."""
 
 import math
+import numbers
 import operator
 
 import jax
@@ -223,13 +224,11 @@ def probability(name, value):
     return value
 
 
-def number(name, value, *, above, most=math.inf):
+def number(name, value, *, above=-math.inf, most=math.inf):
     """``value`` as a float greater than ``above`` and no greater than ``most``."""
-    try:
-        result = float(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r}, want a number") from None
-    if not above < result <= most:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {value!r}, want a number")
+    if not above < value <= most:
         limit = "" if most == math.inf else f" and up to {most}"
         raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
-    return result
+    return float(value)

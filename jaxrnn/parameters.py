@@ -1,5 +1,6 @@
 """What the parameters of a cell are, said once: for making them and for checking them."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -74,6 +75,12 @@ def taps(init):
     return whole(every_gate)
 
 
+def identity(key, shape, dtype):
+    """An initializer of a square matrix."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
+
+
 def gated(hidden, gates, heads=1, recurrent=None, bias=None):
     """The spec of ``w`` [I, G, H], ``r`` [N, D, K, D] for N heads of width D, and ``b`` [G, H].
 
@@ -120,6 +127,18 @@ def each_gate(init, key, shape):
     count = gates * (heads[0] if heads else 1)
     flat = some(jax.random.split(key, count)).reshape(*heads, gates, inputs, hidden)
     return jnp.moveaxis(flat, -3, -2)
+
+
+def begun(cell, **inits):
+    """``cell``, some of whose parameters begin as other initializers say: see ``made``."""
+
+    def init(key, in_size):
+        key, *keys = jax.random.split(key, 1 + len(inits))
+        params = cell.init(key, in_size)
+        made = {n: each_gate(inits[n], k, params[n].shape) for n, k in zip(inits, keys)}
+        return params | made
+
+    return dataclasses.replace(cell, init=init)
 
 
 def check(spec, params, x):
