@@ -7,6 +7,7 @@ from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from jaxrnn.cells.lstm import lstm
+from jaxrnn.cells.mlstm import mlstm
 from jaxrnn.combine import bidirectional, dropout, residual, stack
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan

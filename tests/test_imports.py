@@ -16,7 +16,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("arguments", "affine", "normal"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
-    ("gated", "lifted", "combine", "stateless", "batch_major"),
+    ("gated", "lifted", "combine", "stateless", "batch_major", "matrix_memory"),
     ("diagonal",),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
