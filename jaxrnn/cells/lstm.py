@@ -4,7 +4,7 @@ from jax.nn import sigmoid
 from jax.numpy import tanh
 
 from jaxrnn.cell import constructor
-from jaxrnn.cells.lstmp import projected
+from jaxrnn.cells.lstmp import lstmp
 from jaxrnn.gated import gated
 
 
@@ -43,6 +43,6 @@ def lstm(hidden, *, forget_bias=1.0, projection=None, heads=1, residuals="gates"
     """
     bias = (0.0, forget_bias, 0.0, 0.0)
     if projection is not None:
-        return projected(lstm_update, hidden, projection, bias, heads=heads, residuals=residuals)
+        return lstmp(lstm_update, hidden, projection, bias, heads=heads, residuals=residuals)
     make = gated(lstm_update, gates=4, states=2, bias=bias)
     return make(hidden, heads=heads, residuals=residuals)

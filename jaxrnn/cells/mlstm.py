@@ -8,7 +8,7 @@ from jaxrnn.cell import Cell, constructor
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.scan import select
 
-_LEAST = 1e-6  # what h is divided by at least: that of the authors' code
+_LEAST = 1e-6  # what is divided by at least, for exp(-m) may be 0; the authors' code adds it
 
 
 @constructor
@@ -55,11 +55,12 @@ def mlstm(hidden, *, heads=4, gate="exp"):
     if gate not in ("exp", "sigmoid"):
         raise ValueError(f"gate: got {gate!r}, want 'exp' or 'sigmoid'")
     width, stabilised = hidden // heads, gate == "exp"
-    spec = parameters.gated(hidden, 4) | {
+    spec = {
+        "w": ((parameters.INPUTS, 4, hidden), parameters.input_init),
+        "b": ((4, hidden), parameters.zeros),
         "u": ((parameters.INPUTS, 2, heads), parameters.zeros),
         "c": ((2, heads), _gate_bias),
     }
-    del spec["r"]
 
     def initial_state(params, batch_shape):
         shapes = ((width, width), (width,), ()) if stabilised else ((width, width),)

@@ -5,6 +5,8 @@ are exponentials, Beck et al. 2025 (arXiv:2503.14376). All exponents are at most
 a chunk again from the memory before it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,10 +26,8 @@ def unsupported(problem, operands, target):
 def run(problem, operands):
     """The whole sequence: (state, (ys, ms))."""
     steps, *batch, _, _ = operands.q.shape
-    gates = operands.log_f, operands.log_i
-    gates = select(
-        operands.mask, gates, (jnp.zeros_like(gates[0]), jnp.full_like(gates[1], -jnp.inf))
-    )
+    held = jnp.zeros_like(operands.log_f), jnp.full_like(operands.log_i, -jnp.inf)
+    gates = select(operands.mask, (operands.log_f, operands.log_i), held)
     starts = operands.starts
     starts = jnp.zeros((steps, *batch), bool) if starts is None else starts
     xs = (*operands[:3], *gates, starts[..., None])
@@ -35,11 +35,11 @@ def run(problem, operands):
         xs = jax.tree.map(lambda a: a[::-1], xs)
     vectors = (jnp.moveaxis(a, 0, -2) for a in xs[:3])
     scalars = (jnp.moveaxis(a, 0, -1) for a in xs[3:])
-    size = block_size(_CHUNK, steps) or 1
+    size = block_size(_CHUNK, steps) or 1  # of no steps, no chunk
     cut = [blocks(a, size, -2) for a in vectors]
     cut += [blocks(a, size, -1, fill) for a, fill in zip(scalars, (0, -jnp.inf, False))]
 
-    @jax.checkpoint
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # which a scan prevents
     def one(state, chunk):
         return _chunk(problem.stabilised, state, *chunk)
 

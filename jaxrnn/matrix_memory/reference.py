@@ -13,8 +13,8 @@ def step(stabilised, state, x):
     log_f = log_f + m
     m = jnp.maximum(log_f, log_i) if stabilised else m
     f, i = (jnp.exp(gate - m)[..., None, None] for gate in (log_f, log_i))
-    outer = (k[..., :, None] * v[..., None, :]).astype(memory.dtype)
-    memory = f * memory + i * outer
+    k, v = k.astype(memory.dtype), v.astype(memory.dtype)
+    memory = f * memory + i * (k[..., :, None] * v[..., None, :])
     y = product("...d,...de->...e", q, memory, q.dtype, memory.dtype)
     return (memory, m), (y, m)
 
