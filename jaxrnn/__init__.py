@@ -22,6 +22,7 @@ from jaxrnn.cells.lru import lru
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.cells.mgu import mgu
 from jaxrnn.cells.min_rnn import min_gru, min_lstm
+from jaxrnn.cells.mlstm import mlstm
 from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
 from jaxrnn.cells.qrnn import qrnn
 from jaxrnn.cells.rg_lru import rg_lru

@@ -16,7 +16,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("arguments", "affine", "normal"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
-    ("gated", "lifted", "stateless", "batch_major", "wrap"),
+    ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory", "window", "spatial"),
     ("diagonal", "combine", "reparameterised"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),

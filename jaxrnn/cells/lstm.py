@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrnn import arguments, parameters
 from jaxrnn.cell import constructor
-from jaxrnn.cells.lstmp import projected
+from jaxrnn.cells.lstmp import lstmp
 from jaxrnn.gated import gated
 
 
@@ -88,7 +88,7 @@ def lstm(
     bias = [forget_bias if gate == "f" else 0.0 for gate in gates]
     unit = {f"p{gate}": parameters.zeros for gate in gates if gate != "g" and peepholes}
     if projection is not None:
-        return projected(
+        return lstmp(
             update, bias, unit, hidden, projection, heads=heads, residuals=residuals
         )  # fmt: skip
     make = gated(update, gates=len(gates), states=2, bias=bias, unit=unit)
