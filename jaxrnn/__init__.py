@@ -16,5 +16,6 @@ from jaxrnn.combine import (
 )
 from jaxrnn.gated import gated
 from jaxrnn.linear import linear_scan
+from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout
 from jaxrnn.reparameterised import weight_dropout, with_params
 from jaxrnn.stateless import layer_norm, project, stateless

@@ -205,3 +205,9 @@ def probability(name, value):
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value}, want a probability from 0 to 1")
     return value
+
+
+def check_per(per):
+    """How often a mask is drawn."""
+    if per not in ("step", "sequence"):
+        raise ValueError(f"per: got {per!r}, want 'step' or 'sequence'")

@@ -45,6 +45,7 @@ class Cell:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state.
       made: the call that made it.
+      gated: what a cell made by ``jaxrnn.gated`` shows of itself; None of others.
 
     >>> cell = jaxrnn.lstm(hidden=8)
     >>> cell == jaxrnn.lstm(8), hash(cell) == hash(jaxrnn.lstm(8))
@@ -60,6 +61,7 @@ class Cell:
     step: Callable[..., Any]
     unroll: Callable[..., Any]
     made: "Made | None" = None
+    gated: Any = None
 
     def __repr__(self):
         return repr(self.made)

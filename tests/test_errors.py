@@ -169,6 +169,22 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "weight_dropout's rate": (
         make(jaxrnn.weight_dropout, LSTM, 2), V, "rate: ", "got 2", "from 0 to 1",
     ),
+    "zoneout's rates": (
+        run(jaxrnn.zoneout(GRU, (0.5, 0.5)), PARAMS[GRU]), V, "rate: ", "got 2", "each of 1",
+    ),
+    "zoneout's rate": (make(jaxrnn.zoneout, GRU, (0.5, -1)), V, "rate: ", "got -1", "from 0 to 1"),
+    "zoneout of another output": (
+        run(jaxrnn.zoneout(STACK, 0.5), PARAMS[STACK]), V, "zoneout: ", "got stack(",
+        "its state's first array",
+    ),
+    "recurrent_dropout": (
+        make(jaxrnn.recurrent_dropout, jaxrnn.elman(4), 0.5), T, "recurrent_dropout: ",
+        "got elman(hidden=4)", "takes drop",
+    ),
+    "variational_dropout": (
+        make(jaxrnn.variational_dropout, LIFTED, 0.5), T, "variational_dropout: ",
+        "reset_after=False", "made by jaxrnn.gated",
+    ),
     "stack of nothing": (jaxrnn.stack, V, "a stack: ", "got no cells", "one or more"),
     "stack of a list": (make(jaxrnn.stack, [LSTM]), T, "a stack: ", "got [lstm(", "a Cell"),
     "stack of functions": (make(jaxrnn.stack, jaxrnn.gru), T, "a stack: ", "got gru", "a Cell"),

@@ -18,6 +18,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("cell", "recurrence", "attend", "linear", "loop"),
     ("gated", "lifted", "stateless", "batch_major", "wrap"),
     ("diagonal", "combine", "reparameterised"),
+    ("regularise",),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )

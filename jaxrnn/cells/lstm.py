@@ -7,10 +7,10 @@ from jaxrnn.cell import constructor
 from jaxrnn.gated import gated
 
 
-def lstm_update(state, x, r):
+def lstm_update(state, x, r, drop=lambda g: g):
     (_, c), (xi, xf, xg, xo), (ri, rf, rg, ro) = state, x, r
     i, f, o = sigmoid(xi + ri), sigmoid(xf + rf), sigmoid(xo + ro)
-    c = f * c + i * tanh(xg + rg)
+    c = f * c + i * drop(tanh(xg + rg))
     return o * tanh(c), c
 
 
