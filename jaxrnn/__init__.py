@@ -15,6 +15,8 @@ from jaxrnn.combine import (
     stack,
 )
 from jaxrnn.gated import gated
+from jaxrnn.initialized import chrono, initialized
+from jaxrnn.learned import learned_state
 from jaxrnn.linear import linear_scan
 from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout
 from jaxrnn.reparameterised import weight_dropout, with_params

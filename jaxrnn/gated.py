@@ -167,9 +167,9 @@ def _build(form, hidden, heads, residuals):
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         return changed(params, state, x)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         del key
-        initial = initial_state(params, xs.shape[1:-1])
+        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state = initial if state is None else state
         given = operands(params, state, xs)
         return recur(

@@ -51,10 +51,10 @@ def lifted(spec, widths, inputs, step, *, products=(), others=(), outputs=None):
         state, y = loop.one(step, *arrays, state, product=product)
         return state, finish(params, y, x).astype(x.dtype)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         del key
         *arrays, product = given(params, xs)
-        initial = initial_state(params, xs.shape[1:-1])
+        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state, ys = loop.loop(
             step, *arrays, initial if state is None else state, product=product,
             initial=None if starts is None else initial, mask=mask, starts=starts,

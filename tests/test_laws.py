@@ -121,6 +121,12 @@ def parts(tree):
         yield from (a.real, a.imag) if np.iscomplexobj(a) else (a,)
 
 
+def filled(tree, like):
+    """A tree of NumPy's arrays, with zeros in place of None, which stands for counters."""
+    fill = lambda a, d: np.zeros(a.shape) if d is None else np.array(d)
+    return jax.tree.map(fill, like, tree)
+
+
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("reverse", (False, True))
 def test_the_paper(name, reverse):
@@ -145,21 +151,22 @@ def test_the_paper(name, reverse):
     assert cases.error(tuple(map(np.array, parts(came))), wanted) < 1e-12
     weights = cases.cotangents(came)
     # of re and im, what the real part of a product is made of
-    by_part = list(parts(jax.tree.map(lambda w: np.array(w).conj(), weights)))
-    direction = cases.cotangents(moving, 2)
+    by_part = list(parts(jax.tree.map(np.conj, filled(weights, came))))
+    direction = filled(cases.cotangents(moving, 2), moving)
     with interpreted():
         gradients = [
             value_and_grads(e.cell, moving, weights, **given, implementation=which)[1]
             for which in (REFERENCE, *case.faster)
         ]
-    gradients = list(map(jax.tree.leaves, gradients))
+    gradients = [jax.tree.leaves(filled(g, moving)) for g in gradients]
     flat, whole = jax.tree.flatten(direction)
+    moves = lambda a: np.issubdtype(a.dtype, np.floating)
     for leaf, kind in enumerate(jax.tree.leaves(moving)):  # along one array at a time
-        if np.iscomplexobj(kind):
+        if not moves(kind):
             continue
-        along = whole.unflatten([np.array(d if i == leaf else 0 * d) for i, d in enumerate(flat)])
+        along = whole.unflatten([d if i == leaf else 0 * d for i, d in enumerate(flat)])
         *bent, bent_state = jax.tree.map(
-            lambda a, d: a if np.iscomplexobj(a) else a + 1j * truth.TINY * d,
+            lambda a, d: a + 1j * truth.TINY * d if moves(a) else a,
             (params, xs, state), along,
         )  # fmt: skip
         pieces = [

@@ -37,6 +37,16 @@ RANDOM = {  # rate -> a cell, and the one it is without
 every_one = pytest.mark.parametrize("name", RANDOM)
 
 
+def check_gradients(loss, *args):
+    """Gradients are those of finite differences."""
+    along = jax.tree.map(lambda a: jax.random.normal(KEY, a.shape), args)
+    moved = lambda h: jax.tree.map(lambda a, d: a + h * d, args, along)
+    slope = (loss(*moved(1e-5)) - loss(*moved(-1e-5))) / 2e-5
+    grads = jax.jit(jax.grad(loss, tuple(range(len(args)))))(*args)
+    came = sum((g * d).sum() for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(along)))
+    np.testing.assert_allclose(came, slope, rtol=1e-6)
+
+
 @every_one
 def test_a_rate_of_zero_changes_no_bit(name):
     make, bare = RANDOM[name]
@@ -64,12 +74,7 @@ def test_forward_and_backward_draw_the_same(name):
         state, ys = run(cell, KEY, xs, params, starts=STARTS)
         return jnp.sin(ys).sum()
 
-    along = jax.tree.map(lambda a: jax.random.normal(KEY, a.shape), (params, XS))
-    moved = lambda h: jax.tree.map(lambda a, d: a + h * d, (params, XS), along)
-    slope = (loss(*moved(1e-5)) - loss(*moved(-1e-5))) / 2e-5
-    grads = jax.jit(jax.grad(loss, (0, 1)))(params, XS)
-    came = sum((g * d).sum() for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(along)))
-    np.testing.assert_allclose(came, slope, rtol=1e-6)
+    check_gradients(loss, params, XS)
 
 
 @pytest.mark.parametrize("inner", (jaxrnn.lstm(200), jaxrnn.gru(200, reset_after=False)))
@@ -154,3 +159,30 @@ def test_weight_dropout_is_a_mask_of_the_weights():
     assert jaxrnn.explain(cell, params, XS, key=KEY).choices == (
         jaxrnn.explain(jaxrnn.lstm(40), params, XS).choices
     )
+
+
+@pytest.mark.parametrize("inner", ("fused", "lifted", "stack"))
+def test_learned_state(inner):
+    """Where it begins, and again at every start; kernels keep running where they can."""
+    inner = {
+        "fused": jaxrnn.lstm(5),
+        "lifted": jaxrnn.gru(5, reset_after=False),
+        "stack": jaxrnn.stack(jaxrnn.elman(5), jaxrnn.dropout(0.5)),
+    }[inner]
+    cell = jaxrnn.learned_state(inner)
+    params = cell.init(jax.random.key(0), 3)
+    bare = params["cell"]
+    np.testing.assert_array_equal(run(cell, params=params)[1], run(inner, params=bare)[1])
+    params["state"] = {n: a + 0.5 for n, a in params["state"].items()}
+    first = cell.initial_state(params, (4,))
+    starts = jnp.zeros((6, 4), bool).at[3].set(True)
+    ys = run(cell, params=params, starts=starts)[1]
+    halves = [run(inner, params=bare, xs=xs, state=first)[1] for xs in (XS[:3], XS[3:])]
+    np.testing.assert_allclose(ys, jnp.concatenate(halves), rtol=1e-12)
+    for options in ({}, {"starts": STARTS}, {"starts": STARTS, "reverse": True}):
+        loss = lambda params: jnp.sin(run(cell, params=params, **options)[1]).sum()  # noqa: B023
+        check_gradients(loss, params)
+        assert all(g.any() for g in jax.tree.leaves(jax.grad(loss)(params)["state"]))
+    if inner == jaxrnn.lstm(5):
+        explained = jaxrnn.explain(cell, params, XS, starts=STARTS)
+        assert explained.choices == jaxrnn.explain(inner, bare, XS, starts=STARTS).choices

@@ -80,6 +80,11 @@ ROWS = {
     "variational_dropout": Case(
         lambda h: jaxrnn.variational_dropout(jaxrnn.gru(h), 0.5), truth.first(truth.gru), ()
     ),
+    "learned_state": Case(lambda h: jaxrnn.learned_state(jaxrnn.lstm(h))),
+    "learned_state_scanned": Case(
+        lambda h: jaxrnn.learned_state(jaxrnn.stack(jaxrnn.elman(h), jaxrnn.dropout(0.5))),
+        faster=(),
+    ),
     "weight_dropout": Case(lambda h: jaxrnn.weight_dropout(jaxrnn.lstm(h), 0.5)),
 }
 
