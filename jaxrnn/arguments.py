@@ -232,3 +232,9 @@ def number(name, value, *, above=-math.inf, most=math.inf):
         limit = "" if most == math.inf else f" and up to {most}"
         raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
     return float(value)
+
+
+def check_per(per):
+    """How often a mask is drawn."""
+    if per not in ("step", "sequence"):
+        raise ValueError(f"per: got {per!r}, want 'step' or 'sequence'")

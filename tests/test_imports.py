@@ -17,7 +17,8 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
     ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory", "window", "spatial"),
-    ("diagonal", "combine", "reparameterised"),
+    ("diagonal", "combine", "reparameterised", "learned", "initialized"),
+    ("regularise",),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )

@@ -14,7 +14,7 @@ from jaxrnn.gated import gated
 
 @functools.cache
 def _update(gates, cell_clip, activation, gate_activation):
-    def lstm_update(state, x, r, **peephole):
+    def lstm_update(state, x, r, drop=lambda g: g, **peephole):
         (_, c), enters = state, dict(zip(gates, map(operator.add, x, r)))
 
         def gate(name, seen):
@@ -23,7 +23,7 @@ def _update(gates, cell_clip, activation, gate_activation):
 
         f = gate("f", c)
         i = gate("i", c) if "i" in enters else 1 - f
-        c = f * c + i * activation(enters["g"])
+        c = f * c + i * drop(activation(enters["g"]))
         c = c if cell_clip is None else jnp.clip(c, -cell_clip, cell_clip)
         return gate("o", c) * activation(c), c
 

@@ -38,6 +38,22 @@ def positive(params, state, x):
     return state, state[0]
 
 
+def zoneout(params, state, x):
+    """Without a key: the expectation. The counter of steps goes through."""
+    *old, count = state
+    new = truth.lstm(params, old, x)
+    h, c = (p * a + (1 - p) * b for p, a, b in zip((0.25, 0.5), old, new))
+    return (h, c, count + 1), h
+
+
+def counted(step):
+    def with_count(params, state, x):
+        new = step(params, state[:-1], x)
+        return (*new, state[-1] + 1), new[0]
+
+    return with_count
+
+
 ROWS = {
     "parallel": Case(lambda h: jaxrnn.parallel(jaxrnn.elman(h), jaxrnn.gru(h)), parallel),
     "parallel_product": Case(
@@ -51,6 +67,24 @@ ROWS = {
         lambda h: jaxrnn.stack(jaxrnn.elman(h), jaxrnn.highway(jaxrnn.gru(h))), highway
     ),
     "with_params": Case(lambda h: jaxrnn.with_params(jaxrnn.gru(h), _positive), positive),
+    "zoneout": Case(lambda h: jaxrnn.zoneout(jaxrnn.lstm(h), (0.25, 0.5)), zoneout, ()),
+    "zoneout_lifted": Case(
+        lambda h: jaxrnn.zoneout(jaxrnn.gru(h, reset_after=False), 0.25), faster=()
+    ),
+    "recurrent_dropout": Case(
+        lambda h: jaxrnn.recurrent_dropout(jaxrnn.lstm(h), 0.5), counted(truth.lstm), ()
+    ),
+    "recurrent_dropout_sequence": Case(
+        lambda h: jaxrnn.recurrent_dropout(jaxrnn.gru(h), 0.5, per="sequence"), faster=()
+    ),
+    "variational_dropout": Case(
+        lambda h: jaxrnn.variational_dropout(jaxrnn.gru(h), 0.5), truth.first(truth.gru), ()
+    ),
+    "learned_state": Case(lambda h: jaxrnn.learned_state(jaxrnn.lstm(h))),
+    "learned_state_scanned": Case(
+        lambda h: jaxrnn.learned_state(jaxrnn.stack(jaxrnn.elman(h), jaxrnn.dropout(0.5))),
+        faster=(),
+    ),
     "weight_dropout": Case(lambda h: jaxrnn.weight_dropout(jaxrnn.lstm(h), 0.5)),
 }
 
