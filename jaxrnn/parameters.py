@@ -1,6 +1,5 @@
 """What the parameters of a cell are, said once: for making them and for checking them."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -127,18 +126,6 @@ def each_gate(init, key, shape):
     count = gates * (heads[0] if heads else 1)
     flat = some(jax.random.split(key, count)).reshape(*heads, gates, inputs, hidden)
     return jnp.moveaxis(flat, -3, -2)
-
-
-def begun(cell, **inits):
-    """``cell``, some of whose parameters begin as other initializers say: see ``made``."""
-
-    def init(key, in_size):
-        key, *keys = jax.random.split(key, 1 + len(inits))
-        params = cell.init(key, in_size)
-        made = {n: each_gate(inits[n], k, params[n].shape) for n, k in zip(inits, keys)}
-        return params | made
-
-    return dataclasses.replace(cell, init=init)
 
 
 def check(spec, params, x):

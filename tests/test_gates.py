@@ -85,7 +85,7 @@ BAD = {
     "signs of less": (lambda: jaxrnn.leaky(2, alpha=1, signs=(1,)), "each of 2 units"),
     "variant": (lambda: jaxrnn.mgu(4, variant=4), r"variant: got 4, want one of \(0, 1, 2, 3\)"),
     "reset": (lambda: jaxrnn.mgu(4, reset_after=False, heads=2), "reset_after=False: got heads"),
-    "longest": (lambda: jaxrnn.janet(4, longest=2), "longest: got 2, want a number above 2"),
+    "longest": (lambda: jaxrnn.janet(4, longest=2), "longest: got 2, want more than 2 steps"),
     "forget": (lambda: jaxrnn.slstm(4, forget="tanh"), "forget: got 'tanh', want one of"),
 }
 

@@ -5,6 +5,7 @@ from jax.nn.initializers import normal
 from jaxrnn import parameters
 from jaxrnn.cell import constructor
 from jaxrnn.cells.elman import elman
+from jaxrnn.initialized import initialized
 
 
 @constructor
@@ -28,4 +29,4 @@ def irnn(hidden, *, heads=1, residuals="gates"):
            [0., 1.]], dtype=float32)
     """
     cell = elman(hidden, activation="relu", heads=heads, residuals=residuals)
-    return parameters.begun(cell, w=normal(0.001), r=parameters.identity)
+    return initialized(cell, w=normal(0.001), r=parameters.identity)

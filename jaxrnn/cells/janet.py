@@ -2,14 +2,13 @@
 
 import functools
 
-import jax
-import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.numpy import tanh
 
-from jaxrnn import arguments, parameters
+from jaxrnn import arguments
 from jaxrnn.cell import constructor
 from jaxrnn.gated import gated
+from jaxrnn.initialized import chrono, initialized
 
 
 @functools.cache
@@ -52,12 +51,4 @@ def janet(hidden, *, beta=1.0, longest=None, heads=1, residuals="gates"):
     """
     make = gated(_update(arguments.number("beta", beta)), gates=2, bias=(1.0, 0.0))
     cell = make(hidden, heads=heads, residuals=residuals)
-    if longest is None:
-        return cell
-    longest = arguments.number("longest", longest, above=2)
-
-    def chrono(key, shape, dtype):
-        steps = jax.random.uniform(key, shape[1:], dtype, 1, longest - 1)
-        return jnp.zeros(shape, dtype).at[0].set(jnp.log(steps))
-
-    return parameters.begun(cell, b=chrono)
+    return cell if longest is None else initialized(cell, b=chrono(longest, 0, input=None))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.numpy import tanh
 
-from jaxrnn import parameters
 from jaxrnn.cell import constructor
 from jaxrnn.gated import gated
+from jaxrnn.initialized import initialized
 
 _LOGARITHMS = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda f: f}
 _NOTHING = -1e30  # the logarithm of no weight at all, in sums with which nothing overflows
@@ -70,4 +70,4 @@ def slstm(hidden, *, forget="sigmoid", heads=1, residuals="gates"):
         bias = jnp.tile(jnp.linspace(3, 6, hidden // heads, dtype=dtype), heads)
         return jnp.zeros(shape, dtype).at[1].set(bias)
 
-    return parameters.begun(cell, b=remembering) if forget == "sigmoid" else cell
+    return initialized(cell, b=remembering) if forget == "sigmoid" else cell
