@@ -1,5 +1,6 @@
 """Checks of what a caller gives: each error names the argument, what came and what is wanted."""
 
+import math
 import operator
 
 import jax
@@ -141,16 +142,16 @@ def check_names(params, want):
         raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
 
 
-def check_params(params, want, input_weight, x, place=0):
+def check_params(params, want, input_weight, x, axis=0, places=1):
     """The parameters have the names and shapes of ``want``, and x the features they are for.
 
-    The axis ``place`` of ``params[input_weight]`` says how many these are.
+    An axis of ``params[input_weight]`` says how many these are at each of its places.
     """
     check_names(params, want)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):
-        check_features(x, params[input_weight].shape[place])
+        check_features(x, places * params[input_weight].shape[axis])
     for name, shape in want.items():
         if params[name].shape != shape:
             raise ValueError(f"params[{name!r}]: got shape {params[name].shape}, want {shape}")
@@ -178,12 +179,12 @@ def target(platform):
     return Target(platform)
 
 
-def activation(value):
+def activation(value, name="activation"):
     """A function, given as itself or by its name in ``jax.nn``."""
     function = getattr(jax.nn, value, None) if isinstance(value, str) else value
     if not callable(function):
         wanted = "a function or the name of one in jax.nn ('tanh', 'relu', 'gelu', ...)"
-        raise ValueError(f"activation: got {value!r}, want {wanted}")
+        raise ValueError(f"{name}: got {value!r}, want {wanted}")
     return function
 
 
@@ -205,3 +206,30 @@ def size(name, value):
     if number < 1:
         raise ValueError(f"{name}: got {number}, want 1 or more")
     return number
+
+
+def heads(hidden, number):
+    """``hidden`` units in so many heads of the same width: both as ints."""
+    hidden, number = size("hidden", hidden), size("heads", number)
+    if hidden % number:
+        raise ValueError(f"heads: got {number}, want a divisor of hidden={hidden}")
+    return hidden, number
+
+
+def probability(name, value):
+    """``value``, which is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value}, want a probability from 0 to 1")
+    return value
+
+
+def number(name, value, *, above, most=math.inf):
+    """``value`` as a float greater than ``above`` and no greater than ``most``."""
+    try:
+        result = float(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, want a number") from None
+    if not above < result <= most:
+        limit = "" if most == math.inf else f" and up to {most}"
+        raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
+    return result

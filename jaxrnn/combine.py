@@ -1,13 +1,18 @@
 """Cells made of cells: each changes step and unroll together, so every layer keeps its kernel."""
 
 import contextlib
+import functools
+import operator
 
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments
+from jaxrnn import arguments, draws, parameters
+from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor, output_size
 from jaxrnn.scan import positions, resets, select
+from jaxrnn.stateless import stateless
+from jaxrnn.wrap import check_cell, views
 
 
 @constructor
@@ -28,42 +33,72 @@ def stack(*cells):
     >>> jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
     (5, 4)
     """
+    return _several("a stack", cells, lambda x, ys: ys[-1] if ys else x, lambda ys: ys[-1])
+
+
+@constructor
+def parallel(*cells, merge="concat"):
+    """Cells side by side, each fed with the same input.
+
+    Args:
+      cells: one or more cells.
+      merge: "concat", "sum", "mean", "product", or a function of all their outputs [..., O].
+
+    Returns:
+      A ``Cell``. State: a tuple of the cells' states; parameters ``{"0": ..., "1": ...}``.
+
+    Raises:
+      ValueError: no cells, or an unknown ``merge``. An error in a cell says which.
+
+    >>> cell = jaxrnn.parallel(jaxrnn.lstm(8), jaxrnn.gru(4))
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
+    (5, 12)
+    """
+    merged = _merge(merge)
+    return _several("parallel", cells, lambda x, ys: x, lambda ys: merged(*ys), zero=False)
+
+
+def _several(whole, cells, fed, output, zero=True):
+    """A cell made of cells.
+
+    Args:
+      whole: what they are together, for errors.
+      fed: ``(x, ys) -> x``, what a cell is fed: of the input and the outputs of those before it.
+        It is asked for sizes too.
+      output: of all outputs.
+      zero: that the output of zeros is zero.
+    """
     if not cells:
-        raise ValueError("stack: got no cells, want one or more")
+        raise ValueError(f"{whole}: got no cells, want one or more")
     for cell in cells:
-        _check_cell("stack", cell)
+        check_cell(whole, cell)
 
     def init(key, in_size):
-        params = {}
+        params, sizes = {}, []
         for i, (k, cell) in enumerate(zip(jax.random.split(key, len(cells)), cells)):
-            with _layer(i, cell):
-                params[str(i)] = cell.init(k, in_size)
-                in_size = output_size(cell, in_size)
+            with _layer(i, whole, cell):
+                size = fed(in_size, sizes)
+                params[str(i)] = cell.init(k, size)
+                sizes.append(output_size(cell, size))
         return params
 
     def initial_state(params, batch_shape):
+        arguments.check_layers(params, None, len(cells))
         return tuple(c.initial_state(params[str(i)], batch_shape) for i, c in enumerate(cells))
 
     def run(params, state, x, key, call):
         arguments.check_layers(params, state, len(cells))
-        after = []
+        after, ys = [], []
         for i, cell in enumerate(cells):
-            with _layer(i, cell):
+            with _layer(i, whole, cell):
                 before = None if state is None else state[i]
-                new, x = call(cell, params[str(i)], before, x, _fold(key, i))
-                after.append(new)
-        return tuple(after), x
+                new, y = call(cell, params[str(i)], before, fed(x, ys), draws.fold(key, i))
+            after.append(new)
+            ys.append(y)
+        return tuple(after), output(ys)
 
-    def step(params, state, x, key=None):
-        return run(params, state, x, key, lambda cell, *args: cell.step(*args))
-
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        def call(cell, params, state, xs, key):
-            return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
-
-        return run(params, state, xs, key, call)
-
-    return Cell(init, initial_state, step, unroll)
+    return Cell(init, initial_state, *views(run, zero))
 
 
 @constructor
@@ -83,31 +118,89 @@ def residual(cell):
     >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 4), jnp.ones((5, 4)))[1].shape
     (5, 4)
     """
-    _check_cell("residual", cell)
+    check_cell("residual", cell)
 
-    def add(x, y):
-        if x.shape != y.shape:
-            sizes = f"an input of {x.shape[-1]} and an output of {y.shape[-1]} features"
-            raise ValueError(f"residual: got {sizes}, want them equal: {cell}")
-        return x + y
+    def run(params, state, x, key, call):
+        state, y = call(cell, params, state, x, key)
+        _check_sizes("residual", cell, x, y)
+        return state, x + y
 
-    def step(params, state, x, key=None):
-        state, y = cell.step(params, state, x, key)
-        return state, add(x, y)
+    return Cell(cell.init, cell.initial_state, *views(run))
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        state, ys = cell.unroll(
-            params, state, xs, mask, starts, reverse, key, implementation
-        )  # fmt: skip
-        return state, add(xs, ys)
 
-    return Cell(cell.init, cell.initial_state, step, unroll)
+@constructor
+def highway(cell, *, bias=-1.0):
+    """Mixes a cell's output with its input, by a gate (Srivastava et al. 2015, arXiv:1505.00387).
+
+        y = t * cell(x) + (1 - t) * x      t = sigmoid(W x + b)
+
+    Args:
+      cell: a cell whose output has the size of its input.
+      bias: what b begins at; below zero, most of the input passes at first.
+
+    Returns:
+      A ``Cell`` with the state of ``cell``; parameters ``{"cell": ..., "w": [I, I], "b": [I]}``.
+
+    Raises:
+      ValueError: the sizes differ.
+
+    >>> cell = jaxrnn.highway(jaxrnn.gru(4))
+    >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 4), jnp.ones((5, 4)))[1].shape
+    (5, 4)
+    """
+    check_cell("highway", cell)
+    names = ("cell", "w", "b")
+
+    def init(key, in_size):
+        inner, own = jax.random.split(key)
+        w = parameters.input_init(own, (in_size, in_size))
+        return {"cell": cell.init(inner, in_size), "w": w, "b": jnp.full(in_size, bias, w.dtype)}
+
+    def initial_state(params, batch_shape):
+        arguments.check_names(params, names)
+        return cell.initial_state(params["cell"], batch_shape)
+
+    def run(params, state, x, key, call):
+        arguments.check_names(params, names)
+        own = {"w": params["w"], "b": params["b"]}
+        arguments.check_params(own, {"w": (x.shape[-1],) * 2, "b": x.shape[-1:]}, "w", x)
+        state, y = call(cell, params["cell"], state, x, key)
+        _check_sizes("highway", cell, x, y)
+        t = jax.nn.sigmoid(affine(x, own["w"], own["b"]))
+        x_wide, y_wide = x.astype(t.dtype), y.astype(t.dtype)
+        return state, (x_wide + t * (y_wide - x_wide)).astype(x.dtype)
+
+    return Cell(init, initial_state, *views(run))
+
+
+@constructor
+def dense(cell):
+    """Concatenates a cell's input and its output (Huang et al. 2017, arXiv:1608.06993).
+
+    Args:
+      cell: a cell.
+
+    Returns:
+      A ``Cell``: ``parallel`` of one that gives back its input, which has no parameters and no
+      state, and ``cell``, with the state and parameters of that.
+
+    >>> cell = jaxrnn.dense(jaxrnn.gru(4))
+    >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 3), jnp.ones((5, 3)))[1].shape
+    (5, 7)
+    """
+    check_cell("dense", cell)
+    return parallel(stateless(lambda key, in_size: {}, lambda params, x: x), cell)
+
+
+def _sum(*ys):
+    return functools.reduce(operator.add, ys)
 
 
 _MERGES = {
-    "concat": lambda forward, backward: jnp.concatenate([forward, backward], -1),
-    "sum": lambda forward, backward: forward + backward,
-    "mean": lambda forward, backward: (forward + backward) / 2,
+    "concat": lambda *ys: jnp.concatenate(ys, -1),
+    "sum": _sum,
+    "mean": lambda *ys: _sum(*ys) / len(ys),
+    "product": lambda *ys: functools.reduce(operator.mul, ys),
 }
 
 
@@ -122,7 +215,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
       forward: the cell run from the first step to the last.
       backward: the one run from the last to the first; None for another like ``forward``, with
         parameters of its own.
-      merge: "concat", "sum", "mean", or a function of both outputs [..., O].
+      merge: "concat", "sum", "mean", "product", or a function of both outputs [..., O].
 
     Returns:
       A ``Cell``. State: ``(forward's, backward's)``, final states as each cell's own ``unroll``
@@ -138,10 +231,8 @@ def bidirectional(forward, backward=None, *, merge="concat"):
     """
     backward = forward if backward is None else backward
     for cell in (forward, backward):
-        _check_cell("bidirectional", cell)
-    if not callable(merge) and merge not in _MERGES:
-        raise ValueError(f"merge: got {merge!r}, want a function or one of {tuple(_MERGES)}")
-    merged = merge if callable(merge) else _MERGES[merge]
+        check_cell("bidirectional", cell)
+    merged = _merge(merge)
 
     def init(key, in_size):
         keys = jax.random.split(key)
@@ -164,10 +255,10 @@ def bidirectional(forward, backward=None, *, merge="concat"):
         arguments.check_names(params, ("forward", "backward"))
         first, second = (None, None) if state is None else state
         first, ahead = forward.unroll(
-            params["forward"], first, xs, mask, starts, reverse, _fold(key, 0), implementation
+            params["forward"], first, xs, mask, starts, reverse, draws.fold(key, 0), implementation
         )
         second, back = backward.unroll(
-            params["backward"], second, xs, mask, starts, not reverse, _fold(key, 1),
+            params["backward"], second, xs, mask, starts, not reverse, draws.fold(key, 1),
             implementation,
         )  # fmt: skip
         return (first, second), select(mask, merged(ahead, back), 0)
@@ -195,8 +286,7 @@ def dropout(rate, *, per="step"):
     >>> bool((ys == ys[:1]).all()), sorted({float(y) for y in ys[0]})
     (True, [0.0, 2.0])
     """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate: got {rate}, want a probability from 0 to 1")
+    rate = arguments.probability("rate", rate)
     if per not in ("step", "sequence"):
         raise ValueError(f"per: got {per!r}, want 'step' or 'sequence'")
 
@@ -204,17 +294,7 @@ def dropout(rate, *, per="step"):
         """x [...batch, I], count [...batch]."""
         if key is None or rate == 0:
             return x
-        rows = jnp.arange(count.size, dtype=jnp.int32).reshape(count.shape)
-
-        def keep(count, row):
-            own = jax.random.fold_in(key, row)
-            own = jax.random.fold_in(own, count) if per == "step" else own
-            return jax.random.bernoulli(own, 1 - rate, x.shape[-1:])
-
-        for _ in count.shape:
-            keep = jax.vmap(keep)
-        kept = keep(count, rows)
-        return jnp.where(kept, x / max(1 - rate, 1e-30), jnp.zeros_like(x))
+        return draws.scaled(x, draws.kept(key, rate, count, x.shape[-1], per), rate)
 
     def initial_state(params, batch_shape):
         return jnp.zeros(batch_shape, jnp.int32)
@@ -232,20 +312,24 @@ def dropout(rate, *, per="step"):
     return Cell(lambda key, in_size: {}, initial_state, step, unroll)
 
 
-def _fold(key, number):
-    return None if key is None else jax.random.fold_in(key, number)
+def _merge(merge):
+    """The function that ``merge`` is, or the name of."""
+    if not callable(merge) and merge not in _MERGES:
+        raise ValueError(f"merge: got {merge!r}, want a function or one of {tuple(_MERGES)}")
+    return merge if callable(merge) else _MERGES[merge]
 
 
-def _check_cell(name, cell):
-    if not isinstance(cell, Cell):
-        raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+def _check_sizes(name, cell, x, y):
+    if x.shape != y.shape:
+        sizes = f"an input of {x.shape[-1]} and an output of {y.shape[-1]} features"
+        raise ValueError(f"{name}: got {sizes}, want them equal: {cell}")
 
 
 @contextlib.contextmanager
-def _layer(number, cell):
+def _layer(number, whole, cell):
     """Says in which layer an error came up."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        error.add_note(f"in layer {number} of a stack, {cell}")
+        error.add_note(f"in layer {number} of {whole}, {cell}")
         raise

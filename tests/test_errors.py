@@ -122,6 +122,10 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "hidden float": (make(jaxrnn.gru, 3.0), T, "hidden: ", "got 3.0", "an int"),
     "hidden 0": (make(jaxrnn.elman, 0), V, "hidden: ", "got 0", "1 or more"),
     "heads": (make(jaxrnn.lstm, 6, heads=4), V, "heads: ", "got 4", "a divisor of hidden=6"),
+    "projection": (
+        make(jaxrnn.lstm, 6, projection=2, heads=2), V,
+        "projection=2: ", "got heads or residuals", "want neither",
+    ),
     "attention heads": (make(jaxrnn.attention, 6), V, "heads: ", "got 4", "a divisor of hidden=6"),
     "window": (make(jaxrnn.attention, 4, window=0), V, "window: ", "got 0", "1 or more"),
     "residuals": (
@@ -146,9 +150,32 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "residual": (
         run(jaxrnn.residual(LSTM), PARAMS[LSTM]), V, "residual: ", "input of 3", "output of 4",
     ),
-    "stack of nothing": (jaxrnn.stack, V, "stack: ", "got no cells", "one or more"),
-    "stack of a list": (make(jaxrnn.stack, [LSTM]), T, "stack: ", "got [lstm(", "a Cell"),
-    "stack of functions": (make(jaxrnn.stack, jaxrnn.gru), T, "stack: ", "got gru", "a Cell"),
+    "highway": (
+        run(jaxrnn.highway(LSTM), {"cell": PARAMS[LSTM], "w": jnp.ones((3, 3)), "b": XS[0, 0]}),
+        V, "highway: ", "input of 3", "output of 4",
+    ),
+    "highway's params": (
+        run(jaxrnn.highway(LSTM), PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']",
+        "['b', 'cell', 'w']",
+    ),
+    "merge of parallel": (
+        make(jaxrnn.parallel, LSTM, merge="max"), V, "merge: ", "'max'", "'mean', 'product'",
+    ),
+    "parallel of nothing": (jaxrnn.parallel, V, "parallel: ", "got no cells", "one or more"),
+    "params in parallel": (
+        run(jaxrnn.parallel(GRU), {"0": PARAMS[GRU] | {"rb": XS}}), V,
+        "params['rb']: ", "in layer 0 of parallel, gru(hidden=4)",
+    ),
+    "weight_dropout": (
+        run(jaxrnn.weight_dropout(LSTM, 0.5, names=("w", "u")), PARAMS[LSTM]),
+        V, "names: ", "got ('w', 'u')", "some of ['b', 'r', 'w']",
+    ),
+    "weight_dropout's rate": (
+        make(jaxrnn.weight_dropout, LSTM, 2), V, "rate: ", "got 2", "from 0 to 1",
+    ),
+    "stack of nothing": (jaxrnn.stack, V, "a stack: ", "got no cells", "one or more"),
+    "stack of a list": (make(jaxrnn.stack, [LSTM]), T, "a stack: ", "got [lstm(", "a Cell"),
+    "stack of functions": (make(jaxrnn.stack, jaxrnn.gru), T, "a stack: ", "got gru", "a Cell"),
     "gates": (gated(lambda state, x, r: x, gates=0), V, "gates: ", "got 0", "1 or more"),
     "gates' bias": (
         gated(lambda state, x, r: x, bias=(1.0,)), V, "bias: ", "1 numbers", "each of 2 gates",

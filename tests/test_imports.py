@@ -11,13 +11,13 @@ import jaxrnn
 
 ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
-    ("dtypes", "scan", "placement", "choice", "target", "mosaic"),
+    ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws"),
     ("operation",),
-    ("arguments", "affine"),
+    ("arguments", "affine", "normal"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
-    ("gated", "lifted", "combine", "stateless", "batch_major"),
-    ("diagonal",),
+    ("gated", "lifted", "stateless", "batch_major", "wrap"),
+    ("diagonal", "combine", "reparameterised"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )

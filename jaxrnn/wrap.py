@@ -1,0 +1,30 @@
+"""What cells made of cells share."""
+
+from jaxrnn.cell import Cell
+from jaxrnn.scan import select
+
+
+def check_cell(name, cell):
+    """``cell`` is one; ``name`` is what asks."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+
+
+def views(run, zero=True):
+    """Step and unroll of ``run(params, state, x, key, call) -> (state, y)``.
+
+    What ``run`` does itself is elementwise in time, and zero for zeros if ``zero`` says so;
+    ``call(cell, params, state, x, key)`` runs a cell.
+    """
+
+    def step(params, state, x, key=None):
+        return run(params, state, x, key, lambda cell, *args: cell.step(*args))
+
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+        def call(cell, params, state, xs, key):
+            return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
+
+        state, ys = run(params, state, xs, key, call)
+        return state, ys if zero else select(mask, ys, 0)
+
+    return step, unroll
