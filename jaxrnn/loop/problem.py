@@ -1,6 +1,7 @@
 """What an implementation of the loop is given, and the products all of them take."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ def product(a, w, dtype, total, bilinear=None):
         return jnp.matmul(a, w.reshape(w.shape[0], -1), preferred_element_type=total)
     a = a.reshape(*a.shape[:-1], *w.shape[:2])
     out = jnp.einsum("...nd,ndge->...gne", a, w, preferred_element_type=total)
-    return out.reshape(*out.shape[:-3], -1)
+    return out.reshape(*out.shape[:-3], math.prod(out.shape[-3:]))  # -1 fails for no rows
 
 
 def transposed(d, a, w, dtype, total, bilinear=None):
@@ -74,7 +75,7 @@ def transposed(d, a, w, dtype, total, bilinear=None):
         return jnp.matmul(d, w.reshape(w.shape[0], -1).T, preferred_element_type=total)
     d = _by_head(d, w)
     out = jnp.einsum("...gne,ndge->...nd", d, w, preferred_element_type=total)
-    return out.reshape(*out.shape[:-2], -1)
+    return out.reshape(*out.shape[:-2], math.prod(out.shape[-2:]))
 
 
 def gradient(a, d, w, dtype, total, bilinear=None):
