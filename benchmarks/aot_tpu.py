@@ -97,7 +97,7 @@ def measure(case, contender, folder):
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    device = _topology(CHIPS[case.chip].topology).devices[0]
+    device = topology(CHIPS[case.chip].topology).devices[0]
     wanted = 2 if contender == "tpu" else (0, 1)
     place = SingleDeviceSharding(device)
     program, seconds = _layer(case, CONTENDERS[contender], place, wanted=wanted)
@@ -116,7 +116,7 @@ def measure(case, contender, folder):
 
 def sharded(chip="v5e"):
     """Rows: a batch over eight devices, under plain ``jit`` and in a ``shard_map``."""
-    devices = np.array(_topology(f"{chip}:2x4").devices)
+    devices = np.array(topology(f"{chip}:2x4").devices)
     mesh = Mesh(devices, ("batch",))
     rows, whole = PartitionSpec(None, "batch"), PartitionSpec()
     case = Case(chip, "lstm", 512, 128)
@@ -210,5 +210,5 @@ def _vmem(text):
 
 
 @functools.cache
-def _topology(name):
+def topology(name):
     return topologies.get_topology_desc(platform="tpu", topology_name=name)
