@@ -25,7 +25,7 @@ from jaxrnn.cells.min_rnn import min_gru, min_lstm
 from jaxrnn.cells.mlstm import mlstm
 from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
 from jaxrnn.cells.qrnn import qrnn
-from jaxrnn.cells.rg_lru import rg_lru
+from jaxrnn.cells.rg_lru import rg_lru, rg_lru_block
 from jaxrnn.cells.rhn import rhn
 from jaxrnn.cells.s5 import s5
 from jaxrnn.cells.slstm import slstm

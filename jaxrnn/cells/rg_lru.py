@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit."""
+"""The real-gated linear recurrent unit, and the block it was made for."""
 
 import dataclasses
 
@@ -8,9 +8,12 @@ from jax.nn import sigmoid, softplus
 
 from jaxrnn import arguments, parameters
 from jaxrnn.cell import constructor
+from jaxrnn.cells.conv1d import conv1d
+from jaxrnn.combine import parallel, stack
 from jaxrnn.diagonal import diagonal
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.loop.problem import product, split
+from jaxrnn.stateless import project
 
 
 @constructor
@@ -76,3 +79,32 @@ def _ring(key, shape, dtype):
     """softplus(l) = -log a, with a^2 even between 0.9^2 and 0.999^2."""
     square = jax.random.uniform(key, shape, dtype, 0.9**2, 0.999**2)
     return jnp.log(jnp.expm1(-jnp.log(square) / 2))
+
+
+@constructor
+def rg_lru_block(hidden, *, width=None, heads=1):
+    """The recurrent block of Griffin and Hawk (De et al. 2024, arXiv:2402.19427, section 2.3).
+
+        y = W_o (rg_lru(conv1d(W_x x)) * gelu(W_y x))
+
+    With a bias at every product. The convolution is ``jaxrnn.conv1d``, depthwise, over 4 steps.
+
+    Args:
+      hidden: O, the size of the output.
+      width: H, the size of the recurrence; None for that of the output.
+      heads: see ``jaxrnn.rg_lru``.
+
+    Returns:
+      A ``Cell`` with the parameters and the state of what it is made of: a ``jaxrnn.stack`` of
+      both branches in ``jaxrnn.parallel``, the recurrent one first, and of ``jaxrnn.project``.
+
+    >>> cell = jaxrnn.rg_lru_block(4, width=8, heads=2)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((7, 3)))[1].shape
+    (7, 4)
+    """
+    width = hidden if width is None else width
+    convolution = conv1d(width, kernel=4, depthwise=True)
+    recurrent = stack(project(width), convolution, rg_lru(width, heads=heads))
+    gate = project(width, activation="gelu")
+    return stack(parallel(recurrent, gate, merge="product"), project(hidden))

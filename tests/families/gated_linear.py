@@ -13,8 +13,7 @@ def behind(cell):
 
 def projected(step):
     def both(params, state, x):
-        first = params["0"]
-        return step(params["1"], state, x @ first["w"] + first["b"])
+        return step(params["1"], state, _affine(params["0"], x))
 
     return both
 
@@ -44,6 +43,23 @@ def rg_lru(params, state, x):
     return (h, count + 1), h
 
 
+def _affine(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def _gelu(a):
+    return a / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)))
+
+
+def rg_lru_block(params, state, x):
+    window, *state = state
+    (recurrent, gate), out = params["0"].values(), params["1"]
+    seen = np.concatenate([window, _affine(recurrent["0"], x)[None]])  # the newest last
+    conv = recurrent["1"]
+    state, h = rg_lru(recurrent["2"], state, (conv["w"][::-1] * seen).sum(0) + conv["b"])
+    return (seen[1:], *state), _affine(out, h * _gelu(_affine(gate, x)))
+
+
 ROWS = {
     "sru": Case(behind(jaxrnn.sru), projected(sru(np.sqrt(3))), LIFTED),
     "sru_project": Case(
@@ -53,4 +69,5 @@ ROWS = {
     "rg_lru_heads": Case(
         behind(lambda h: jaxrnn.rg_lru(h, heads=2)), projected(rg_lru), LIFTED, heads=2
     ),
+    "rg_lru_block": Case(lambda h: jaxrnn.rg_lru_block(4, width=h), rg_lru_block, LIFTED),
 }
