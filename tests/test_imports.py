@@ -17,7 +17,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
     ("gated", "lifted", "stateless", "batch_major", "wrap"),
-    ("diagonal", "combine", "reparameterised", "learned", "initialized"),
+    ("diagonal", "combine", "reparameterised", "learned", "initialized", "attentive"),
     ("regularise",),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
