@@ -6,9 +6,11 @@ import sys
 COMMANDS = {
     "sequences": "a next-byte model over longer and longer sequences; the default",
     "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
+    "cells": "a layer of every cell of the library",
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
+    "catalogue": "writes docs/cells.md: every cell in a table",
     "quotes": "puts what the results say into docs/benchmarks.md",
 }
 

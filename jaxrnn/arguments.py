@@ -1,5 +1,7 @@
 """Checks of what a caller gives: each error names the argument, what came and what is wanted."""
 
+import math
+import numbers
 import operator
 
 import jax
@@ -127,6 +129,13 @@ def check_features(x, size, name="xs"):
         raise ValueError(f"{name}: got {came}, want {size}: params are made for it")
 
 
+def check_same_size(in_size, hidden):
+    """A cell that adds its input to its output, or multiplies it, has as many outputs."""
+    if in_size != hidden:
+        want = f"hidden={hidden}: put jaxrnn.project({hidden}) before the cell"
+        raise ValueError(f"in_size: got {in_size}, want {want}")
+
+
 def check_names(params, want):
     """The parameters are a dict with the names of ``want``."""
     if not isinstance(params, dict) or sorted(params) != sorted(want):
@@ -134,16 +143,16 @@ def check_names(params, want):
         raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
 
 
-def check_params(params, want, input_weight, x, place=0):
+def check_params(params, want, input_weight, x, axis=0, places=1):
     """The parameters have the names and shapes of ``want``, and x the features they are for.
 
-    The axis ``place`` of ``params[input_weight]`` says how many these are.
+    An axis of ``params[input_weight]`` says how many these are at each of its places.
     """
     check_names(params, want)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):
-        check_features(x, params[input_weight].shape[place])
+        check_features(x, places * params[input_weight].shape[axis])
     for name, shape in want.items():
         if params[name].shape != shape:
             raise ValueError(f"params[{name!r}]: got shape {params[name].shape}, want {shape}")
@@ -171,12 +180,12 @@ def target(platform):
     return Target(platform)
 
 
-def activation(value):
+def activation(value, name="activation"):
     """A function, given as itself or by its name in ``jax.nn``."""
     function = getattr(jax.nn, value, None) if isinstance(value, str) else value
     if not callable(function):
         wanted = "a function or the name of one in jax.nn ('tanh', 'relu', 'gelu', ...)"
-        raise ValueError(f"activation: got {value!r}, want {wanted}")
+        raise ValueError(f"{name}: got {value!r}, want {wanted}")
     return function
 
 
@@ -200,11 +209,29 @@ def size(name, value):
     return number
 
 
+def heads(hidden, number):
+    """``hidden`` units in so many heads of the same width: both as ints."""
+    hidden, number = size("hidden", hidden), size("heads", number)
+    if hidden % number:
+        raise ValueError(f"heads: got {number}, want a divisor of hidden={hidden}")
+    return hidden, number
+
+
 def probability(name, value):
     """``value``, which is from 0 to 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value}, want a probability from 0 to 1")
     return value
+
+
+def number(name, value, *, above=-math.inf, most=math.inf):
+    """``value`` as a float greater than ``above`` and no greater than ``most``."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {value!r}, want a number")
+    if not above < value <= most:
+        limit = "" if most == math.inf else f" and up to {most}"
+        raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
+    return float(value)
 
 
 def check_per(per):

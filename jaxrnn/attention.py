@@ -19,6 +19,8 @@ from jaxrnn.stateless import layer_norm, project
 def attention(hidden, *, heads=4, window=None, context=1024):
     """Multi-head causal self-attention (Vaswani et al. 2017, arXiv:1706.03762).
 
+        q, k, v = W x        y_t = W_out sum_s softmax_s(q_t k_s / sqrt(D)) v_s
+
     Each step attends to itself and the steps before it, of its own episode. Positions are
     rotary (Su et al. 2021, arXiv:2104.09864) and count the real steps of the episode, so both
     views and every way of padding give the same. Exact, in memory linear in T.
@@ -44,9 +46,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
     >>> ys.shape, k.shape, count
     ((5, 2, 8), (2, 16, 2, 4), Array([5, 5], dtype=int32))
     """
-    hidden, heads = arguments.size("hidden", hidden), arguments.size("heads", heads)
-    if hidden % heads:
-        raise ValueError(f"heads: got {heads}, want a divisor of hidden={hidden}")
+    hidden, heads = arguments.heads(hidden, heads)
     room = arguments.size("context", context)
     if window is not None:
         room = window = arguments.size("window", window)
@@ -142,10 +142,9 @@ def attention(hidden, *, heads=4, window=None, context=1024):
 
 @constructor
 def transformer_block(hidden, *, heads=4, window=None, context=1024, mlp=4):
-    """Attention and a two-layer network, each normalised before and added to its input.
+    """A block of the Transformer, normalised before (Xiong et al. 2020, arXiv:2002.04745).
 
-    The pre-norm block of Vaswani et al. 2017 (arXiv:1706.03762) and Xiong et al. 2020
-    (arXiv:2002.04745).
+        z = x + attention(norm(x))        y = z + W_2 gelu(W_1 norm(z) + b_1) + b_2
 
     Args:
       hidden: H, the size of the input and the output.

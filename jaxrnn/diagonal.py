@@ -7,10 +7,10 @@ from jaxrnn.cell import Cell
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.lifted import zero_state
 from jaxrnn.linear import linear_scan
-from jaxrnn.scan import select
+from jaxrnn.scan import positions, resets, select
 
 
-def diagonal(spec, width, inputs, outputs, *, complex_=False):
+def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
     """A cell of a linear recurrence, run by ``jaxrnn.linear_scan``.
 
     Args:
@@ -20,33 +20,44 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False):
         or [width] if they are the same at every step, and what is added, [..., width].
       outputs: ``(params, h, x) -> y``, [..., O], of any leading axes.
       complex_: the state is complex, and so are a and b.
+      counted: the state is ``(h, count)``, with how many steps the episode has had, int32 [...],
+        and ``inputs`` is ``(params, x, count)``, with how many came before.
 
     Returns:
       A ``Cell``. Outputs are in the type of the inputs.
     """
-    initial_state = zero_state((width,), complex_)
+    zero = zero_state((width,), complex_)
 
-    def given(params, x):
+    def initial_state(params, batch_shape):
+        count = (jnp.zeros(batch_shape, jnp.int32),) if counted else ()
+        return zero(params, batch_shape) + count
+
+    def given(params, x, *count):
         parameters.check(spec, params, x)
         dtype = arithmetic(params)
         dtype = promoted(dtype, jnp.dtype("complex64")) if complex_ else dtype
-        return tuple(part.astype(dtype) for part in inputs(params, x))
+        return tuple(part.astype(dtype) for part in inputs(params, x, *count))
 
     def step(params, state, x, key=None):
         del key
-        (h,) = arguments.completed_state(initial_state, params, state, x.shape[:-1])
-        a, b = given(params, x)
+        h, *count = arguments.completed_state(initial_state, params, state, x.shape[:-1])
+        a, b = given(params, x, *count)
         h = jnp.broadcast_to(a, h.shape) * h + b
-        return (h,), outputs(params, h, x).astype(x.dtype)
+        return (h, *(n + 1 for n in count)), outputs(params, h, x).astype(x.dtype)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key
-        a, b = given(params, xs)
+        h, *count = initial_state(params, xs.shape[1:-1]) if state is None else state
+        before = ()
+        if counted:
+            real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+            *before, count[0] = positions(count[0], real, resets(starts, mask, reverse), reverse)
+        a, b = given(params, xs, *before)
         h, hs = linear_scan(
-            a, b, None if state is None else state[0], mask=mask, starts=starts, reverse=reverse,
+            a, b, h, mask=mask, starts=starts, reverse=reverse,
             implementation=implementation,
         )  # fmt: skip
         ys = select(mask, outputs(params, hs, xs), 0)
-        return (h,), ys.astype(xs.dtype)
+        return (h, *count), ys.astype(xs.dtype)
 
     return Cell(lambda key, n: parameters.made(spec, key, n), initial_state, step, unroll)

@@ -139,9 +139,7 @@ def _gated(update, gates, states, bias, unit, recurrent):
 
 
 def _build(form, hidden, heads, residuals):
-    hidden, heads = arguments.size("hidden", hidden), arguments.size("heads", heads)
-    if hidden % heads:
-        raise ValueError(f"heads: got {heads}, want a divisor of hidden={hidden}")
+    hidden, heads = arguments.heads(hidden, heads)
     if residuals not in RESIDUALS:
         raise ValueError(f"residuals: got {residuals!r}, want one of {RESIDUALS}")
     gates, update = form.gates, _update(form)

@@ -9,7 +9,9 @@ from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.scan import select
 
 
-def lifted(spec, widths, inputs, step, *, products=(), others=(), outputs=None):
+def lifted(
+    spec, widths, inputs, step, *, products=(), bilinear=None, others=(), outputs=None
+):  # fmt: skip
     """A cell from its step, which takes its matrix products by name.
 
     What an input alone decides is made for all steps at once, before the loop; the gradients of
@@ -24,6 +26,7 @@ def lifted(spec, widths, inputs, step, *, products=(), others=(), outputs=None):
       step: ``(others, state, x, dot) -> (state, y)``, elementwise but for its products
         ``dot(name, a)`` (``loop.problem.product``) and sums over features.
       products: names of the parameters that ``dot`` takes; or ``params -> dict``.
+      bilinear: what ``dot`` is in place of a matrix product, ``(a, w, total) -> [..., M]``.
       others: names of the parameters that the step is given, each as [...batch, ...]; or
         ``params -> dict``.
       outputs: ``(params, ys, x) -> ys``, for all steps at once; None if y is the output.
@@ -48,7 +51,7 @@ def lifted(spec, widths, inputs, step, *, products=(), others=(), outputs=None):
         del key
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         *arrays, product = given(params, x)
-        state, y = loop.one(step, *arrays, state, product=product)
+        state, y = loop.one(step, *arrays, state, product=product, bilinear=bilinear)
         return state, finish(params, y, x).astype(x.dtype)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
@@ -57,8 +60,8 @@ def lifted(spec, widths, inputs, step, *, products=(), others=(), outputs=None):
         initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state, ys = loop.loop(
             step, *arrays, initial if state is None else state, product=product,
-            initial=None if starts is None else initial, mask=mask, starts=starts,
-            reverse=reverse, implementation=implementation,
+            bilinear=bilinear, initial=None if starts is None else initial, mask=mask,
+            starts=starts, reverse=reverse, implementation=implementation,
         )  # fmt: skip
         if outputs is not None:
             ys = select(mask, outputs(params, ys, xs), 0)

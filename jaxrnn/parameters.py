@@ -1,12 +1,34 @@
 """What the parameters of a cell are, said once: for making them and for checking them."""
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import arguments
 from jaxrnn.dtypes import arithmetic, promoted
 
-INPUTS = "I"  # in a shape: as many as the input has features
+
+class Inputs(NamedTuple):
+    """In a shape: as many as the input has features at each of the places of ``shape``."""
+
+    shape: tuple[int, ...] = ()
+
+    @property
+    def places(self):
+        return math.prod(self.shape)
+
+    def size(self, name, features):
+        """How many these are, of so many ``features`` at all places."""
+        if features % self.places:
+            want = f"a multiple of {self.places}, as many at each place of shape={self.shape}"
+            raise ValueError(f"{name}: got {features} features, want {want}")
+        return features // self.places
+
+
+INPUTS = Inputs()  # as many as the input has features
 
 input_init = jax.nn.initializers.glorot_uniform()
 recurrent_init = jax.nn.initializers.orthogonal()
@@ -24,6 +46,40 @@ def numbers(*values):
     return init
 
 
+def feedforward(hidden, gates, bias=None):
+    """The spec of ``w`` [I, G, H] and ``b`` [G, H], as ``gated`` has them."""
+    return {
+        "w": ((INPUTS, gates, hidden), input_init),
+        "b": ((gates, hidden), zeros if bias is None else numbers(*bias)),
+    }
+
+
+class whole(NamedTuple):  # noqa: N801, made like a function
+    """An initializer of all of an array, though its shape looks like that of gates."""
+
+    init: Callable
+
+    def __call__(self, key, shape, dtype):
+        return self.init(key, shape, dtype)
+
+
+def taps(init):
+    """An initializer of [*taps, I, G, H]: each gate by itself, with all its taps."""
+
+    def every_gate(key, shape, dtype):
+        *inputs, gates, hidden = shape
+        one = lambda key: init(key, (*inputs, hidden), dtype)
+        return jax.vmap(one, out_axes=-2)(jax.random.split(key, gates))
+
+    return whole(every_gate)
+
+
+def identity(key, shape, dtype):
+    """An initializer of a square matrix."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
+
+
 def gated(hidden, gates, heads=1, recurrent=None, bias=None):
     """The spec of ``w`` [I, G, H], ``r`` [N, D, K, D] for N heads of width D, and ``b`` [G, H].
 
@@ -36,11 +92,8 @@ def gated(hidden, gates, heads=1, recurrent=None, bias=None):
     """
     count, width = gates if recurrent is None else recurrent, hidden // heads
     shape = (hidden, count, hidden) if heads == 1 else (heads, width, count, width)
-    return {
-        "w": ((INPUTS, gates, hidden), input_init),
-        "r": (shape, recurrent_init),
-        "b": ((gates, hidden), zeros if bias is None else numbers(*bias)),
-    }
+    rest = feedforward(hidden, gates, bias)
+    return {"w": rest["w"], "r": (shape, recurrent_init), "b": rest["b"]}
 
 
 def made(spec, key, in_size):
@@ -48,14 +101,15 @@ def made(spec, key, in_size):
 
     Args:
       spec: dict from a name to ``(shape, initializer)``. ``INPUTS`` in a shape stands for
-        ``in_size``. An initializer is ``(key, shape, dtype) -> array``, as in
-        ``jax.nn.initializers``. Of [K, G, H] and [N, D, G, D] it makes each gate by itself: a
-        scale or an orthogonal matrix is meant for one gate, not for all side by side.
+        ``in_size``, ``Inputs(shape)`` for its part at each place. An initializer is
+        ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``. Of [K, G, H] and
+        [N, D, G, D] it makes each gate by itself: a scale or an orthogonal matrix is meant for one
+        gate, not for all side by side. One that is ``whole`` makes the array as it is.
       key: a ``jax.random`` key.
       in_size: I.
     """
     arguments.check_key(key)
-    shapes = _shapes(spec, arguments.size("in_size", in_size))
+    shapes = _shapes(spec, "in_size", arguments.size("in_size", in_size))
     keys = jax.random.split(key, len(spec))
     return {
         name: each_gate(init, k, shapes[name]) for k, (name, (_, init)) in zip(keys, spec.items())
@@ -65,7 +119,7 @@ def made(spec, key, in_size):
 def each_gate(init, key, shape):
     """``init`` of an array, gate by gate where it has gates."""
     dtype = jnp.result_type(float)
-    if len(shape) < 3:
+    if len(shape) < 3 or isinstance(init, whole):
         return init(key, shape, dtype)
     *heads, inputs, gates, hidden = shape
     some = jax.vmap(lambda k: init(k, (inputs, hidden), dtype))
@@ -80,9 +134,10 @@ def check(spec, params, x):
     Raises:
       ValueError, TypeError: naming the array that does not fit, or x.
     """
-    inputs = next(name for name, (shape, _) in spec.items() if INPUTS in shape)
-    place = spec[inputs][0].index(INPUTS)
-    arguments.check_params(params, _shapes(spec, x.shape[-1]), inputs, x, place)
+    found = ((name, shape, n) for name, (shape, _) in spec.items() for n in shape)
+    name, shape, inputs = next(case for case in found if isinstance(case[2], Inputs))
+    shapes = _shapes(spec, "xs", x.shape[-1])
+    arguments.check_params(params, shapes, name, x, shape.index(inputs), inputs.places)
     dtype = arithmetic(params)
     arguments.check_floating("xs", x)
     if promoted(x.dtype, dtype) != dtype:
@@ -90,8 +145,6 @@ def check(spec, params, x):
         raise TypeError(f"xs: got {x.dtype}, want {want}")
 
 
-def _shapes(spec, in_size):
-    return {
-        name: tuple(in_size if n == INPUTS else n for n in shape)
-        for name, (shape, _) in spec.items()
-    }
+def _shapes(spec, given, features):
+    one = lambda n: n.size(given, features) if isinstance(n, Inputs) else n
+    return {name: tuple(map(one, shape)) for name, (shape, _) in spec.items()}

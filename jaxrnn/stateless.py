@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxrnn import arguments
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor
-from jaxrnn.dtypes import promoted
+from jaxrnn.normal import normalised
 from jaxrnn.scan import select
 
 
@@ -95,12 +95,7 @@ def layer_norm(*, epsilon=1e-6):
     def apply(params, x):
         want = {"scale": x.shape[-1:], "bias": x.shape[-1:]}
         arguments.check_params(params, want, "scale", x)
-        scale, bias = params["scale"], params["bias"]
-        total = promoted(x.dtype, scale.dtype, jnp.dtype("float32"))
-        z = x.astype(total)
-        z = z - z.mean(-1, keepdims=True)
-        z = z * jax.lax.rsqrt((z * z).mean(-1, keepdims=True) + epsilon)
-        spread = [jnp.broadcast_to(p.astype(total), z.shape) for p in (scale, bias)]
-        return (z * spread[0] + spread[1]).astype(x.dtype)
+        y = normalised(x, params["scale"], params["bias"], epsilon=epsilon)
+        return y.astype(x.dtype)
 
     return stateless(init, apply)

@@ -123,6 +123,10 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "hidden float": (make(jaxrnn.gru, 3.0), T, "hidden: ", "got 3.0", "an int"),
     "hidden 0": (make(jaxrnn.elman, 0), V, "hidden: ", "got 0", "1 or more"),
     "heads": (make(jaxrnn.lstm, 6, heads=4), V, "heads: ", "got 4", "a divisor of hidden=6"),
+    "projection": (
+        make(jaxrnn.lstm, 6, projection=2, heads=2), V,
+        "projection=2: ", "got heads or residuals", "want neither",
+    ),
     "attention heads": (make(jaxrnn.attention, 6), V, "heads: ", "got 4", "a divisor of hidden=6"),
     "window": (make(jaxrnn.attention, 4, window=0), V, "window: ", "got 0", "1 or more"),
     "residuals": (

@@ -13,12 +13,12 @@ ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
     ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws"),
     ("operation",),
-    ("arguments", "affine"),
+    ("arguments", "affine", "normal"),
     ("parameters",),
-    ("cell", "recurrence", "attend", "linear", "loop"),
-    ("gated", "lifted", "stateless", "batch_major", "wrap"),
-    ("diagonal", "combine", "reparameterised", "learned", "initialized", "attentive"),
-    ("regularise",),
+    ("cell", "recurrence", "attend", "linear", "loop", "window"),
+    ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory"),
+    ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
+    ("regularise", "attentive"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )

@@ -54,16 +54,18 @@ def gru(hidden, *, reset_after=True, heads=1, residuals="gates"):
     return _reset_before(hidden)
 
 
-def _reset_before(hidden):
-    def step(_, state, x, dot):
-        (h,), (xr, xz, xn) = state, x
-        rr, rz = split(dot("rz", h), 2)
-        z = sigmoid(xz + rz)
-        n = tanh(xn + dot("n", sigmoid(xr + rr) * h))
-        h = n + z * (h - n)
-        return (h,), h
+def reset_before(_, state, x, dot):
+    """A step, of any products."""
+    (h,), (xr, xz, xn) = state, x
+    rr, rz = split(dot("rz", h), 2)
+    z = sigmoid(xz + rz)
+    n = tanh(xn + dot("n", sigmoid(xr + rr) * h))
+    h = n + z * (h - n)
+    return (h,), h
 
+
+def _reset_before(hidden):
     products = lambda params: {"rz": params["r"][:, :2], "n": params["r"][:, 2]}
     hidden = arguments.size("hidden", hidden)
     spec = parameters.gated(hidden, 3)
-    return lifted(spec, (hidden,), affine.gates, step, products=products)
+    return lifted(spec, (hidden,), affine.gates, reset_before, products=products)

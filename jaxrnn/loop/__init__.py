@@ -19,15 +19,15 @@ from jaxrnn.scan import resets
 IMPLEMENTATIONS = {"xla": xla}  # `reference` runs only if asked
 
 
-def one(step, x, weights, others, state, *, product):
+def one(step, x, weights, others, state, *, product, bilinear=None):
     """One step, x a tree of [B, ...]: ``(state, y)``. The arguments are those of ``loop``."""
-    problem, operands = _stated(step, x, weights, others, state, product, 0)
+    problem, operands = _stated(step, x, weights, others, state, product, bilinear, 0)
     return reference.step(problem, operands, state, x)
 
 
 def loop(
-    step, xs, weights, others, state, *, product, initial=None, mask=None, starts=None,
-    reverse=False, implementation=None,
+    step, xs, weights, others, state, *, product, bilinear=None, initial=None, mask=None,
+    starts=None, reverse=False, implementation=None,
 ):  # fmt: skip
     """Runs ``step`` over time.
 
@@ -37,10 +37,12 @@ def loop(
       step: ``(others, state, x, dot) -> (state, y)``, of one step of any batch. It takes every
         product of a weight through ``dot(name, a)``: see ``problem.product``.
       xs: tree of [T, B, ...] arrays: what is known of all steps before.
-      weights: dict of the products' weights, [K, M], [K, G, H], or [N, D, G, E] in blocks.
+      weights: dict of the products' weights, [K, M], [K, G, H], or [N, D, G, E] in blocks; any
+        others with ``bilinear``.
       others: dict of what else the step is given, which it sees as [B, ...].
       state: tree of [B, ...] arrays, floating or complex, in the type of the arithmetic.
       product: the type of the products' factors.
+      bilinear: what ``dot`` is in place of a matrix product: see ``problem.product``.
       initial: the state that ``starts`` puts back, like ``state``.
       mask: bool [T, B], true at a real step; at others the state is held and y is 0.
       starts: bool [T, B], true where a new episode begins.
@@ -51,7 +53,7 @@ def loop(
       ``(state, ys)``: the final state, and ys [T, B, ...].
     """
     starts = resets(starts, mask, reverse)
-    problem, operands = _stated(step, xs, weights, others, state, product, 1)
+    problem, operands = _stated(step, xs, weights, others, state, product, bilinear, 1)
     operands = operands._replace(initial=initial, mask=mask, starts=starts)
     problem = problem._replace(reverse=reverse, implementation=implementation)
     operands = varying(operands)
@@ -62,12 +64,13 @@ def loop(
     return jax.tree.structure(state).unflatten(final), ys
 
 
-def _stated(step, xs, weights, others, state, product, leading):
+def _stated(step, xs, weights, others, state, product, bilinear, leading):
     """What one step and all of them have in common; xs have ``leading`` axes before the batch."""
     states = jax.tree.leaves(state)
     features = states[0].ndim - (jax.tree.leaves(xs)[0].ndim - 1 - leading)
     operands = Operands(xs, weights, others, state, None, None, None)
-    return Problem(step, jnp.dtype(product), False, None, len(states), features), operands
+    dtype = jnp.dtype(product)
+    return Problem(step, dtype, bilinear, False, None, len(states), features), operands
 
 
 def _describe(problem, operands):

@@ -1,6 +1,7 @@
 """What an implementation of the loop is given, and the products all of them take."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ class Problem(NamedTuple):
 
     step: Callable  # step(others, state, x, dot) -> (state, y)
     product: Any  # the type of the products' factors
+    bilinear: Callable | None  # what a product is, if not a matrix product: see ``product``
     reverse: bool
     implementation: str | None
     states: int  # arrays in the state
@@ -31,9 +33,10 @@ class Operands(NamedTuple):
     starts: jax.Array | None  # bool [T, B], in the order of processing (`jaxrnn.scan.resets`)
 
 
-def types(problem, operands):
-    """The types of the products' factors and of their sums."""
-    return problem.product, jnp.finfo(jax.tree.leaves(operands.state)[0].dtype).dtype
+def kind(problem, operands):
+    """The types of the products' factors and of their sums, and what a product is."""
+    total = jnp.finfo(jax.tree.leaves(operands.state)[0].dtype).dtype
+    return problem.product, total, problem.bilinear
 
 
 def of_rows(problem, operands):
@@ -43,36 +46,47 @@ def of_rows(problem, operands):
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (*batch, *a.shape)), operands.others)
 
 
-def product(a, w, dtype, total):
+def product(a, w, dtype, total, bilinear=None):
     """[..., K] with a weight [K, M] or [K, G, H] -> [..., M] or [..., G * H].
 
     A weight [N, D, G, E] is block-diagonal: unit d of head n sees only its own block, and of
     [..., N * D] comes [..., G * N * E].
+
+    Or it is ``bilinear(a, w, total)`` -> [..., M], any bilinear function of [..., K], for any
+    leading axes, and a weight of any shape.
     """
     a, w = a.astype(dtype), w.astype(dtype)
+    if bilinear is not None:
+        return bilinear(a, w, total)
     if w.ndim < 4:
         return jnp.matmul(a, w.reshape(w.shape[0], -1), preferred_element_type=total)
     a = a.reshape(*a.shape[:-1], *w.shape[:2])
     out = jnp.einsum("...nd,ndge->...gne", a, w, preferred_element_type=total)
-    return out.reshape(*out.shape[:-3], -1)
+    return out.reshape(*out.shape[:-3], math.prod(out.shape[-3:]))  # -1 fails for no rows
 
 
-def transposed(d, w, dtype, total):
+def transposed(d, a, w, dtype, total, bilinear=None):
     """What ``product`` gives back to its first factor, [..., K]."""
+    if bilinear is not None:
+        w = w.astype(dtype)
+        return jax.linear_transpose(lambda a: bilinear(a, w, total), a.astype(dtype))(d)[0]
     d, w = d.astype(dtype), w.astype(dtype)
     if w.ndim < 4:
         return jnp.matmul(d, w.reshape(w.shape[0], -1).T, preferred_element_type=total)
     d = _by_head(d, w)
     out = jnp.einsum("...gne,ndge->...nd", d, w, preferred_element_type=total)
-    return out.reshape(*out.shape[:-2], -1)
+    return out.reshape(*out.shape[:-2], math.prod(out.shape[-2:]))
 
 
-def gradient(a, d, w, dtype, total):
+def gradient(a, d, w, dtype, total, bilinear=None):
     """What ``product`` gives back to its weight, of all steps and rows at once.
 
     A product over several axes, not over one made of them: merging time with a batch that is
     divided among devices would gather the batch.
     """
+    if bilinear is not None:
+        a, d = a.astype(dtype), d.astype(total)
+        return jax.linear_transpose(lambda w: bilinear(a, w, total), w.astype(dtype))(d)[0]
     a, d = a.astype(dtype), d.astype(dtype)
     leading = tuple(range(a.ndim - 1))
     contract = functools.partial(
@@ -81,7 +95,7 @@ def gradient(a, d, w, dtype, total):
     if w.ndim < 4:
         return contract(a, d).reshape(w.shape)
     a = a.reshape(*a.shape[:-1], *w.shape[:2])
-    return jax.vmap(contract, (-2, -2))(a, jnp.moveaxis(_by_head(d, w), -2, -3)).reshape(w.shape)
+    return jax.vmap(contract, (-2, -2))(a, _by_head(d, w))
 
 
 def _by_head(d, w):

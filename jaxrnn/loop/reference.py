@@ -10,7 +10,7 @@ def step(problem, operands, state, x):
     """One step: state of [B, ...], x of [B, ...] -> (state, y)."""
 
     def dot(name, a):
-        return p.product(a, operands.weights[name], *p.types(problem, operands))
+        return p.product(a, operands.weights[name], *p.kind(problem, operands))
 
     return problem.step(p.of_rows(problem, operands), state, x, dot)
 

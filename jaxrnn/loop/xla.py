@@ -34,7 +34,7 @@ def forward(problem, operands, save, target):
         given = []
 
         def dot(name, a):
-            given.append(p.product(a, operands.weights[name], *p.types(problem, operands)))
+            given.append(p.product(a, operands.weights[name], *p.kind(problem, operands)))
             return given[-1]
 
         new, y = problem.step(others, state, x, dot)
@@ -53,7 +53,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     *d_final, d_ys = cotangents
     zero = jax.tree.map(jnp.zeros_like, operands.state)
     d_final = [z if d is None else d for d, z in zip(d_final, tree.flatten_up_to(zero))]
-    names = []
+    names, kind = [], p.kind(problem, operands)
 
     def step(carry, inputs):
         d_state, d_initial, d_others = carry
@@ -67,7 +67,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
                 k = len(factors)
                 names.append(name)
                 factors.append(a.astype(problem.product))
-                return _known(problem.product, a, operands.weights[name], moves[k], given[k])
+                return _known(kind, a, operands.weights[name], moves[k], given[k])
 
             return problem.step(others, state, x, dot), factors
 
@@ -94,7 +94,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     d_weights = {name: jnp.zeros_like(w) for name, w in operands.weights.items()}
     for name, a, d in zip(names, factors, d_moves, strict=True):
         w = operands.weights[name]
-        found = p.gradient(a, d, w, *p.types(problem, operands))
+        found = p.gradient(a, d, w, *kind)
         d_weights[name] = d_weights[name].astype(found.dtype) + found
     gradients = operands._replace(
         xs=d_xs, weights=d_weights, state=d_state, initial=d_initial,
@@ -105,20 +105,20 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _known(dtype, a, w, moved, value):
+def _known(kind, a, w, moved, value):
     """The product of ``a`` and ``w``, plus ``moved``, where it is known to be ``value``."""
-    del dtype, a, w, moved
+    del kind, a, w, moved
     return value
 
 
-def _known_forward(dtype, a, w, moved, value):
-    del dtype, moved
+def _known_forward(kind, a, w, moved, value):
+    del kind, moved
     return value, (a, w)
 
 
-def _known_backward(dtype, saved, d):
+def _known_backward(kind, saved, d):
     a, w = saved
-    return p.transposed(d, w, dtype, d.dtype).astype(a.dtype), None, d, None
+    return p.transposed(d, a, w, *kind).astype(a.dtype), None, d, None
 
 
 _known.defvjp(_known_forward, _known_backward)

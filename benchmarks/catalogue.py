@@ -1,0 +1,153 @@
+"""Writes docs/cells.md: a table of every cell, made of the code, its docstrings and its tests."""
+
+import argparse
+import ast
+import inspect
+import math
+import re
+from pathlib import Path
+
+import jax
+
+import jaxrnn
+from benchmarks import zoo
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "cells.md"
+# Numbers that no other size is, so that they can be told in a shape.
+_INPUTS, _HIDDEN = 104, 88
+_AS_MANY = ("lru", "rg_lru", "s5", "sru", "transformer_block")  # inputs as outputs
+_LARGE = 1024  # I and H where products are counted
+# Who a test compares with: the word that a test says, and the name for the table.
+_PEERS = {"torch": "PyTorch", "keras": "Keras", "nnx": "Flax", "linen": "Flax",
+          "eqx": "Equinox", "equinox": "Equinox", "haiku": "Haiku", "onnx": "ONNX"}  # fmt: skip
+HEAD = """\
+# The cells
+
+Written by `python -m benchmarks catalogue` from the code, its docstrings and its tests.
+
+T time, I input, H hidden, N heads. A state is an array for each row of the batch. *Runs* names
+the implementations other than the reference that run a cell on a CPU, a TPU and a GPU; *products*
+counts the multiply-adds of a step with weights, in H² at I = H. Every cell is checked against its
+paper's equations in NumPy at float64, forward and gradients, and with whom else is said.
+
+| cell | equations | paper | parameters | state | runs | products | also checked against |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def main(argv=None):
+    """Runs the job; its exit status."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks catalogue", description="Writes docs/cells.md."
+    ).parse_args(argv)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written: {PAGE}")
+    return 0
+
+
+def page():
+    return HEAD + "".join(f"| {' | '.join(_row(name))} |\n" for name in zoo.names())
+
+
+def _row(name):
+    make = getattr(jaxrnn, name)
+    cell = zoo.cell(name, _HIDDEN)
+    key = jax.random.key(0)
+    inputs = _HIDDEN if name in _AS_MANY else _INPUTS
+    params = jax.eval_shape(lambda: cell.init(key, inputs))
+    state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
+    file = Path(inspect.getsourcefile(make.build)).relative_to(ROOT)
+    paper, equations = said(name)
+    return (
+        f"[`{name}`](../{file})",
+        "<br>".join(f"`{line}`".replace("|", "\\|") for line in equations),
+        paper,
+        _listed(_parameters(params)),
+        _listed([_shape(leaf) for leaf in jax.tree.leaves(state)]),
+        _listed(_runs(cell, params, inputs)),
+        f"{_products(name):.3g}",
+        _listed(_peers(name)) or "",
+    )
+
+
+def said(name):
+    """The paper in a docstring's first paragraph, and the lines of its equations."""
+    first, *rest = inspect.getdoc(getattr(jaxrnn, name)).split("\n\n")
+    found = re.search(r"\(([^()]*\d{4}[^()]*)\)", " ".join(first.split()))
+    blocks = [text for text in rest if text.startswith("    ")]
+    lines = blocks[0].splitlines() if blocks else []
+    lines = [re.sub(" {2,}", "  ", line.strip()).replace("`", "") for line in lines]
+    return found[1] if found else "", lines
+
+
+def _parameters(params, prefix=""):
+    for name, value in params.items():
+        if isinstance(value, dict):
+            yield from _parameters(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name} {_shape(value)}"
+
+
+def _shape(array):
+    letters = {_INPUTS: "I", _HIDDEN: "H"}
+    sizes = [letters.get(n) or _multiple(n) for n in array.shape]
+    return f"[{', '.join(sizes)}]" + (" complex" if jax.numpy.iscomplexobj(array) else "")
+
+
+def _multiple(n):
+    for size, letter in ((_HIDDEN, "H"), (_INPUTS, "I")):
+        if n % size == 0 and n:
+            return f"{n // size} {letter}"
+    return str(n)
+
+
+def _runs(cell, params, inputs):
+    xs = jax.ShapeDtypeStruct((64, 16, inputs), "float32")
+    for platform in ("cpu", "tpu", "gpu"):
+        for choice in jaxrnn.explain(cell, params, xs, platform=platform).choices:
+            if choice.runs != "reference":
+                yield f"`{choice.runs}`"
+
+
+def _products(name):
+    """Multiply-adds of a step of one row, in H^2."""
+    cell = zoo.cell(name, _LARGE)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), _LARGE))
+    state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
+    x = jax.ShapeDtypeStruct((_LARGE,), "float32")
+    return _counted(jax.make_jaxpr(cell.step)(params, state, x).jaxpr) / _LARGE**2
+
+
+def _counted(jaxpr):
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            terms = [eqn.invars[0].aval.shape[axis] for axis in contracted]
+            total += eqn.outvars[0].aval.size * math.prod(terms)
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel, out = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec[0]
+            total += eqn.outvars[0].aval.size * kernel.size // kernel.shape[out]
+        for inner in eqn.params.values():
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                total += eqn.params.get("length", 1) * _counted(inner)
+    return total
+
+
+def _peers(name):
+    """Whom a test that has the cell's name compares it with."""
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        source = path.read_text(encoding="utf-8")
+        if not re.search(r"importorskip|^from flax", source, re.MULTILINE):
+            continue
+        for node in ast.parse(source).body:
+            text = ast.get_source_segment(source, node) or ""
+            if re.search(rf"jaxrnn\.{name}\(|jaxrnn\.{name}\b[,)]", text):
+                words = set(re.findall(r"\w+", text)) | {path.stem.removeprefix("test_")}
+                yield from (peer for word, peer in _PEERS.items() if word in words)
+
+
+def _listed(texts):
+    return ", ".join(dict.fromkeys(texts))

@@ -1,0 +1,26 @@
+"""Every cell of the library by its name, of one size of inputs and outputs."""
+
+import jaxrnn
+
+# Of those that need more than a size: as many features in and out as the others have.
+_POSITIONS = 8
+_SPECIAL = {
+    "conv1d": lambda hidden: jaxrnn.conv1d(hidden, kernel=4),
+    "leaky": lambda hidden: jaxrnn.leaky(hidden, alpha=0.2),
+    "attention": lambda hidden: jaxrnn.attention(hidden, window=64),
+    "transformer_block": lambda hidden: jaxrnn.transformer_block(hidden, window=64),
+    "conv_lstm": lambda hidden: jaxrnn.conv_lstm(hidden // _POSITIONS, shape=(_POSITIONS,)),
+    "conv_gru": lambda hidden: jaxrnn.conv_gru(hidden // _POSITIONS, shape=(_POSITIONS,)),
+}
+
+
+def names():
+    """Of all public constructors of a cell with a state."""
+    found = {n: c for n, c in vars(jaxrnn).items() if isinstance(c, jaxrnn.constructor)}
+    sized = [name for name, make in found.items() if "hidden" in make.__signature__.parameters]
+    return sorted(set(sized) - {"project"})  # which has no state
+
+
+def cell(name, hidden):
+    """The cell of that name, as it is by default; ``hidden`` a multiple of 8."""
+    return _SPECIAL.get(name, getattr(jaxrnn, name))(hidden)

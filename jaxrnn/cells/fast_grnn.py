@@ -1,0 +1,67 @@
+"""FastGRNN, whose gate and candidate have the same weights."""
+
+import jax.numpy as jnp
+from jax.nn import initializers, sigmoid
+from jax.numpy import tanh
+
+from jaxrnn import parameters
+from jaxrnn.cell import Cell, constructor
+from jaxrnn.gated import gated
+
+
+def fast_grnn_update(state, x, r, bz, bn, zeta, nu):
+    (h,), (a,), (q,) = state, x, r
+    z, n = sigmoid(a + q + bz), tanh(a + q + bn)
+    return ((sigmoid(zeta) * (1 - z) + sigmoid(nu)) * n + z * h,)
+
+
+_unit = dict.fromkeys(("bz", "bn", "zeta", "nu"), parameters.zeros)
+_separate = gated(fast_grnn_update, gates=1, unit=_unit)
+
+
+@constructor
+def fast_grnn(hidden, *, heads=1, residuals="gates"):
+    """FastGRNN (Kusupati et al. 2018, arXiv:1901.02358).
+
+        z = sigmoid(W x + R h + b_z)              n = tanh(W x + R h + b_n)
+        h = (sigmoid(zeta) * (1 - z) + sigmoid(nu)) * n + z * h
+
+    The gate and the candidate share one product with each of W and R. zeta and nu are scalars, and
+    begin at 1 and -4, the biases at 1, as in the authors' code. Factors of low rank for W and R,
+    which the paper has too, are left out.
+
+    Args:
+      hidden: H, the size of the state and the output.
+      heads, residuals: see ``jaxrnn.gated``.
+
+    Returns:
+      A ``Cell``. State ``(h,)``, [..., H]; parameters ``w`` [I, 1, H], ``r`` [H, 1, H], ``b``
+      [2, H], those of z and n, and ``zeta`` and ``nu`` [].
+
+    >>> cell = jaxrnn.fast_grnn(hidden=4)
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
+    >>> ys.shape, params["zeta"]
+    ((7, 3, 4), Array(1., dtype=float32))
+    """
+    inner = _separate(hidden, heads=heads, residuals=residuals)
+    spec = parameters.gated(hidden, 1, heads) | {
+        "b": ((2, hidden), parameters.ones),
+        "zeta": ((), initializers.constant(1.0)),
+        "nu": ((), initializers.constant(-4.0)),
+    }
+
+    def separate(params, x):
+        parameters.check(spec, params, x)
+        b = params["b"]
+        scalars = {name: jnp.broadcast_to(params[name], (hidden,)) for name in ("zeta", "nu")}
+        return params | scalars | {"b": jnp.zeros_like(b[:1]), "bz": b[0], "bn": b[1]}
+
+    return Cell(
+        lambda key, in_size: parameters.made(spec, key, in_size),
+        inner.initial_state,
+        lambda params, state, x, key=None: inner.step(separate(params, x), state, x, key),
+        lambda params, state, xs, *options: inner.unroll(
+            separate(params, xs), state, xs, *options
+        ),
+    )

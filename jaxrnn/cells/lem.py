@@ -1,0 +1,47 @@
+"""Long expressive memory."""
+
+from jax.nn import sigmoid
+from jax.numpy import tanh
+
+from jaxrnn import affine, arguments, parameters
+from jaxrnn.cell import constructor
+from jaxrnn.lifted import lifted
+from jaxrnn.loop import split
+
+
+@constructor
+def lem(hidden, *, dt=1.0):
+    """Long expressive memory (Rusch et al. 2021, arXiv:2110.04744).
+
+        d, e = dt * sigmoid(W x + R y + b)
+        z = (1 - d) * z + d * tanh(W_z x + R_z y + b_z)
+        y = (1 - e) * y + e * tanh(W_y x + R_y z + b_y)
+
+    y moves by the new z: two products a step, one after the other. It has no fused kernel.
+
+    Args:
+      hidden: H, the size of the states and the output.
+      dt: the longest time step; d and e are each unit's own, from 0 to dt.
+
+    Returns:
+      A ``Cell`` with the output y. State ``(y, z)``, each [..., H]; parameters ``w`` [I, 4, H],
+      ``r`` [H, 4, H] and ``b`` [4, H], gates in the order d e z y.
+
+    >>> cell = jaxrnn.lem(hidden=4)
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> (y, z), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
+    >>> ys.shape, bool((ys[-1] == y).all())
+    ((7, 3, 4), True)
+    """
+    hidden = arguments.size("hidden", hidden)
+
+    def step(_, state, x, dot):
+        (y, z), (xd, xe, xz, xy) = state, x
+        rd, re, rz = split(dot("dez", y), 3)
+        z = z + dt * sigmoid(xd + rd) * (tanh(xz + rz) - z)
+        y = y + dt * sigmoid(xe + re) * (tanh(xy + dot("y", z)) - y)
+        return (y, z), y
+
+    products = lambda params: {"dez": params["r"][:, :3], "y": params["r"][:, 3]}
+    spec = parameters.gated(hidden, gates=4)
+    return lifted(spec, (hidden, hidden), affine.gates, step, products=products)

@@ -1,0 +1,75 @@
+"""Recurrent networks whose gates are made of the input alone: minGRU and minLSTM."""
+
+import jax.numpy as jnp
+from jax.nn import log_sigmoid, sigmoid
+
+from jaxrnn.cell import constructor
+from jaxrnn.cells.gilr import impulse
+
+
+@constructor
+def min_gru(hidden, *, positive=True):
+    """minGRU (Feng et al. 2024, arXiv:2410.01201).
+
+        z = sigmoid(W_z x + b_z)        h = (1 - z) * h + z * n
+        n = g(W_n x + b_n)              with ``positive``
+        n = W_n x + b_n                 without
+
+    g(a) is a + 0.5 if a >= 0, else sigmoid(a).
+
+    Args:
+      hidden: H, the size of the state and the output.
+      positive: the candidate is g(...) and so above zero, as in the paper's log-space version
+        (appendix B); or a linear function, as in its section 3.1. Neither takes logarithms here:
+        what is summed has one sign, and the sum is made in float32 at least.
+
+    Returns:
+      A ``Cell``, run by ``jaxrnn.linear_scan``. State ``(h,)``, [..., H], zero at first;
+      parameters ``w`` [I, 2, H] and ``b`` [2, H], gates in the order z n.
+
+    >>> cell = jaxrnn.min_gru(hidden=4)
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
+    >>> ys.shape, bool((ys > 0).all())
+    ((7, 3, 4), True)
+    """
+    candidate = _candidate(positive)
+    return impulse(hidden, 2, lambda z, n: (sigmoid(-z), sigmoid(z), candidate(n)))
+
+
+@constructor
+def min_lstm(hidden, *, positive=True):
+    """minLSTM (Feng et al. 2024, arXiv:2410.01201), its length-independent version.
+
+        f, i = sigmoid(W x + b)         h = (f * h + i * n) / (f + i)
+        n = g(W_n x + b_n)              with ``positive``
+        n = W_n x + b_n                 without
+
+    g(a) is a + 0.5 if a >= 0, else sigmoid(a).
+
+    Args:
+      hidden: H, the size of the state and the output.
+      positive: see ``jaxrnn.min_gru``.
+
+    Returns:
+      A ``Cell``, run by ``jaxrnn.linear_scan``. State ``(h,)``, [..., H], zero at first;
+      parameters ``w`` [I, 3, H] and ``b`` [3, H], gates in the order f i n.
+
+    >>> cell = jaxrnn.min_lstm(hidden=4)
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
+    >>> ys.shape, bool((ys > 0).all())
+    ((7, 3, 4), True)
+    """
+    candidate = _candidate(positive)
+
+    def update(f, i, n):
+        odds = log_sigmoid(f) - log_sigmoid(i)  # f / (f + i), where both may underflow
+        return sigmoid(odds), sigmoid(-odds), candidate(n)
+
+    return impulse(hidden, 3, update)
+
+
+def _candidate(positive):
+    # Where a < 0 the other branch is not taken, and its derivative is finite.
+    return (lambda a: jnp.where(a >= 0, a + 0.5, sigmoid(a))) if positive else (lambda a: a)

@@ -1,0 +1,73 @@
+"""Cells that see their inputs through a causal convolution over time."""
+
+import jax.numpy as jnp
+
+from jaxrnn import arguments, parameters
+from jaxrnn.affine import affine
+from jaxrnn.cell import Cell
+from jaxrnn.choice import REFERENCE
+from jaxrnn.dtypes import arithmetic, promoted
+from jaxrnn.lifted import zero_state
+from jaxrnn.scan import select
+from jaxrnn.window import lagged
+
+
+def convolved(spec, kernel, dilation, run, widths=()):
+    """A cell whose step is the run of one step, on a causal convolution of its inputs.
+
+        z_t = b + sum_j w[j] x_{t - j * dilation}      for j from 0 to kernel - 1
+
+    Args:
+      spec: the parameters ``w`` [kernel, I, ...out], or [kernel, I] if each feature is convolved
+        by itself, and ``b`` [...out]: see ``parameters.made``.
+      kernel, dilation: of the convolution.
+      run: ``(z, state, mask, starts, reverse, implementation) -> (state, ys)``, z [T, ...batch,
+        ...out] in float32 at least.
+      widths: of the states of ``run``, each [..., width] and zero at first.
+
+    Returns:
+      A ``Cell`` with the state ``(window, *state)``: before those of ``run`` the last inputs
+      [..., (kernel - 1) * dilation, I], the latest last. Outputs are in the type of the inputs.
+    """
+    room = (kernel - 1) * dilation
+    rest = zero_state(widths)
+
+    def initial_state(params, batch_shape):
+        arguments.check_names(params, spec)
+        shape = (*batch_shape, room, params["w"].shape[1])
+        return jnp.zeros(shape, arithmetic(params)), *rest(params, batch_shape)
+
+    def whole(params, state, xs, mask, starts, reverse, implementation):
+        parameters.check(spec, params, xs)
+        window, *state = initial_state(params, xs.shape[1:-1]) if state is None else state
+        lags = range(0, room + 1, dilation)
+        window, inputs = lagged(window, xs, lags, mask, starts, reverse)
+        dtype = promoted(xs.dtype, params["w"].dtype)
+        z = _sum([x.astype(dtype) for x in inputs], params["w"], params["b"])
+        state, ys = run(z, tuple(state), mask, starts, reverse, implementation)
+        return (window, *state), select(mask, ys, 0).astype(xs.dtype)
+
+    def step(params, state, x, key=None):
+        del key
+        state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
+        state, ys = whole(params, state, x[None], None, None, False, REFERENCE)
+        return state, ys[0]
+
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+        del key
+        return whole(params, state, xs, mask, starts, reverse, implementation)
+
+    init = lambda key, in_size: parameters.made(spec, key, in_size)
+    return Cell(init, initial_state, step, unroll)
+
+
+def _sum(inputs, w, b):
+    total = promoted(inputs[0].dtype, b.dtype, jnp.dtype("float32"))
+
+    def times(x, w):
+        if w.ndim > 1:
+            return affine(x, w).astype(total)
+        return x.astype(total) * jnp.broadcast_to(w.astype(total), x.shape)
+
+    z = sum(map(times, inputs, w))
+    return z + jnp.broadcast_to(b.astype(total), z.shape)

@@ -1,0 +1,56 @@
+"""SRU and RG-LRU, of which the input is part of the output: behind a projection to its size."""
+
+import numpy as np
+from case import LIFTED, Case
+from truth import sigmoid
+
+import jaxrnn
+
+
+def behind(cell):
+    return lambda h: jaxrnn.stack(jaxrnn.project(h), cell(h))
+
+
+def projected(step):
+    def both(params, state, x):
+        first = params["0"]
+        return step(params["1"], state, x @ first["w"] + first["b"])
+
+    return both
+
+
+def sru(alpha):
+    def step(params, state, x):
+        (c,), w, v, b = state, params["w"], params["v"], params["b"]
+        f = sigmoid(x @ w[:, 1] + v[0] * c + b[0])
+        r = sigmoid(x @ w[:, 2] + v[1] * c + b[1])
+        c = f * c + (1 - f) * (x @ w[:, 0])
+        h = r * c + (1 - r) * (x @ w[:, 3] if alpha is None else alpha * x)
+        return (c,), h
+
+    return step
+
+
+def rg_lru(params, state, x):
+    h, count = state
+    w, b, rate = params["w"], params["b"], np.log(1 + np.exp(params["l"]))
+    w = w[None] if w.ndim == 3 else w
+    heads = np.split(x, len(w))
+    r, i = (
+        sigmoid(np.concatenate([a @ m[:, k] for a, m in zip(heads, w)]) + b[k]) for k in range(2)
+    )
+    a = np.exp(-8 * r * rate)
+    h = i * x if count == 0 else a * h + np.sqrt(1 - a**2) * i * x
+    return (h, count + 1), h
+
+
+ROWS = {
+    "sru": Case(behind(jaxrnn.sru), projected(sru(np.sqrt(3))), LIFTED),
+    "sru_project": Case(
+        lambda h: jaxrnn.sru(h, project=True, highway_bias=-1.0), sru(None), LIFTED
+    ),
+    "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LIFTED),
+    "rg_lru_heads": Case(
+        behind(lambda h: jaxrnn.rg_lru(h, heads=2)), projected(rg_lru), LIFTED, heads=2
+    ),
+}

@@ -1,0 +1,52 @@
+"""Every cell of the library is in the tests' table, in docs/cells.md and in the benchmark."""
+
+import json
+import re
+
+import cases
+import pytest
+
+pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
+pytest.importorskip("matplotlib", reason="the benchmarks need jaxrnn[bench]")
+
+from benchmarks import catalogue, zoo  # noqa: E402
+from benchmarks import cells as benchmark  # noqa: E402
+from benchmarks.shapes import SHAPES, Shape  # noqa: E402
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_cell_obeys_the_laws(name):
+    made = [repr(case.make(2 * case.heads)) for case in cases.CELLS.values()]
+    assert any(re.search(rf"\b{name}\(", text) for text in made), "no row in the tests' table"
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_cell_says_what_it_is(name):
+    paper, equations = catalogue.said(name)
+    assert re.search(r"\d{4}", paper) and equations
+
+
+@pytest.mark.usefixtures("plain_jax")
+@pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
+def test_the_page_is_what_the_code_says():
+    written = catalogue.PAGE.read_text(encoding="utf-8")
+    assert written == catalogue.page(), "run `python -m benchmarks catalogue`"
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_the_benchmark_of_cells(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SHAPES, "tiny", Shape("tiny", 2, 3, 8, 8))
+    given = ["--cells", "lstm", "attention", "gru", "--shapes", "tiny", "--seconds", "0"]
+    assert benchmark.main([*given, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "cells-cpu.json").read_text())
+    rows = content["rows"]
+    assert [(r["direction"], r["cell"]) for r in rows] == [
+        (direction, cell)
+        for direction in benchmark.DIRECTIONS
+        for cell in ("lstm", "attention", "gru")
+    ]
+    assert all(min(row["samples"]["cell"]) > 0 for row in rows)
+    assert {row["runs"] for row in rows if row["cell"] == "gru"} <= {"cpu", "xla"}
+    assert (tmp_path / "cells-cpu.png").stat().st_size > 10_000
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(sentence.split()) in printed for sentence in content["words"])

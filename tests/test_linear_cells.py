@@ -1,0 +1,115 @@
+"""Linear recurrences beyond the law of every cell: how they begin, and how they are in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import error
+
+import jaxrnn
+
+
+def test_s5_begins_at_hippo_n(x64):
+    """The normal part of HiPPO-LegS has the eigenvalues of each block and their conjugates."""
+    size, blocks = 6, 2
+    n = np.arange(2 * size // blocks)
+    legs = -np.sqrt(np.outer(2 * n + 1, 2 * n + 1))
+    legs = np.tril(legs, -1) - np.diag(n + 1)
+    low_rank = np.sqrt(n + 0.5)
+    wanted = np.linalg.eigvals(legs + np.outer(low_rank, low_rank))
+    params = jaxrnn.s5(4, state=size, blocks=blocks).init(jax.random.key(0), 4)
+    came = np.array(jax.lax.complex(params["lambda_re"], params["lambda_im"]))
+    assert (came[: size // blocks] == came[size // blocks :]).all()
+    came = np.concatenate([came[: size // blocks], came[: size // blocks].conj()])
+    order = lambda a: a[np.argsort(a.imag)]
+    assert error(order(came), order(wanted)) < 1e-12
+
+
+def test_s5_begins_with_a_real_b(x64):
+    """Seen from the eigenvectors, it is what a real matrix is: twice a pair's real part."""
+    params = jaxrnn.s5(3, state=4).init(jax.random.key(0), 3)
+    n = np.arange(8)
+    half = np.sqrt(np.outer(2 * n + 1, 2 * n + 1)) / 2
+    _, vectors = np.linalg.eigh(-1j * (np.triu(half, 1) - np.tril(half, -1)))
+    b = np.array(params["b"])
+    b = b[:, 0] + 1j * b[:, 1]
+    real = 2 * (b @ vectors[:, :4].T).real
+    assert error(real @ vectors[:, :4].conj(), b) < 1e-12
+
+
+def test_s5_does_not_grow():
+    cell = jaxrnn.s5(2, state=4, clip_eigs=True)
+    params = cell.init(jax.random.key(0), 2)
+    params["lambda_re"] = jnp.ones(4)
+    xs = jnp.zeros((50, 2)).at[0].set(1.0)
+    h = jaxrnn.unroll(cell, params, xs)[0][0]
+    first = jaxrnn.unroll(cell, params, xs[:1])[0][0]
+    assert (jnp.abs(h) < jnp.abs(first)).all()
+
+
+def test_lru_begins_on_its_ring():
+    params = jaxrnn.lru(2, state=4096, r_min=0.4, r_max=0.9, max_phase=1.0).init(
+        jax.random.key(0), 2
+    )
+    radius, phase = jnp.exp(-jnp.exp(params["nu"])), jnp.exp(params["theta"])
+    assert 0.4 < radius.min() < 0.41 and 0.89 < radius.max() < 0.9
+    assert 0 < phase.min() < 0.01 and 0.99 < phase.max() < 1
+    assert abs((radius**2).mean() - (0.4**2 + 0.9**2) / 2) < 0.01, "even over the area"
+    np.testing.assert_allclose(jnp.exp(2 * params["gamma"]), 1 - radius**2, rtol=1e-5)
+
+
+def test_rg_lru_begins_on_its_ring():
+    params = jaxrnn.rg_lru(4096, heads=1024).init(jax.random.key(0), 4096)
+    a = jnp.exp(-jax.nn.softplus(params["l"]))
+    assert 0.9 < a.min() < 0.905 and 0.995 < a.max() < 0.9991
+
+
+def test_rg_lru_where_nothing_is_forgotten():
+    """sqrt(1 - a^2) has an infinite derivative at a = 1; its gradient has not."""
+    cell = jaxrnn.rg_lru(3)
+    params = cell.init(jax.random.key(0), 3)
+    params["l"] = jnp.full(3, -200.0)  # softplus is zero
+    loss = lambda params: jaxrnn.unroll(cell, params, jnp.ones((4, 3)))[1].sum()
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
+
+
+LONG = {
+    "lru": jaxrnn.lru(2, state=8, r_min=0.9, r_max=0.999),
+    "s5": jaxrnn.s5(2, state=8),
+    "rg_lru": jaxrnn.rg_lru(2),
+    "gilr": jaxrnn.gilr(2),
+    "min_gru": jaxrnn.min_gru(2),
+    "min_lstm": jaxrnn.min_lstm(2),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_65536_steps_in_float32(name, x64):
+    """Finite, and float64's to 1e-5."""
+    cell, rng = LONG[name], np.random.default_rng(0)
+    params = cell.init(jax.random.key(0), 2)
+    xs = jnp.array(rng.normal(size=(65536, 2)), "float32")
+    narrow = jax.tree.map(lambda p: p.astype("float32"), params)
+    wide = jax.tree.map(lambda p: p.astype("float64"), narrow)
+    run = jax.jit(lambda params, xs: jaxrnn.unroll(cell, params, xs)[1])
+    assert error(run(narrow, xs), run(wide, xs.astype("float64"))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    (
+        (lambda: jaxrnn.gilr(2, lower_bound=1), "lower_bound: got 1, want a number from 0"),
+        (lambda: jaxrnn.lru(2, state=4, r_min=1.0), "want 0 <= r_min < r_max <= 1"),
+        (lambda: jaxrnn.lru(2, state=4, max_phase=0), "max_phase: got 0, want a positive"),
+        (lambda: jaxrnn.s5(2, state=4, blocks=3), "blocks: got 3, want a divisor of state=4"),
+        (lambda: jaxrnn.s5(2, state=4, discretization="euler"), "got 'euler', want one of"),
+        (lambda: jaxrnn.s5(2, state=4, dt_min=0), "want 0 < dt_min <= dt_max"),
+        (lambda: jaxrnn.rg_lru(4, heads=3), "heads: got 3, want a divisor of hidden=4"),
+        (lambda: jaxrnn.rg_lru(4).init(jax.random.key(0), 3), "in_size: got 3, want hidden=4"),
+        (lambda: jaxrnn.sru(4).init(jax.random.key(0), 3), "in_size: got 3, want hidden=4"),
+    ),
+)
+def test_errors(make, words):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert words in str(error.value)
