@@ -80,8 +80,8 @@ def recurrent_dropout(cell, rate, *, per="step"):
     identity.
 
     Args:
-      cell: a cell made by ``jaxrnn.gated`` whose update takes ``drop``: ``lstm``, ``gru``, ``ugrnn``,
-        ``janet``, ``ligru``, ``mgu`` with ``reset_after``.
+      cell: a cell made by ``jaxrnn.gated`` whose update takes ``drop``: ``lstm``, ``gru``,
+        ``ugrnn``, ``janet``, ``ligru``.
       rate: the probability of a zero, from 0 to 1.
       per: "step" for a new mask at every step, or "sequence" for the same at all of them.
 

@@ -135,7 +135,6 @@ CANDIDATES = (
     jaxrnn.ugrnn(5),
     jaxrnn.janet(5),
     jaxrnn.ligru(5),
-    jaxrnn.mgu(5, reset_after=True),
 )
 
 

@@ -11,10 +11,10 @@ from jaxrnn.lifted import lifted
 from jaxrnn.reparameterised import checked, with_params
 
 
-def mgu_update(state, x, r, drop=lambda g: g):
+def mgu_update(state, x, r):
     (h,), (xf, xn), (rf, rn) = state, x, r
     f = sigmoid(xf + rf)
-    return (h + f * (drop(tanh(xn + f * rn)) - h),)
+    return (h + f * (tanh(xn + f * rn) - h),)
 
 
 _reset_after = gated(mgu_update, gates=2)
