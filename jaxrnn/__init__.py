@@ -1,6 +1,7 @@
 """Recurrent networks for JAX: cells are pure functions, scanned over time."""
 
 from jaxrnn.attention import attention, transformer_block
+from jaxrnn.attentive import attentive, remember
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn.cells.conv1d import conv1d

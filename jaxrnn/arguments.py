@@ -30,13 +30,13 @@ def check_sequence(xs, mask, starts, reverse, key, implementation):
         raise ValueError(f"implementation: got {implementation!r}, want None or one of {NAMES}")
 
 
-def check_inputs(xs, layout):
-    """An array of inputs, with time and features at least."""
+def check_inputs(xs, layout, name="xs"):
+    """An array of inputs, with time and features at least; ``name`` is the argument's."""
     if not hasattr(xs, "dtype") or not hasattr(xs, "ndim"):
-        raise TypeError(f"xs: got {type(xs).__name__}, want an array {layout}")
+        raise TypeError(f"{name}: got {type(xs).__name__}, want an array {layout}")
     if xs.ndim < 2:
-        raise ValueError(f"xs: got shape {xs.shape}, want {layout}, two axes at least")
-    check_floating("xs", xs)
+        raise ValueError(f"{name}: got shape {xs.shape}, want {layout}, two axes at least")
+    check_floating(name, xs)
 
 
 def check_floating(name, array):
@@ -122,11 +122,11 @@ def _shapes(tree):
     return jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
 
 
-def check_features(x, size):
+def check_features(x, size, name="xs"):
     """x [..., I] has the features that the parameters were made for."""
     if x.shape[-1] != size:
         came = f"I = {x.shape[-1]} features"
-        raise ValueError(f"xs: got {came}, want {size}: params are made for it")
+        raise ValueError(f"{name}: got {came}, want {size}: params are made for it")
 
 
 def check_same_size(in_size, hidden):

@@ -72,7 +72,7 @@ def zoneout(cell, rate):
 
 @constructor
 def recurrent_dropout(cell, rate, *, per="step"):
-    """Drops what an LSTM or GRU adds to its state (Semeniuta et al. 2016, arXiv:1603.05118).
+    """Drops what is added to the state, at random (Semeniuta et al. 2016, arXiv:1603.05118).
 
         lstm: c = f * c + i * d(g)        gru: h = (1 - z) * d(n) + z * h
 
@@ -80,7 +80,8 @@ def recurrent_dropout(cell, rate, *, per="step"):
     identity.
 
     Args:
-      cell: a cell made by ``jaxrnn.gated`` whose update takes ``drop``: ``lstm``, ``gru``.
+      cell: a cell made by ``jaxrnn.gated`` whose update takes ``drop``: ``lstm``, ``gru``,
+        ``ugrnn``, ``janet``, ``ligru``.
       rate: the probability of a zero, from 0 to 1.
       per: "step" for a new mask at every step, or "sequence" for the same at all of them.
 

@@ -17,7 +17,8 @@ SMOOTH = cases.smooth(4)
 ATTENTION = jaxrnn.attention(4, heads=2, context=4)
 PROJECT, NORM = jaxrnn.project(4), jaxrnn.layer_norm()
 STACK, BOTH = jaxrnn.stack(LSTM, GRU), jaxrnn.bidirectional(LSTM)
-CELLS = (LSTM, GRU, LIFTED, SMOOTH, ATTENTION, PROJECT, NORM, STACK, BOTH)
+ATTENTIVE = jaxrnn.attentive(GRU, 3)
+CELLS = (LSTM, GRU, LIFTED, SMOOTH, ATTENTION, PROJECT, NORM, STACK, BOTH, ATTENTIVE)
 PARAMS = {cell: cell.init(KEY, 3) for cell in CELLS}
 STATE = LSTM.initial_state(PARAMS[LSTM], (2,))
 
@@ -218,6 +219,22 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "learned_state's state": (
         run(jaxrnn.learned_state(GRU), {"cell": PARAMS[GRU], "state": {"0": XS}}), V,
         "params['state']: ", "(5, 2, 3)", "want (4,)",
+    ),
+    "score": (make(jaxrnn.attentive, GRU, 4, score="cosine"), V, "score: ", "'cosine'", "'dot'"),
+    "dot with another size": (
+        make(jaxrnn.attentive(GRU, 3, score="dot").init, KEY, 3), V, "memory: ", "got 3", "want 4",
+    ),
+    "memory's features": (
+        make(jaxrnn.remember, jaxrnn.attentive(GRU, 6).init(KEY, 3), XS), V,
+        "memory: ", "I = 3", "want 6",
+    ),
+    "memory's batch": (
+        run(ATTENTIVE, jaxrnn.remember(PARAMS[ATTENTIVE], XS[:, :1])), V,
+        "memory: ", "batch (1,)", "want (2,)",
+    ),
+    "memory's mask": (
+        make(jaxrnn.remember, PARAMS[ATTENTIVE], XS, mask=FLAGS.T), V,
+        "mask: ", "(2, 5)", "[S, ...batch] = (5, 2)",
     ),
     "stack of nothing": (jaxrnn.stack, V, "a stack: ", "got no cells", "one or more"),
     "stack of a list": (make(jaxrnn.stack, [LSTM]), T, "a stack: ", "got [lstm(", "a Cell"),

@@ -128,6 +128,23 @@ def test_recurrent_dropout_drops_what_is_added(per):
     np.testing.assert_allclose(came[kept], wanted[kept] / 0.75, rtol=1e-12)
 
 
+CANDIDATES = (
+    jaxrnn.lstm(5),
+    jaxrnn.lstm(5, peepholes=True, coupled=True),
+    jaxrnn.gru(5),
+    jaxrnn.ugrnn(5),
+    jaxrnn.janet(5),
+    jaxrnn.ligru(5),
+)
+
+
+@pytest.mark.parametrize("inner", CANDIDATES, ids=str)
+def test_where_all_is_dropped_zero_stays_zero(inner):
+    cell = jaxrnn.recurrent_dropout(inner, 1.0)
+    (state, _), ys = run(cell, KEY)
+    assert not any(a.any() for a in (*state, ys)) and run(cell)[1].any()
+
+
 def test_variational_dropout_is_one_mask_of_h():
     """The same at every step: as with rows of the recurrent weights zeroed, row by row."""
     cell, bare = jaxrnn.variational_dropout(jaxrnn.gru(4), 0.5), jaxrnn.gru(4)

@@ -13,10 +13,10 @@ from jaxrnn.initialized import chrono, initialized
 
 @functools.cache
 def _update(beta):
-    def janet_update(state, x, r):
+    def janet_update(state, x, r, drop=lambda g: g):
         (h,), (xf, xg), (rf, rg) = state, x, r
         f = xf + rf
-        return (sigmoid(f) * h + sigmoid(beta - f) * tanh(xg + rg),)
+        return (sigmoid(f) * h + sigmoid(beta - f) * drop(tanh(xg + rg)),)
 
     return janet_update
 

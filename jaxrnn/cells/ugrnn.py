@@ -7,9 +7,9 @@ from jaxrnn.cell import constructor
 from jaxrnn.gated import gated
 
 
-def ugrnn_update(state, x, r):
+def ugrnn_update(state, x, r, drop=lambda g: g):
     (h,), (xg, xc), (rg, rc) = state, x, r
-    c = tanh(xc + rc)
+    c = drop(tanh(xc + rc))
     return (c + sigmoid(xg + rg) * (h - c),)
 
 

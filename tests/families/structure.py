@@ -1,5 +1,8 @@
 """Cells made of other cells."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import truth
@@ -54,6 +57,52 @@ def counted(step):
     return with_count
 
 
+REAL = np.array([True, True, False, True, False])
+
+
+def remembered(params, key):
+    return jaxrnn.remember(params["cell"], params["memory"], mask=REAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Remembering:
+    """The parameters of a cell and a memory."""
+
+    cell: object
+    features: int
+
+    def __call__(self, key, in_size):
+        memory = jax.random.normal(key, (len(REAL), self.features))
+        return {"cell": self.cell.init(key, in_size), "memory": memory}
+
+
+def _attentive(cell, features, **options):
+    cell = jaxrnn.attentive(cell, features, **options)
+    return jaxrnn.with_params(cell, remembered, Remembering(cell, features))
+
+
+def read(memory, score):
+    real = [m for m, r in zip(memory, REAL) if r]
+    scores = np.exp(np.array([score(m) for m in real]))
+    return sum(s * m for s, m in zip(scores / scores.sum(), real))
+
+
+def bahdanau(params, state, x):
+    params, memory = params["cell"], params["memory"]
+    q, k, v = (params[n] for n in ("query", "key", "v"))
+    context = read(memory, lambda m: v @ np.tanh(state[0] @ q + m @ k))
+    state = truth.lstm(params["cell"], state, np.concatenate([x, context]))
+    return state, np.concatenate([state[0], context])
+
+
+def luong(params, state, x):
+    (h, a), params, memory = state, params["cell"], params["memory"]
+    (h,) = truth.gru(params["cell"], (h,), np.concatenate([x, a]))
+    context = read(memory, lambda m: h @ (m @ params["key"] if "key" in params else m))
+    a = np.tanh(np.concatenate([context, h]) @ params["combine"])
+    return (h, a), a
+
+
 ROWS = {
     "parallel": Case(lambda h: jaxrnn.parallel(jaxrnn.elman(h), jaxrnn.gru(h)), parallel),
     "parallel_product": Case(
@@ -85,6 +134,11 @@ ROWS = {
         lambda h: jaxrnn.learned_state(jaxrnn.stack(jaxrnn.elman(h), jaxrnn.dropout(0.5))),
         faster=(),
     ),
+    "attentive": Case(lambda h: _attentive(jaxrnn.lstm(h), 4, size=7), bahdanau, ()),
+    "attentive_general": Case(
+        lambda h: _attentive(jaxrnn.gru(h), 4, score="general", size=5), luong, ()
+    ),
+    "attentive_dot": Case(lambda h: _attentive(jaxrnn.gru(h), h, score="dot"), luong, ()),
     "weight_dropout": Case(lambda h: jaxrnn.weight_dropout(jaxrnn.lstm(h), 0.5)),
 }
 
