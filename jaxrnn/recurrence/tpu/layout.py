@@ -32,7 +32,8 @@ class Layout:
         self.packing = Packing(problem, operands.unit)
         self.time, *self.batch, self.inputs = operands.xs.shape
         self.count = math.prod(self.batch)
-        self.lanes = lanes(operands.w.shape[2], operands.r.shape[0] if operands.r.ndim == 4 else 1)
+        heads = operands.r.shape[0] if operands.r.ndim == 4 else 1
+        self.lanes = lanes(operands.w.shape[2], problem.gates, heads)
         self.total, self.product = operands.state[0].dtype, operands.product_dtype
         if target.platform == "tpu" and jax.config.jax_default_matmul_precision in _ROUNDED:
             self.product = jnp.dtype(jnp.bfloat16)
@@ -45,7 +46,7 @@ class Layout:
         states = self.problem.states * width * total
         ys = width * self.operands.xs.dtype.itemsize
         xs = tiles.up(self.inputs, LANES) * self.operands.xs.dtype.itemsize
-        r = self.lanes.heads * self.lanes.width**2 * self.problem.gates * product
+        r = self.lanes.used * self.problem.gates * width * product
         w = tiles.up(self.inputs, 16) * self.problem.gates * width * product
         fit = functools.partial(tiles.fit, self.count, self.time, limit=limit)
         # What comes and goes is there twice: one part is worked on while the next arrives. The
