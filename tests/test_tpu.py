@@ -161,6 +161,12 @@ def test_blocks_of_units_where_the_input_is_projected(x64, small_blocks):
     check(e)
 
 
+def test_blocks_leave_room_for_rows():
+    given = _given(jaxrnn.lstm(2048), (32, 256, 2048), jnp.bfloat16)
+    found = layout.Layout(*given, Target("tpu", "TPU v6 lite"))
+    assert found.forward[:2] == found.backward[:2] == (128, 2)
+
+
 def test_an_ensemble(x64):
     e = cases.example(GATED["gru"])
     params = jax.tree.map(lambda a: jnp.stack([a, -a, 2 * a]), e.params)

@@ -240,7 +240,7 @@ def backward(plan, arrays, *, starts, used):
             d_before, d_unit, d_gates = block(k, 0, real, unit, d_state, d_unit)
             heads = enumerate(_by_head(plan, d_gates))
             through = [_dot(_up_to(r.shape[1], d), r[n], plan) for n, d in heads]
-            d_before = d_before[0] + jnp.concatenate(through, -1), *d_before[1:]
+            d_before = [d_before[0] + jnp.concatenate(through, -1), *d_before[1:]]
             return *end(start, _if_real(real, d_before, d_state), d_initial), d_unit
 
         def step_by_blocks(k, _):
