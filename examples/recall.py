@@ -11,7 +11,6 @@ memory that chooses by content. Prints and draws how many symbols are right.
 
 import argparse
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +95,7 @@ def main(argv=None):
     parser.add_argument("--cells", nargs="+", default=["gru", "min_gru", "lru"])
     for name, value in dict(length=256, width=64, layers=2, steps=2000, rate=3e-3, seed=0).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
-    parser.add_argument("--out", type=Path, default=Path("recall.png"))
+    parser.add_argument("--out", default="recall.png")
     given = parser.parse_args(argv)
 
     found = {}

@@ -32,6 +32,40 @@ def test_char_lm(capsys):
     assert "The following " in capsys.readouterr().out
 
 
+def test_adding_problem(tmp_path):
+    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
+    picture = tmp_path / "adding.png"
+    found = run("adding_problem", "--cells", "gru", "--length", "10", "--out", str(picture))
+    steps, error = found["gru"]
+    assert steps is None and 0 < error < 2
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("task", ("parity", "cycle"))
+def test_state_tracking(tmp_path, task):
+    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
+    picture = tmp_path / "tracking.png"
+    found = run(
+        "state_tracking", "--task", task, "--cells", "lstm", "lru", "--hidden", "8",
+        "--out", str(picture),
+    )  # fmt: skip
+    assert set(found) == {"lstm", "lru"}
+    assert all(0 <= share <= 1 for shares in found.values() for share in shares.values())
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("task", ("copying", "induction"))
+def test_recall(tmp_path, task):
+    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
+    picture = tmp_path / "recall.png"
+    found = run(
+        "recall", "--task", task, "--cells", "min_gru", "--length", "32", "--width", "8",
+        "--layers", "1", "--out", str(picture),
+    )  # fmt: skip
+    assert 0 <= found["min_gru"] < 0.5
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
 def test_short(path):
     assert len(path.read_text().splitlines()) < 120
