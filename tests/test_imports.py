@@ -16,7 +16,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("arguments", "affine"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop"),
-    ("gated", "lifted", "combine", "stateless", "batch_major"),
+    ("gated", "lifted", "combine", "stateless", "reparameterised", "batch_major"),
     ("diagonal",),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
