@@ -20,7 +20,7 @@ def _update(forget):
     def slstm_update(state, x, r):
         _, c, n, m = state
         i, f, z, o = (xk + rk for xk, rk in zip(x, r))
-        # Whether there is anything to weigh, n says of each unit: m is 0 at first, and in between.
+        # Where n is 0 nothing came before, and m says nothing: of each row, as episodes begin.
         f = _LOGARITHMS[forget](f) + jnp.where(n == 0, _NOTHING, m)
         m = jnp.maximum(f, i)
         i, f = jnp.exp(i - m), jnp.exp(f - m)
