@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from benchmarks import accelerator_linear as linear
 from benchmarks.accelerator_kinds import ALWAYS, CELLS, COMMON, KINDS, SHAPES, TINY
 from benchmarks.shapes import Shape
 from jaxrnn import recurrence
@@ -41,20 +42,29 @@ class Case(NamedTuple):
 def cases(chosen, order):
     """All checks, ``order`` being how to take several axes: see ``accelerator.broadly``."""
     shapes = [TINY] if chosen.tiny else list(SHAPES.values())
-    runs = {n for dtype in chosen.dtypes for n in implementations("lstm", dtype, shapes[0])}
-    names = [name for name in (*recurrence.IMPLEMENTATIONS, REFERENCE) if name in runs]
     some = [c for c in order(KINDS, chosen.dtypes, shapes, chosen.cells) if _wanted(*c)]
+    names = {like: _names(like, chosen.dtypes, shapes[0]) for like in ("lstm", linear.NAME)}
     return [
-        Case(kind, cell, dtype, shape, name)
+        Case(kind, cell, dtype, linear.fitted(cell, shape), name)
         for kind, dtype, shape, cell in some
-        for name in names
+        for name in names[linear.NAME if cell in linear.CELLS else "lstm"]
         if name != REFERENCE or (kind in ALWAYS and shape.name == "base")
     ]
+
+
+def _names(cell, dtypes, shape):
+    """Of the implementations that run a cell here in any type."""
+    runs = {name for dtype in dtypes for name in implementations(cell, dtype, shape)}
+    return [name for name in (*recurrence.IMPLEMENTATIONS, REFERENCE) if name in runs]
 
 
 def _wanted(kind, dtype, shape, cell):
     """Not every combination: what an implementation may get wrong apart is checked apart."""
     always, common = kind in ALWAYS, cell in COMMON
+    if cell in linear.CELLS:
+        return always and dtype != "float16" and shape.name in ("base", linear.CHUNKS.name)
+    if shape is linear.CHUNKS:
+        return False
     if shape.name != "base":
         return always and common and dtype != "float16"
     if KINDS[kind].weights == dtype:
@@ -64,7 +74,8 @@ def _wanted(kind, dtype, shape, cell):
 
 def implementations(cell, dtype, shape):
     """The names of those that can run a cell here, the best first."""
-    layer, names = _layer(cell, dtype, shape), (*recurrence.IMPLEMENTATIONS, REFERENCE)
+    layer = _layer(cell, dtype, linear.fitted(cell, shape))
+    names = *recurrence.IMPLEMENTATIONS, REFERENCE
     return [name for name in names if why_not(name, *layer) is None]
 
 

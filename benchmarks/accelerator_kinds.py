@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxrnn
+from benchmarks import accelerator_linear as linear
 from benchmarks.shapes import Shape
 
 
@@ -21,10 +22,12 @@ CELLS = {
     "gru": jaxrnn.gru,
     "user": jaxrnn.gated(user_update, gates=2, unit={"p": jax.random.normal}),
     "elman": jaxrnn.elman,
+    **linear.CELLS,
 }
 COMMON = ("lstm", "gru")
 
-# Kernels divide a layer by its units, its rows and its steps: each has its corners.
+# Kernels divide a layer by its units, its rows and its steps: each has its corners. Those that are
+# not "base" are for the common cells; "chunks" is for the linear recurrence.
 SHAPES = {
     shape.name: shape
     for shape in (
@@ -34,6 +37,7 @@ SHAPES = {
         Shape("h512", 16, 9, 64, 512),
         Shape("rows", 300, 3, 16, 64),
         Shape("steps", 2, 130, 8, 64),
+        linear.CHUNKS,
         Shape("h2048", 9, 4, 64, 2048),
     )
 }

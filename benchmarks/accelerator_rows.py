@@ -12,7 +12,8 @@ from typing import NamedTuple
 import jax
 
 import jaxrnn
-from benchmarks import contenders, timing
+from benchmarks import accelerator_linear as linear
+from benchmarks import contenders, scans, timing
 from benchmarks.accelerator_checks import implementations
 from benchmarks.contenders import OURS, with_jax
 from benchmarks.shapes import SHAPES, WIDE, Shape
@@ -30,6 +31,7 @@ TINY = Shape("tiny", 2, 3, 4, 64)
 
 BATCH = 0.02  # seconds that calls waited for together take at least
 SECONDS = 1.0  # to time a row, about; 3 rounds at least
+LATE = 1 / 4  # of the layers come before linear_scan; at the end, its rows would never be run
 HEAD = 64  # units of attention's heads; a narrower layer is no layer of attention
 
 
@@ -67,7 +69,13 @@ def cases(chosen, order):
     """All rows, ``order`` being how to take several axes: see ``accelerator.broadly``."""
     shapes = [TINY] if chosen.tiny else [LAYERS[name] for name in chosen.shapes]
     cells = [name for name in chosen.cells if name in contenders.CELLS]
-    return [Case(*case) for case in order(chosen.directions, chosen.dtypes, shapes, cells)]
+    layers = order(chosen.directions, chosen.dtypes, shapes, cells)
+    shapes = [TINY._replace(I=TINY.H)] if chosen.tiny else linear.SHAPES
+    cells = [name for name in chosen.cells if name == linear.NAME]
+    dtypes = [dtype for dtype in chosen.dtypes if dtype != "float16"]
+    late = order(chosen.directions, dtypes, shapes, cells)
+    place = int(LATE * len(layers))
+    return [Case(*case) for case in (*layers[:place], *late, *layers[place:])]
 
 
 def prepared(pool, group, peers):
@@ -90,11 +98,22 @@ def prepared(pool, group, peers):
 
 def _contenders(case, peers):
     """Ours as a user gets it; what else of ours can run; the others."""
+    if case.cell == linear.NAME:
+        return _scans(case)
     _, *others = _ours(case)
     ours = {name: functools.partial(contenders.ours, implementation=name) for name in others}
     ours = {OURS: contenders.ours, **ours}
     built = {name: functools.partial(with_jax, build) for name, build in ours.items()}
     return built | {name: PEERS[name] for name in peers}
+
+
+def _scans(case):
+    """The same of the linear recurrence, whose peers are JAX's own scans."""
+    _, *others = _ours(case)
+    ours = {name: functools.partial(scans.ours, implementation=name) for name in others}
+    functions = {OURS: scans.ours, **ours, **scans.PEERS}
+    build = lambda function: functools.partial(with_jax, functools.partial(linear.build, function))
+    return {name: build(function) for name, function in functions.items()}
 
 
 def _ours(case):

@@ -1,16 +1,21 @@
 """What ``accelerator`` found, as tables and in words."""
 
+from benchmarks.accelerator_linear import NAME
 from benchmarks.contenders import OURS, TITLES
 from benchmarks.words import against, listed, quotient
 
 OTHERS = ("linen", "cudnn", "torch")  # the same layer; attention is another one
+SCANS = ("associative", "scan")  # of linear_scan
 HOST = 0.8  # of a call's time; a host that takes as long to hand it over may be what is timed
 
 
 def tables(display, rows):
-    """A table for each direction."""
-    for direction in dict.fromkeys(row["direction"] for row in rows):
-        yield _table(display, [row for row in rows if row["direction"] == direction], direction)
+    """A table for each direction, of layers and of ``linear_scan``."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["cell"] == NAME, row["direction"]), []).append(row)
+    for (_, direction), part in sorted(found.items(), key=lambda item: item[0][0]):
+        yield _table(display, part, direction)
 
 
 def _table(display, rows, direction):
@@ -53,6 +58,7 @@ def sentences(checks, rows, not_run):
     yield f"Rows: {len(rows)} timed, {len(not_run['rows'])} not run."
     yield from _ratios(rows, OTHERS, f"the best of {listed(OTHERS)}")
     yield from _ratios(rows, ("attention",), "attention")
+    yield from _ratios(rows, SCANS, f"the faster of {listed(SCANS)}")
     for name in dict.fromkeys(name for row in rows for name in row["missing"]):
         reasons = [row["missing"][name] for row in rows if name in row["missing"]]
         yield f"{name} did not run in {len(reasons)} rows; in the first: {_line(reasons[0])}."

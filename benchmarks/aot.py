@@ -1,9 +1,10 @@
-"""A layer compiled for TPUs and an H200, on any machine: cycles, bytes and kernels of a step.
+"""Layers and ``linear_scan``, compiled for TPUs and an H200: cycles, bytes and kernels of a step.
 
 Nothing runs. Of a TPU's program the schedule is read (``benchmarks.schedule``), of a GPU's the
-kernels are counted (``benchmarks.launches``). It fails where something does not compile, which is
-also how too little VMEM shows, where a batch over several devices is gathered, and where a figure
-is more than a tenth over that of the last result kept.
+kernels are counted (``benchmarks.launches``), of ``linear_scan`` also all bytes
+(``benchmarks.traffic``). It fails where something does not compile, which is also how too little
+VMEM shows, where a batch over several devices is gathered, and where a figure is more than a tenth
+over that of the last result kept.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import aot_gpu, aot_tpu, display, machine, record
+from benchmarks import aot_gpu, aot_linear, aot_tpu, display, machine, record
 from benchmarks.contenders import DIRECTIONS
 from benchmarks.shapes import SHAPES
 
@@ -35,6 +36,10 @@ NOTES = {
     "loops": "[iterations, launches in each] of every loop",
     "registers": "most of any kernel; null where ptxas was not asked",
     "spilled_bytes": "stores and loads of all kernels together",
+    "linear": "linear_scan, forward and backward each a program of its own; bytes and cycles of a"
+    " step. bytes: as in benchmarks/traffic.py, what XLA runs beside the kernel included;"
+    " times_least: over those of every input and result once; cycles and vmem: of the kernel"
+    " alone, vmem as it takes; kernels: of the whole sequence, on the GPU",
 }
 
 
@@ -70,7 +75,7 @@ def gpu_cases():
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks aot",
-        description="Compiles a layer for TPUs and an H200 and reads what a step will take.",
+        description="Compiles for TPUs and an H200 and reads what a step will take.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -105,7 +110,7 @@ def main(argv=None):
         "benchmark": "aot",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(PACKAGES), "notes": NOTES,
-        "tpu": [], "sharded": [], "gpu": [], "failed": [],
+        "tpu": [], "sharded": [], "gpu": [], "linear": [], "failed": [],
     }  # fmt: skip
     work = list(_work(chosen, folder))
     with display.progress(console, len(work)) as step:
@@ -122,9 +127,9 @@ def main(argv=None):
                 done(", ".join(map(_figures, found)))
     content["failed"] += worse(content, kept)
     content["words"] = sentences(content["tpu"])
-    for title, rows in (("tpu", content["tpu"]), ("gpu", content["gpu"])):
-        if rows:
-            console.print(TABLES[title](rows))
+    for kind, table in TABLES.items():
+        if content[kind]:
+            console.print(table(content[kind]))
     for text in (*content["words"], *(f"FAILED {text}" for text in content["failed"])):
         console.print(text, markup=False)
     if content["failed"]:
@@ -158,12 +163,19 @@ def _work(chosen, folder):
         for case, contenders in itertools.islice(gpu_cases(), chosen.most):
             for name in contenders:
                 yield "gpu", f"{case} {name:<6}", lambda c=case, n=name: [aot_gpu.measure(c, n)]
+    for chip in chosen.chips:
+        for case, contenders in itertools.islice(aot_linear.cases([chip]), chosen.most):
+            for name in contenders:
+                run = lambda c=case, n=name: [aot_linear.measure(c, n, folder)]  # noqa: E731
+                yield "linear", f"{case} {name:<6}", run
 
 
 def _figures(row):
     if "gathers" in row:
         kernel = "the kernel" if row["kernel"] else "XLA's loop"
         return f"{row['how']}: {kernel}, {row['gathers']} gathers"
+    if "operation" in row:
+        return aot_linear.brief(row)
     seconds = f"{row['compile_seconds']:.1f} s to compile"
     if "a_step" in row:
         spills = f", {row['spilled_bytes']} bytes spilled" if row["spilled_bytes"] else ""
@@ -179,8 +191,8 @@ def worse(content, kept):
         for row in content["sharded"]
         if row["gathers"]
     ]
-    before = {_key(row): row for kind in ("tpu", "gpu") for row in kept.get(kind, [])}
-    for row in (*content["tpu"], *content["gpu"]):
+    before = {_key(row): row for kind in TABLES for row in kept.get(kind, [])}
+    for row in itertools.chain(*(content[kind] for kind in TABLES)):
         old = before.get(_key(row))
         if old is None or row["contender"] not in ("tpu", "jaxrnn"):
             continue
@@ -192,15 +204,22 @@ def worse(content, kept):
 
 
 def _key(row):
-    names = ("chip", "cell", "H", "B", "heads", "dtype", "shape", "direction", "contender")
+    names = (
+        "chip", "operation", "cell", "H", "B", "D", "heads", "dtype", "constant", "shape",
+        "direction", "contender",
+    )  # fmt: skip
     return tuple(row[name] for name in names if name in row)
 
 
 def _compared(row):
     if "a_step" in row:
         return {"kernels a step": row["a_step"], "bytes spilled": row.get("spilled_bytes", 0)}
-    ways = ("forward", "backward")
-    return {f"{name}, {way}": row[way][name] for way in ways for name in ("cycles", "bytes")}
+    return {
+        f"{name}, {way}": row[way][name]
+        for way in ("forward", "backward")
+        for name in ("cycles", "bytes", "kernels")
+        if name in row[way]
+    }
 
 
 def _first_line(error):
@@ -246,7 +265,7 @@ def _gpu_table(rows):
     return shown
 
 
-TABLES = {"tpu": _tpu_table, "gpu": _gpu_table}
+TABLES = {"tpu": _tpu_table, "gpu": _gpu_table, "linear": aot_linear.table}
 
 
 def _cases(rows):

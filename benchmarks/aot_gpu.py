@@ -65,21 +65,18 @@ def missing():
 
 def measure(case, contender):
     """A row: the launches of one program."""
-    with _heard() as said:
+    with heard() as said:
         text, seconds = layer(CONTENDERS[contender], case)
     found = launches.count(text)
-    registers = [int(n) for n in _REGISTERS.findall(said[0])]
     return {
         **case._asdict(), "shape": str(case.shape), "contender": contender,
         "a_step": found.a_step(case.shape.T), "outside": found.outside, "loops": found.loops,
-        "registers": max(registers, default=None),
-        "spilled_bytes": sum(int(a) + int(b) for a, b in _SPILLS.findall(said[0])),
-        "compile_seconds": seconds,
+        **used(said), "compile_seconds": seconds,
     }  # fmt: skip
 
 
 @contextlib.contextmanager
-def _heard():
+def heard():
     """A list, to which comes what is written to standard error inside, by C++ too."""
     said, sys_error = [], os.dup(2)
     with tempfile.TemporaryFile("w+", errors="replace") as file:
@@ -91,6 +88,13 @@ def _heard():
             os.close(sys_error)
             file.seek(0)
             said.append(file.read())
+
+
+def used(said):
+    """The registers that ptxas gave, and what it spilled, by what was heard."""
+    registers = [int(n) for n in _REGISTERS.findall(said[0])]
+    spilled = sum(int(a) + int(b) for a, b in _SPILLS.findall(said[0]))
+    return {"registers": max(registers, default=None), "spilled_bytes": spilled}
 
 
 def layer(build, case, mesh=None):

@@ -97,7 +97,7 @@ def measure(case, contender, folder):
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    device = _topology(CHIPS[case.chip].topology).devices[0]
+    device = topology(CHIPS[case.chip].topology).devices[0]
     wanted = 2 if contender == "tpu" else (0, 1)
     place = SingleDeviceSharding(device)
     program, seconds = _layer(case, CONTENDERS[contender], place, wanted=wanted)
@@ -116,7 +116,7 @@ def measure(case, contender, folder):
 
 def sharded(chip="v5e"):
     """Rows: a batch over eight devices, under plain ``jit`` and in a ``shard_map``."""
-    devices = np.array(_topology(f"{chip}:2x4").devices)
+    devices = np.array(topology(f"{chip}:2x4").devices)
     mesh = Mesh(devices, ("batch",))
     rows, whole = PartitionSpec(None, "batch"), PartitionSpec()
     case = Case(chip, "lstm", 512, 128)
@@ -174,11 +174,13 @@ def _ours(text, kernels, way, batch):
     """The ``Step`` of one of our kernels.
 
     Its name says the rows and steps of a tile and, if it takes the input's product, the steps of
-    which it takes it at a time. Its first loop is then that, the next one is the steps. Loops
-    after it copy what was made, where a block does not fill registers, about a step at a time.
+    which it takes it at a time. Its first loop is then that, the next one is the steps, with one
+    of blocks inside if the name says how many. Loops after it copy what was made, where a chunk
+    does not fill registers, about a step at a time.
     """
     name = f"recur_{way}"
-    rows, steps, group = re.search(rf"%{name}_(\d+)x(\d+)(?:x(\d+))?[.\s]", text).groups()
+    sizes = rf"%{name}_(\d+)x(\d+)(?:x(\d+))?(?:_by_(\d+))?[.\s]"
+    rows, steps, group, blocks = re.search(sizes, text).groups()
 
     def cycles(program):
         (grid,) = program.inner
@@ -186,7 +188,8 @@ def _ours(text, kernels, way, batch):
         chunk = grid.bundles
         if group and group != steps:  # else it is no loop, and counts as the chunk's
             chunk += loops.pop(0).cycles() * (int(steps) // int(group))
-        return (chunk / int(steps) + sum(n.cycles() for n in loops)) * -(-batch // int(rows))
+        step = chunk / int(steps) + sum(n.cycles(int(blocks or 1)) for n in loops)
+        return step * -(-batch // int(rows))
 
     return schedule.kernel(text, kernels, name, STEPS, cycles)
 
@@ -207,5 +210,5 @@ def _vmem(text):
 
 
 @functools.cache
-def _topology(name):
+def topology(name):
     return topologies.get_topology_desc(platform="tpu", topology_name=name)

@@ -15,8 +15,8 @@ FREE = {
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = .*?\s([a-z][a-z0-9-]*)\(")
-_CALLED = re.compile(r"(?:to_apply|calls)=%?([\w.-]+)")
-_BODY = re.compile(r"body=%?([\w.-]+)")
+CALLED = re.compile(r"(?:to_apply|calls)=%?([\w.-]+)")
+BODY = re.compile(r"body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -53,19 +53,28 @@ def _count(name, computations, loops, times):
     for opcode, line in computations[name]:
         kind = opcode.removesuffix("-start")
         if kind == "while":
-            trips = _TRIPS.search(line)
-            if trips is None:
-                raise ValueError(f"a loop without a known number of iterations: {line.strip()}")
-            iterations, place = times * int(trips[1]), len(loops)
-            inside = _count(_BODY.search(line)[1], computations, loops, iterations)
+            iterations, place = times * trips(line), len(loops)
+            inside = _count(BODY.search(line)[1], computations, loops, iterations)
             loops.insert(place, (iterations, inside))
         elif kind == "conditional":
             raise ValueError(f"only one of its branches runs: {line.strip()}")
         elif kind == "call":
-            launches += _count(_CALLED.search(line)[1], computations, loops, times)
+            launches += _count(CALLED.search(line)[1], computations, loops, times)
         elif kind not in FREE and not kind.endswith("-done"):
             launches += 1
     return launches
+
+
+def trips(line):
+    """How many times the body of a ``while`` runs.
+
+    Raises:
+      ValueError: the data say.
+    """
+    known = _TRIPS.search(line)
+    if known is None:
+        raise ValueError(f"a loop without a known number of iterations: {line.strip()}")
+    return int(known[1])
 
 
 def computations(text):

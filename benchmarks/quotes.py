@@ -1,8 +1,8 @@
 """Puts what the kept results say into docs/benchmarks.md, where it marks the place.
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
-``the cycles of`` and ``the kernels of`` stand for tables of it. So the page says what a command
-said of the result that is kept, and nothing is copied by hand.
+``the cycles of``, ``the kernels of`` and ``the scans of`` stand for tables of it. So the page says
+what a command said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -16,6 +16,11 @@ PAGE = record.RESULTS.parents[1] / "docs" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 CONTENDERS = {"jaxrnn": "jaxrnn", "scan": "scan of the step", "linen": "Flax Linen"}
 LOOPS = {"tpu": "the kernel", "xla": "XLA's loop, ours", "scan": "scan of the step"}
+
+SCANS = {
+    "v6e": {"tpu": "the kernel", "xla": "XLA, ours", "associative": "associative_scan"},
+    "h200": {"jaxrnn": "jaxrnn", "associative": "associative_scan", "scan": "scan"},
+}
 
 
 def main(argv=None):
@@ -37,7 +42,7 @@ def quoted(page):
 
 def _said(what, name):
     result = json.loads((record.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return {"words": _words, "cycles": _cycles, "kernels": _kernels}[what](result)
+    return {"words": _words, "cycles": _cycles, "kernels": _kernels, "scans": _scans}[what](result)
 
 
 def _words(result):
@@ -69,6 +74,28 @@ def _kernels(result):
             counts = cases.setdefault(case.replace("_", " "), {})
             counts[row["contender"]] = f"{row['a_step']:.3g}"
     return _table([f"float32, {shape}", *CONTENDERS.values()], cases, CONTENDERS)
+
+
+def _scans(result):
+    """Bytes of ``linear_scan`` as a multiple of the least, and of a GPU the kernels in all."""
+    rows = result.get("linear")
+    if not rows:
+        return "The results that are kept are from before there were these rows."
+    tables = []
+    for chip, columns in SCANS.items():
+        cases = {}
+        for row in rows:
+            if row["chip"] == chip:
+                factors = ", constant factors" if row["constant"] else ""
+                case = f"{row['dtype']} B={row['B']} D={row['D']}{factors}"
+                ways = row["forward"], row["backward"]
+                said = " / ".join(f"{way['times_least']:.2f}" for way in ways)
+                if "kernels" in ways[0]:
+                    kernels = " / ".join(f"{way['kernels']:,}" for way in ways)
+                    said += f"; {kernels} kernels"
+                cases.setdefault(case, dict.fromkeys(columns, ""))[row["contender"]] = said
+        tables.append(_table([f"{chip}, T={rows[0]['T']:,}", *columns.values()], cases, columns))
+    return "\n\n".join(tables)
 
 
 def _table(head, cases, columns):

@@ -20,10 +20,11 @@ DUMP = (
 
 _BUNDLE = re.compile(r"\s*(?:0x)?[0-9a-f]+\s+([A-Z, ]*):\s*(>*)\s*\{(\})?")
 _FILE = re.compile(r"\d+-(.+?)(?:\.refs_\d+_)*-\d+-final_bundles\.txt")
-_SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+_SIZES = {
+    "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "c64": 8,
+}  # fmt: skip
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{[^}]*?(S\(\d+\))?\})?")
 _KERNEL = re.compile(r"\s+(?:ROOT )?%([\w.-]+) = (.*?) [a-z][a-z0-9-]*\((.*?)\)(?:, |$)")
-_BODY = re.compile(r"body=%?([\w.-]+)")
 _BOUNDS = re.compile(r'"iteration_bounds":\[([^\]]*)\]')
 _RUN = {"fusion", "copy", "convolution", "dot", "dynamic-update-slice", "dynamic-slice"}
 
@@ -100,7 +101,7 @@ def kernel(text, kernels, name, steps, cycles):
 def loops(text, kernels, steps):
     """The ``Step`` of each of XLA's loops over ``steps``, in the order they run."""
     (found, entry), shapes = launches.computations(text), _shapes(text)
-    bodies = [_BODY.search(line)[1] for opcode, line in found[entry] if opcode == "while"]
+    bodies = [launches.BODY.search(line)[1] for opcode, line in found[entry] if opcode == "while"]
     return [_xla_step(found[body], kernels, shapes, steps) for body in bodies]
 
 
@@ -122,12 +123,17 @@ def _xla_step(body, kernels, shapes, steps):
     return Step(cycles, moved)
 
 
-def _hbm(arrays):
-    """Bytes and first size of each array that is in HBM, which no ``S(...)`` says of it."""
-    for dtype, sizes, space in _ARRAY.findall(arrays):
-        if dtype in _SIZES and sizes and not space:
+def arrays(text):
+    """Bytes, first size and memory, which is "" for HBM, of each array in types as written."""
+    for dtype, sizes, space in _ARRAY.findall(text):
+        if dtype in _SIZES and sizes:
             sizes = [int(n) for n in sizes.split(",")]
-            yield _SIZES[dtype] * math.prod(sizes), sizes[0]
+            yield _SIZES[dtype] * math.prod(sizes), sizes[0], space
+
+
+def _hbm(text):
+    """Bytes and first size of each array that is in HBM."""
+    return ((size, first) for size, first, space in arrays(text) if not space)
 
 
 def _shapes(text):

@@ -5,6 +5,8 @@ import jaxrnn
 # Of those that need more than a size: as many features in and out as the others have.
 _POSITIONS = 8
 _SPECIAL = {
+    "conv1d": lambda hidden: jaxrnn.conv1d(hidden, kernel=4),
+    "leaky": lambda hidden: jaxrnn.leaky(hidden, alpha=0.2),
     "attention": lambda hidden: jaxrnn.attention(hidden, window=64),
     "transformer_block": lambda hidden: jaxrnn.transformer_block(hidden, window=64),
     "conv_lstm": lambda hidden: jaxrnn.conv_lstm(hidden // _POSITIONS, shape=(_POSITIONS,)),

@@ -94,7 +94,7 @@ def main(argv=None):
     found = {}
     for name in options.cells:
         cell = getattr(jaxrnn, name)(options.hidden)
-        model = jaxrnn.stack(cell, jaxrnn.project(places))
+        model = jaxrnn.stack(jaxrnn.project(options.hidden), cell, jaxrnn.project(places))
         with Progress() as bar:
             task = bar.add_task(name, total=options.steps)
             show = lambda n, e: bar.update(task, advance=n, description=f"{name} {e:.4f}")  # noqa

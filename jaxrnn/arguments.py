@@ -1,6 +1,7 @@
 """Checks of what a caller gives: each error names the argument, what came and what is wanted."""
 
 import math
+import numbers
 import operator
 
 import jax
@@ -29,13 +30,13 @@ def check_sequence(xs, mask, starts, reverse, key, implementation):
         raise ValueError(f"implementation: got {implementation!r}, want None or one of {NAMES}")
 
 
-def check_inputs(xs, layout):
-    """An array of inputs, with time and features at least."""
+def check_inputs(xs, layout, name="xs"):
+    """An array of inputs, with time and features at least; ``name`` is the argument's."""
     if not hasattr(xs, "dtype") or not hasattr(xs, "ndim"):
-        raise TypeError(f"xs: got {type(xs).__name__}, want an array {layout}")
+        raise TypeError(f"{name}: got {type(xs).__name__}, want an array {layout}")
     if xs.ndim < 2:
-        raise ValueError(f"xs: got shape {xs.shape}, want {layout}, two axes at least")
-    check_floating("xs", xs)
+        raise ValueError(f"{name}: got shape {xs.shape}, want {layout}, two axes at least")
+    check_floating(name, xs)
 
 
 def check_floating(name, array):
@@ -121,11 +122,11 @@ def _shapes(tree):
     return jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
 
 
-def check_features(x, size):
+def check_features(x, size, name="xs"):
     """x [..., I] has the features that the parameters were made for."""
     if x.shape[-1] != size:
         came = f"I = {x.shape[-1]} features"
-        raise ValueError(f"xs: got {came}, want {size}: params are made for it")
+        raise ValueError(f"{name}: got {came}, want {size}: params are made for it")
 
 
 def check_same_size(in_size, hidden):
@@ -223,13 +224,17 @@ def probability(name, value):
     return value
 
 
-def number(name, value, *, above, most=math.inf):
+def number(name, value, *, above=-math.inf, most=math.inf):
     """``value`` as a float greater than ``above`` and no greater than ``most``."""
-    try:
-        result = float(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r}, want a number") from None
-    if not above < result <= most:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {value!r}, want a number")
+    if not above < value <= most:
         limit = "" if most == math.inf else f" and up to {most}"
         raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
-    return result
+    return float(value)
+
+
+def check_per(per):
+    """How often a mask is drawn."""
+    if per not in ("step", "sequence"):
+        raise ValueError(f"per: got {per!r}, want 'step' or 'sequence'")

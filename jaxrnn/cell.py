@@ -43,8 +43,10 @@ class Cell:
       step: ``(params, state, x, key=None) -> (state, y)``, x [...batch, I], y [...batch, O].
       unroll: ``(params, state, xs, mask, starts, reverse, key, implementation) -> (state, ys)``:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
-        ``state`` may be None for the initial state.
+        ``state`` may be None for the initial state. If it also takes ``initial``, this is what
+        ``starts`` puts back in place of the cell's own.
       made: the call that made it.
+      gated: what a cell made by ``jaxrnn.gated`` shows of itself; None of others.
 
     >>> cell = jaxrnn.lstm(hidden=8)
     >>> cell == jaxrnn.lstm(8), hash(cell) == hash(jaxrnn.lstm(8))
@@ -60,6 +62,7 @@ class Cell:
     step: Callable[..., Any]
     unroll: Callable[..., Any]
     made: "Made | None" = None
+    gated: Any = None
 
     def __repr__(self):
         return repr(self.made)
@@ -85,7 +88,7 @@ class Made(NamedTuple):
         given = [repr_of(value) for value in self.args]
         parameters = self.constructor.__signature__.parameters
         for name, value in self.kwargs:
-            if value != parameters[name].default:
+            if name not in parameters or value != parameters[name].default:
                 given.append(f"{name}={repr_of(value)}")
         return f"{self.constructor.__name__}({', '.join(given)})"
 
@@ -131,8 +134,10 @@ class constructor:  # noqa: N801, a decorator
         cell = self.build(*bound.args, **bound.kwargs)
         kinds = self.__signature__.parameters
         several = [n for n, p in kinds.items() if p.kind is p.VAR_POSITIONAL]
+        others = [n for n, p in kinds.items() if p.kind is p.VAR_KEYWORD]
         positional = tuple(v for name in several for v in bound.arguments[name])
-        named = tuple((n, v) for n, v in bound.arguments.items() if n not in several)
+        named = tuple((n, v) for n, v in bound.arguments.items() if n not in several + others)
+        named += tuple(item for name in others for item in sorted(bound.arguments[name].items()))
         made = Made(self, positional, named)
         try:
             hash(made)
@@ -187,10 +192,10 @@ def cell(init, initial_state, step):
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         return call(params, state, x, key)
 
-    def whole(params, state, xs, mask, starts, reverse, key, implementation):
+    def whole(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         arguments.check_lifted(implementation)
         choice.record_reference("scan of step", "only gated cells have one")
-        initial = initial_state(params, xs.shape[1:-1])
+        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state = initial if state is None else state
         given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
         params, state, initial, xs, mask, starts = given

@@ -287,14 +287,13 @@ def dropout(rate, *, per="step"):
     (True, [0.0, 2.0])
     """
     rate = arguments.probability("rate", rate)
-    if per not in ("step", "sequence"):
-        raise ValueError(f"per: got {per!r}, want 'step' or 'sequence'")
+    arguments.check_per(per)
 
     def drop(x, count, key):
         """x [...batch, I], count [...batch]."""
         if key is None or rate == 0:
             return x
-        return draws.scaled(x, draws.kept(key, rate, count, x.shape[-1], per), rate)
+        return draws.scaled(x, draws.kept(key, rate, count, x.shape[-1:], per), rate)
 
     def initial_state(params, batch_shape):
         return jnp.zeros(batch_shape, jnp.int32)

@@ -9,14 +9,14 @@ def fold(key, number):
     return None if key is None else jax.random.fold_in(key, number)
 
 
-def kept(key, rate, count, features, per="step"):
-    """Which features are kept: bool [...batch, features], false with probability ``rate``.
+def kept(key, rate, count, shape, per="step"):
+    """Which features are kept: bool [...batch, *shape], false with probability ``rate``.
 
     Args:
       key: a ``jax.random`` key.
       rate: from 0 to 1.
       count: int [...batch], how many steps have gone since the episode began.
-      features: how many each row has.
+      shape: of the features of a row.
       per: "step" for other masks at other counts, or "sequence" for the same at all of them.
     """
     rows = jnp.arange(count.size, dtype=jnp.int32).reshape(count.shape)
@@ -24,7 +24,7 @@ def kept(key, rate, count, features, per="step"):
     def draw(count, row):
         own = jax.random.fold_in(key, row)
         own = jax.random.fold_in(own, count) if per == "step" else own
-        return jax.random.bernoulli(own, 1 - rate, (features,))
+        return jax.random.bernoulli(own, 1 - rate, shape)
 
     for _ in count.shape:
         draw = jax.vmap(draw)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -50,6 +51,9 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
 
     Raises:
       TypeError: ``update`` is not elementwise, or does not take or give what it should.
+
+    An update may take further options by name, which have defaults. Of these,
+    ``jaxrnn.recurrent_dropout`` gives ``drop``: a function of the candidate for the new state.
 
     >>> def mgu_update(state, x, r):
     ...     (h,), (xf, xn), (rf, rn) = state, x, r
@@ -102,6 +106,17 @@ class Form(NamedTuple):
         return self.recurrent == tuple(range(self.gates))
 
 
+class Parts(NamedTuple):
+    """What a cell made by ``gated`` shows of itself, for others to change.
+
+    ``step(params, state, x, h=None, **options) -> (state, y)`` is a step whose products take ``h``
+    in place of the state, and whose update is given ``options``.
+    """
+
+    form: Form
+    step: Callable
+
+
 @functools.lru_cache(1024)
 def _update(form):
     """The update as ``recur`` calls it, with recurrent parts of all gates."""
@@ -141,15 +156,18 @@ def _build(form, hidden, heads, residuals):
         weights = params["w"], params["b"], form.filled(params["r"])
         return Operands(xs, *weights, unit, state, None, None, None)
 
+    def changed(params, state, x, h=None, **options):
+        problem = Problem(partial(update, **options), gates, form.states, False, residuals, None)
+        return reference.step(problem, operands(params, state, x), state, x, h)
+
     def step(params, state, x, key=None):
         del key
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
-        problem = Problem(update, gates, form.states, False, residuals, None)
-        return reference.step(problem, operands(params, state, x), state, x)
+        return changed(params, state, x)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         del key
-        initial = initial_state(params, xs.shape[1:-1])
+        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state = initial if state is None else state
         given = operands(params, state, xs)
         return recur(
@@ -159,7 +177,7 @@ def _build(form, hidden, heads, residuals):
         )  # fmt: skip
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
-    return Cell(init, initial_state, step, unroll)
+    return Cell(init, initial_state, step, unroll, gated=Parts(form, changed))
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}

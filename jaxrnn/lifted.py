@@ -54,10 +54,10 @@ def lifted(
         state, y = loop.one(step, *arrays, state, product=product, bilinear=bilinear)
         return state, finish(params, y, x).astype(x.dtype)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         del key
         *arrays, product = given(params, xs)
-        initial = initial_state(params, xs.shape[1:-1])
+        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state, ys = loop.loop(
             step, *arrays, initial if state is None else state, product=product,
             bilinear=bilinear, initial=None if starts is None else initial, mask=mask,

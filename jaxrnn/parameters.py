@@ -74,6 +74,12 @@ def taps(init):
     return whole(every_gate)
 
 
+def identity(key, shape, dtype):
+    """An initializer of a square matrix."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
+
+
 def gated(hidden, gates, heads=1, recurrent=None, bias=None):
     """The spec of ``w`` [I, G, H], ``r`` [N, D, K, D] for N heads of width D, and ``b`` [G, H].
 

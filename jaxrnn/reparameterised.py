@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxrnn import arguments, draws
+from jaxrnn import arguments, draws, parameters
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.wrap import check_cell, views
 
@@ -35,6 +35,17 @@ def with_params(cell, transform, init=None):
         return call(cell, transform(params, own), state, x, inner)
 
     return Cell(init or cell.init, initial_state, *views(run))
+
+
+def checked(cell, spec):
+    """``cell``, with parameters made by a spec and checked against it: see ``parameters``."""
+
+    def run(params, state, x, key, call):
+        parameters.check(spec, params, x)
+        return call(cell, params, state, x, key)
+
+    init = lambda key, in_size: parameters.made(spec, key, in_size)
+    return Cell(init, cell.initial_state, *views(run))
 
 
 @constructor

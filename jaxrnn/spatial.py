@@ -47,8 +47,11 @@ def spatial(hidden, step, products, *, states, bias, shape, kernel, stride, dila
     def inputs(params, x):
         dtype = promoted(x.dtype, params["w"].dtype)
         total = promoted(dtype, jnp.dtype("float32"))
-        x, w, b = x.astype(dtype), params["w"].astype(dtype), params["b"].astype(total)
+        w, b = params["w"].astype(dtype), params["b"].astype(total)
+        last = max(x.ndim - 2, 0)  # time, so a batch that is divided among devices leads
+        x = jnp.moveaxis(x.astype(dtype), 0, last)
         y = convolution(x, w, total, shape=shape, stride=stride, dilation=dilation)
+        y = jnp.moveaxis(y, last, 0)
         b = jnp.broadcast_to(b[:, None], (gates, places, hidden)).reshape(-1)
         return split(y + jnp.broadcast_to(b, y.shape), gates)
 

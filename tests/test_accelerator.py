@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import pytest
 from cases import NO_KERNEL, TOLERANCE
 
-from benchmarks import accelerator, contenders, plain, timing
+from benchmarks import accelerator, contenders, plain, scans, timing
 from benchmarks import accelerator_checks as checking
 from benchmarks import accelerator_kinds as kinds
+from benchmarks import accelerator_linear as linear
 from benchmarks import accelerator_rows as timed
 from benchmarks.accelerator_words import sentences, tables
 from benchmarks.contenders import OURS
 from benchmarks.shapes import SHAPES, WIDE
+from jaxrnn.linear import xla as linear_xla
 from jaxrnn.recurrence import xla
 
 NAMES = ("cpu", "xla", "reference")[bool(NO_KERNEL) :]  # of the implementations that run here
@@ -114,6 +116,34 @@ def test_a_wrong_implementation_is_told(tmp_path, monkeypatch, capsys, how):
     assert "Failed: elman plain float32 xla: " in capsys.readouterr().out
 
 
+def test_the_linear_recurrence(tmp_path, monkeypatch, capsys):
+    """All of its checks and rows; then with a backward that gives a wrong gradient of factors."""
+    monkeypatch.setattr(accelerator, "CHECKS", 1)
+    status, content = run(tmp_path, "--cells", *linear.CELLS, "--dtypes", "float32")
+    assert status == 0 and content["not_run"] == LEFT
+    assert len(content["checks"]) == 2 * 2 * 2  # cells, kinds, implementations
+    assert all(row["passed"] for row in content["checks"])
+    for row in content["rows"]:
+        assert row["runs"] == "xla" and set(row["samples"]) == {OURS, *scans.PEERS}
+    assert len(content["rows"]) == 2
+    assert "the faster of associative and scan" in capsys.readouterr().out
+
+    right = linear_xla.backward
+
+    def backward(*arguments):
+        gradients = right(*arguments)
+        return gradients._replace(constant=2 * gradients.constant)
+
+    monkeypatch.setattr(linear_xla, "backward", backward)
+    jax.clear_caches()
+    status, content = run(tmp_path, "--cells", "linear_scan complex", "--dtypes", "float32")
+    jax.clear_caches()
+    assert status == 1
+    for row in content["checks"]:
+        assert row["passed"] is (row["implementation"] != "xla")
+        assert row["passed"] or "gradients.params.a" in row["problem"]
+
+
 def test_what_the_time_was_up_for_is_listed(tmp_path):
     status, content = run(tmp_path, "--seconds", "0")
     assert status == 0 and content["checks"] == content["rows"] == []
@@ -180,14 +210,18 @@ def test_a_cut_leaves_something_of_everything():
     chosen = accelerator.parse([])
     rows = timed.cases(chosen, accelerator.broadly)
     assert str(rows[0]) == "lstm h1024-b16 bfloat16 value and grad"
-    assert len(set(rows)) == len(rows) == 2 * 3 * 2 * len(timed.LAYERS)
+    layers = [row for row in rows if row.cell != linear.NAME]
+    assert len(set(layers)) == len(layers) == 2 * 3 * 2 * len(timed.LAYERS)
+    assert len(set(rows)) == len(rows) == len(layers) + 2 * 2 * len(linear.SHAPES)
+    assert len(layers) / 5 < rows.index(next(row for row in rows if row not in layers))
     first = [set(values) for values in zip(*rows[:12])]
     assert [len(values) for values in first] == [2, 3, 3, 2]
     checks = checking.cases(chosen, accelerator.broadly)
     assert len(set(checks)) == len(checks)
     first = checks[: len(checks) // 3]
     assert {case.implementation for case in first} == set(NAMES)
-    assert {case.cell for case in first} == set(kinds.CELLS)
+    assert {case.cell for case in first} >= set(kinds.CELLS) - {f"{linear.NAME} complex"}
+    assert {case.cell for case in checks[: len(checks) // 2]} == set(kinds.CELLS)
     assert {case.dtype for case in first} == set(timed.DTYPES)
 
 

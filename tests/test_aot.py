@@ -9,7 +9,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
 
-from benchmarks import aot, aot_gpu, aot_tpu, contenders, launches, schedule  # noqa: E402
+from benchmarks import (  # noqa: E402
+    aot,
+    aot_gpu,
+    aot_linear,
+    aot_tpu,
+    contenders,
+    launches,
+    schedule,
+    traffic,
+)  # fmt: skip
 from benchmarks.shapes import SHAPES  # noqa: E402
 
 HLO = """\
@@ -159,11 +168,103 @@ def test_the_cycles_and_bytes_of_a_step(tmp_path):
     assert came == schedule.Step(7 + 1 + 8, 128 * 128 * 2 + 2 * 16 * 128 * 2)
 
 
+# 4,096 bytes in an array [64, 16], 64 in a row of it. %each: in the loop, one row of x is read and
+# one of ys written in place; %ends: in VMEM, and so not counted, is what comes of two halves.
+MOVES = """\
+HloModule jit_f, is_scheduled=true, entry_computation_layout={()->f32[]}
+
+%each (p.1: f32[64,16], p.2: f32[64,16], p.3: s32[]) -> (f32[64,16], f32[1,16]) {
+  %p.1 = f32[64,16]{1,0} parameter(0)
+  %p.2 = f32[64,16]{1,0} parameter(1)
+  %p.3 = s32[] parameter(2)
+  %row.1 = f32[1,16]{1,0:S(1)} dynamic-slice(%p.2, %p.3, %p.3), dynamic_slice_sizes={1,16}
+  %put.1 = f32[64,16]{1,0} dynamic-update-slice(%p.1, %row.1, %p.3, %p.3)
+  ROOT %both.1 = (f32[64,16]{1,0}, f32[1,16]{1,0:S(1)}) tuple(%put.1, %row.1)
+}
+
+%body (arg.1: (s32[], f32[64,16], f32[64,16])) -> (s32[], f32[64,16], f32[64,16]) {
+  %arg.1 = (s32[], f32[64,16]{1,0}, f32[64,16]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%arg.1), index=0
+  %x.1 = f32[64,16]{1,0} get-tuple-element(%arg.1), index=1
+  %ys.1 = f32[64,16]{1,0} get-tuple-element(%arg.1), index=2
+  %new.1 = (f32[64,16]{1,0}, f32[1,16]{1,0:S(1)}) fusion(%ys.1, %x.1, %i.1), calls=%each
+  %put.2 = f32[64,16]{1,0} get-tuple-element(%new.1), index=0
+  ROOT %out.1 = (s32[], f32[64,16]{1,0}, f32[64,16]{1,0}) tuple(%i.1, %x.1, %put.2)
+}
+
+%ends (p.4: f32[64,16]) -> f32[16,16] {
+  %p.4 = f32[64,16]{1,0} parameter(0)
+  %view.1 = f32[4,16,16]{2,1,0} bitcast(%p.4)
+  %one.1 = f32[1,16,16]{2,1,0} slice(%view.1), slice={[0:1], [0:16], [0:16]}
+  %two.1 = f32[1,16,16]{2,1,0} slice(%view.1), slice={[3:4], [0:16], [0:16]}
+  ROOT %sum.1 = f32[16,16]{1,0:S(1)} add(%one.1, %two.1)
+}
+
+ENTRY %main (x: f32[64,16]) -> f32[64,16] {
+  %x = f32[64,16]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %room = f32[64,16]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %begin = (s32[], f32[64,16]{1,0}, f32[64,16]{1,0}) tuple(%zero, %x, %room)
+  %loop = (s32[], f32[64,16]{1,0}, f32[64,16]{1,0}) while(%begin), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"64"}}
+  %ys = f32[64,16]{1,0} get-tuple-element(%loop), index=2
+  %few = f32[16,16]{1,0:S(1)} fusion(%ys), kind=kLoop, calls=%ends
+  %start = (f32[16,16]{1,0}, f32[16,16]{1,0:S(1)}, u32[]) copy-start(%few)
+  %kept = f32[16,16]{1,0} copy-done(%start)
+  %real = f32[64,16]{1,0} custom-call(%ys), custom_call_target="X64SplitLow"
+  ROOT %twice = f32[64,16]{1,0} custom-call(%real, %real, %kept), custom_call_target="twice"
+}
+"""
+
+
+def test_bytes_are_counted():
+    whole, row = 64 * 16 * 4, 16 * 4
+    loop, ends, copy, split = 64 * 2 * row, whole / 2, whole / 4, 2 * whole
+    assert traffic.count(MOVES) == loop + ends + copy + split + (2 + 1 / 4) * whole
+    with pytest.raises(ValueError, match="number of iterations"):
+        traffic.count(MOVES.replace('"known_trip_count":{"n":"64"}', ""))
+
+
+def test_the_cycles_of_a_linear_recurrence():
+    """Chunks of 80 steps, the last one cut short, two tiles of 512 lanes; 8 steps at a time."""
+    text = """ENTRY %main () -> f32[] {
+  ROOT %linear_forward_8x512x80x8.1 = (f32[8,1024]) custom-call(%a), backend_config=\
+{"used_scoped_memory_configs":[{"memory_space":"1","offset":"0","size":"77"}]}"""
+    case = aot_linear.Case("v6e", "float32", 8, 1024)
+    steps, rest = schedule.Loop(24, []), schedule.Loop(9, [])
+
+    def found(*loops):
+        kernels = {"linear_forward_8x512x80x8.1": schedule.Loop(5, [schedule.Loop(100, loops)])}
+        return aot_linear.kernel(text, kernels, "forward", case)
+
+    assert found(steps, rest) == {"cycles": 2 * (100 * 52 / 4096 + 3), "vmem": 77}
+    with pytest.raises(ValueError, match="other loops"):
+        found(steps, rest, rest)
+
+
+def test_the_least_bytes_of_a_linear_recurrence():
+    whole = 4096 * 8 * 512 * 8
+    case = aot_linear.Case("v6e", "complex64", 8, 512)
+    assert [aot_linear.least(case, way) for way in aot_linear.WAYS] == [3 * whole, 5 * whole]
+    case = case._replace(constant=True)
+    factors = 512 * 8
+    least = [2 * whole + factors, 3 * whole + 2 * factors]
+    assert [aot_linear.least(case, way) for way in aot_linear.WAYS] == least
+
+
 TPU_ROW = {
     "chip": "v6e", "cell": "lstm", "H": 512, "B": 16, "heads": 1, "contender": "tpu",
     "forward": {"cycles": 100.0, "bytes": 10.0, "cycles_of_bytes": 5.0, "microseconds": 0.1},
     "backward": {"cycles": 200.0, "bytes": 20.0, "cycles_of_bytes": 9.0, "microseconds": 0.2},
     "compile_seconds": 1.0, "vmem": 1, "temporary_bytes": 1,
+}  # fmt: skip
+
+
+WAY = {"bytes": 10.0, "times_least": 1.0, "temporary_bytes": 1, "cycles": 5.0, "vmem": 1 << 20}
+LINEAR_ROW = {
+    "operation": "linear_scan", "chip": "v6e", "dtype": "float32", "B": 8, "D": 1024,
+    "constant": False, "T": 4096, "contender": "tpu", "forward": WAY, "backward": WAY,
+    "compile_seconds": 1.0,
 }  # fmt: skip
 
 
@@ -174,49 +275,55 @@ def without_compilers(monkeypatch):
     monkeypatch.setattr(aot_tpu, "prepare", lambda: None)
     monkeypatch.setattr(aot_gpu, "prepare", lambda: None)
     monkeypatch.setattr(aot_gpu, "layer", lambda build, case: (HLO, 1.0))
-    row = json.loads(json.dumps(TPU_ROW))
+    row, linear = json.loads(json.dumps((TPU_ROW, LINEAR_ROW)))
 
-    def measure(case, contender, folder):
-        return row | case._asdict() | {"contender": contender}
+    def measuring(row):
+        return lambda case, name, folder: row | case._asdict() | {"contender": name}
 
     gathers = {"chip": "v5e", "how": "jit", "kernel": False, "gathers": 0}
-    monkeypatch.setattr(aot_tpu, "measure", measure)
+    monkeypatch.setattr(aot_tpu, "measure", measuring(row))
+    monkeypatch.setattr(aot_linear, "measure", measuring(linear))
     monkeypatch.setattr(aot_tpu, "sharded", lambda: [gathers])
-    return row, gathers
+    return row, linear, gathers
 
 
 def test_the_command_writes_a_row_for_each_program(without_compilers, tmp_path, capsys):
     assert aot.main(["--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "aot.json").read_text())
     assert content["machine"]["versions"]["jax"] == jax.__version__ and not content["failed"]
-    for kind, least in (("tpu", 60), ("gpu", 48)):
+    for kind, least in (("tpu", 60), ("gpu", 48), ("linear", 20)):
         keys = [aot._key(row) for row in content[kind]]
         assert len(keys) == len(set(keys)) >= least
     names = {row["contender"] for row in content["tpu"] if row["H"] == 512 and row["B"] == 64}
     assert names == set(aot_tpu.CONTENDERS)
     assert {row["chip"] for row in content["tpu"]} == set(aot_tpu.CHIPS)
+    assert {row["chip"] for row in content["linear"]} == set(aot.CHIPS)
+    assert {row["contender"] for row in content["linear"]} == set(aot_linear.CONTENDERS)
     for row in content["gpu"]:
         steps = int(row["shape"].split("T=")[1].split()[0])
         assert (row["a_step"], row["outside"]) == (28 / steps, 2)
         assert row["loops"] == [[4, 4], [12, 1]]
     shown = capsys.readouterr().out
     assert "scan takes 1.00 times the kernel's least time" in shown
+    assert "1.00 / 1.00" in shown and "MiB" in shown
 
 
 def test_what_is_worse_fails(without_compilers, tmp_path, capsys, monkeypatch):
-    row, gathers = without_compilers
+    row, linear, gathers = without_compilers
     arguments = ["--out", str(tmp_path), "--chips", "v5e", "v6e"]
-    kept = {"tpu": [TPU_ROW | {"B": batch} for batch in (16, 64)]}
+    kept = {"tpu": [TPU_ROW | {"B": batch} for batch in (16, 64)], "linear": [LINEAR_ROW]}
     (tmp_path / "aot.json").write_text(json.dumps(kept))
     row["backward"]["cycles"] = 219.0  # less than a tenth
     assert aot.main(arguments) == 0
     row["backward"]["cycles"], gathers["gathers"] = 221.0, 2
+    linear["forward"]["bytes"] = 11.5
     assert aot.main(arguments) == 1
     failed = json.loads((tmp_path / "aot-failed.json").read_text())["failed"]
     assert failed == [
         "v5e jit: 2 gathers of the batch",
         "v6e lstm 512 16 1 tpu: cycles, backward 200 -> 221",
         "v6e lstm 512 64 1 tpu: cycles, backward 200 -> 221",
+        "v6e linear_scan 8 1024 float32 False tpu: bytes, forward 10 -> 11.5",
     ]
     assert json.loads((tmp_path / "aot.json").read_text()) == kept, "the good figures are gone"
 
@@ -278,6 +385,15 @@ def test_steps_over_a_chunk_are_few(h200):
     found = launches.count(text)
     assert sorted(trips for trips, _ in found.loops) == [7, 7, 31, 31]
     assert found.a_step(shape.T) <= 1.1 * MOST["lstm", "float32"][1]
+
+
+@needs_compiler
+def test_a_linear_recurrence_moves_little(h200):
+    """The whole sequence in a few kernels and about twice the least bytes."""
+    row = aot_linear.measure(aot_linear.Case("h200", "float32", 8, 1024), "jaxrnn", None)
+    ways = [row[way] for way in aot_linear.WAYS]
+    assert ways[0]["kernels"] <= 6 and ways[1]["kernels"] <= 7
+    assert max(way["times_least"] for way in ways) < 2.3
 
 
 @needs_compiler

@@ -17,7 +17,8 @@ SMOOTH = cases.smooth(4)
 ATTENTION = jaxrnn.attention(4, heads=2, context=4)
 PROJECT, NORM = jaxrnn.project(4), jaxrnn.layer_norm()
 STACK, BOTH = jaxrnn.stack(LSTM, GRU), jaxrnn.bidirectional(LSTM)
-CELLS = (LSTM, GRU, LIFTED, SMOOTH, ATTENTION, PROJECT, NORM, STACK, BOTH)
+ATTENTIVE = jaxrnn.attentive(GRU, 3)
+CELLS = (LSTM, GRU, LIFTED, SMOOTH, ATTENTION, PROJECT, NORM, STACK, BOTH, ATTENTIVE)
 PARAMS = {cell: cell.init(KEY, 3) for cell in CELLS}
 STATE = LSTM.initial_state(PARAMS[LSTM], (2,))
 
@@ -172,6 +173,68 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     ),
     "weight_dropout's rate": (
         make(jaxrnn.weight_dropout, LSTM, 2), V, "rate: ", "got 2", "from 0 to 1",
+    ),
+    "zoneout's rates": (
+        run(jaxrnn.zoneout(GRU, (0.5, 0.5)), PARAMS[GRU]), V, "rate: ", "got 2", "each of 1",
+    ),
+    "zoneout's rate": (make(jaxrnn.zoneout, GRU, (0.5, -1)), V, "rate: ", "got -1", "from 0 to 1"),
+    "zoneout of another output": (
+        run(jaxrnn.zoneout(STACK, 0.5), PARAMS[STACK]), V, "zoneout: ", "got stack(",
+        "its state's first array",
+    ),
+    "recurrent_dropout": (
+        make(jaxrnn.recurrent_dropout, jaxrnn.elman(4), 0.5), T, "recurrent_dropout: ",
+        "got elman(hidden=4)", "takes drop",
+    ),
+    "variational_dropout": (
+        make(jaxrnn.variational_dropout, LIFTED, 0.5), T, "variational_dropout: ",
+        "reset_after=False", "made by jaxrnn.gated",
+    ),
+    "scheme": (
+        make(jaxrnn.initialized, LSTM, "jax"), V, "scheme: ", "'jax'", "('torch', 'keras')",
+    ),
+    "initialized by no name": (
+        make(jaxrnn.initialized(STACK, u="ones").init, KEY, 3), V, "['u']", "'rb', 'w']", "stack(",
+    ),
+    "initializer's name": (
+        make(jaxrnn.initialized, LSTM, b="zeroes"), V, "b: ", "'zeroes'", "in jax.nn.initializers",
+    ),
+    "initializer's arguments": (
+        make(jaxrnn.initialized, LSTM, b="constant"), V, "b: ", "'constant'", "needs no arguments",
+    ),
+    "initializer": (make(jaxrnn.initialized, LSTM, b=0), T, "b: ", "got 0", "an initializer"),
+    "initializers of gates": (
+        make(jaxrnn.initialized(LSTM, b=("ones",) * 3).init, KEY, 3), V,
+        "b: ", "got 3", "each of 4 gates",
+    ),
+    "chrono": (make(jaxrnn.chrono, 2), V, "longest: ", "got 2", "more than 2"),
+    "chrono's gate": (
+        make(jaxrnn.initialized(GRU, b=jaxrnn.chrono(9, forget=3)).init, KEY, 3), V,
+        "forget: ", "got 3", "one of 3 gates",
+    ),
+    "learned_state's params": (
+        run(jaxrnn.learned_state(LSTM), PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']",
+        "['cell', 'state']",
+    ),
+    "learned_state's state": (
+        run(jaxrnn.learned_state(GRU), {"cell": PARAMS[GRU], "state": {"0": XS}}), V,
+        "params['state']: ", "(5, 2, 3)", "want (4,)",
+    ),
+    "score": (make(jaxrnn.attentive, GRU, 4, score="cosine"), V, "score: ", "'cosine'", "'dot'"),
+    "dot with another size": (
+        make(jaxrnn.attentive(GRU, 3, score="dot").init, KEY, 3), V, "memory: ", "got 3", "want 4",
+    ),
+    "memory's features": (
+        make(jaxrnn.remember, jaxrnn.attentive(GRU, 6).init(KEY, 3), XS), V,
+        "memory: ", "I = 3", "want 6",
+    ),
+    "memory's batch": (
+        run(ATTENTIVE, jaxrnn.remember(PARAMS[ATTENTIVE], XS[:, :1])), V,
+        "memory: ", "batch (1,)", "want (2,)",
+    ),
+    "memory's mask": (
+        make(jaxrnn.remember, PARAMS[ATTENTIVE], XS, mask=FLAGS.T), V,
+        "mask: ", "(2, 5)", "[S, ...batch] = (5, 2)",
     ),
     "stack of nothing": (jaxrnn.stack, V, "a stack: ", "got no cells", "one or more"),
     "stack of a list": (make(jaxrnn.stack, [LSTM]), T, "a stack: ", "got [lstm(", "a Cell"),

@@ -15,9 +15,10 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("operation",),
     ("arguments", "affine", "normal"),
     ("parameters",),
-    ("cell", "recurrence", "attend", "linear", "loop"),
-    ("gated", "lifted", "stateless", "batch_major", "wrap"),
-    ("diagonal", "combine", "reparameterised"),
+    ("cell", "recurrence", "attend", "linear", "loop", "window"),
+    ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory"),
+    ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
+    ("regularise", "attentive"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )

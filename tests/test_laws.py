@@ -127,6 +127,12 @@ def parts(tree):
         yield from (a.real, a.imag) if np.iscomplexobj(a) else (a,)
 
 
+def filled(tree, like):
+    """A tree of NumPy's arrays, with zeros in place of None, which stands for counters."""
+    fill = lambda a, d: np.zeros(a.shape) if d is None else np.array(d)
+    return jax.tree.map(fill, like, tree)
+
+
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("reverse", (False, True))
 def test_the_paper(name, reverse):
@@ -150,26 +156,24 @@ def test_the_paper(name, reverse):
     came = jaxrnn.unroll(e.cell, *moving, **given)
     assert cases.error(tuple(map(np.array, parts(came))), wanted) < 1e-12
     weights = cases.cotangents(came)
-    # of re and im, what the real part of a product is made of; zero of a count
-    conj = lambda w, a: np.zeros(a.shape) if w is None else np.array(w).conj()
-    by_part = list(parts(jax.tree.map(conj, weights, came, is_leaf=lambda w: w is None)))
-    direction = cases.cotangents(moving, 2)
+    # of re and im, what the real part of a product is made of
+    by_part = list(parts(jax.tree.map(np.conj, filled(weights, came))))
+    direction = filled(cases.cotangents(moving, 2), moving)
     with interpreted():
         gradients = [
             value_and_grads(e.cell, moving, weights, **given, implementation=which)[1]
             for which in (REFERENCE, *case.faster)
         ]
-    gradients = list(map(jax.tree.leaves, gradients))
+    gradients = [jax.tree.leaves(filled(g, moving)) for g in gradients]
     flat, whole = jax.tree.flatten(direction)
-    for leaf, kind in enumerate(
-        jax.tree.leaves(cases.floating(moving))
-    ):  # along one array at a time
-        if np.iscomplexobj(kind):
+    moves = lambda a: np.issubdtype(a.dtype, np.floating)
+    for leaf, kind in enumerate(jax.tree.leaves(moving)):  # along one array at a time
+        if not moves(kind):
             continue
-        along = whole.unflatten([np.array(d if i == leaf else 0 * d) for i, d in enumerate(flat)])
+        along = whole.unflatten([d if i == leaf else 0 * d for i, d in enumerate(flat)])
         *bent, bent_state = jax.tree.map(
-            lambda d, a: a if d is None or np.iscomplexobj(a) else a + 1j * truth.TINY * d,
-            along, (params, xs, state), is_leaf=lambda d: d is None,
+            lambda a, d: a + 1j * truth.TINY * d if moves(a) else a,
+            (params, xs, state), along,
         )  # fmt: skip
         pieces = [
             part

@@ -17,6 +17,8 @@ CELLS = {
     "gru": jaxrnn.gru(6, residuals="states"),
     "gru_reset_before": jaxrnn.gru(6, reset_after=False),
     "attention": jaxrnn.attention(6, heads=2, context=16),
+    "conv1d": jaxrnn.conv1d(6, kernel=3),
+    "conv_lstm": jaxrnn.conv_lstm(6, shape=(3,)),
     "bidirectional": jaxrnn.bidirectional(jaxrnn.lstm(6)),
 }
 pytestmark = pytest.mark.skipif(

@@ -26,8 +26,25 @@ def jit_run(cell, **options):
 
 RANDOM = {  # rate -> a cell, and the one it is without
     "weight_dropout": (lambda rate: jaxrnn.weight_dropout(jaxrnn.lstm(5), rate), jaxrnn.lstm(5)),
-}
+    "zoneout": (lambda rate: jaxrnn.zoneout(jaxrnn.lstm(5), rate), jaxrnn.lstm(5)),
+    "recurrent_dropout": (
+        lambda rate: jaxrnn.recurrent_dropout(jaxrnn.gru(5), rate), jaxrnn.gru(5),
+    ),
+    "variational_dropout": (
+        lambda rate: jaxrnn.variational_dropout(jaxrnn.lstm(5), rate), jaxrnn.lstm(5),
+    ),
+}  # fmt: skip
 every_one = pytest.mark.parametrize("name", RANDOM)
+
+
+def check_gradients(loss, *args):
+    """Gradients are those of finite differences."""
+    along = jax.tree.map(lambda a: jax.random.normal(KEY, a.shape), args)
+    moved = lambda h: jax.tree.map(lambda a, d: a + h * d, args, along)
+    slope = (loss(*moved(1e-5)) - loss(*moved(-1e-5))) / 2e-5
+    grads = jax.jit(jax.grad(loss, tuple(range(len(args)))))(*args)
+    came = sum((g * d).sum() for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(along)))
+    np.testing.assert_allclose(came, slope, rtol=1e-6)
 
 
 @every_one
@@ -57,12 +74,89 @@ def test_forward_and_backward_draw_the_same(name):
         state, ys = run(cell, KEY, xs, params, starts=STARTS)
         return jnp.sin(ys).sum()
 
-    along = jax.tree.map(lambda a: jax.random.normal(KEY, a.shape), (params, XS))
-    moved = lambda h: jax.tree.map(lambda a, d: a + h * d, (params, XS), along)
-    slope = (loss(*moved(1e-5)) - loss(*moved(-1e-5))) / 2e-5
-    grads = jax.jit(jax.grad(loss, (0, 1)))(params, XS)
-    came = sum((g * d).sum() for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(along)))
-    np.testing.assert_allclose(came, slope, rtol=1e-6)
+    check_gradients(loss, params, XS)
+
+
+@pytest.mark.parametrize("inner", (jaxrnn.lstm(200), jaxrnn.gru(200, reset_after=False)))
+def test_zoneout_keeps_units(inner):
+    """Each unit's new value is the old one or the cell's; about as many are kept as asked for."""
+    cell = jaxrnn.zoneout(inner, 0.25)
+    params = cell.init(jax.random.key(0), 3)
+    before = run(cell, params=params)[0]
+    (after, count), y = cell.step(params, before, XS[0], KEY)
+    new, _ = inner.step(params, before[0], XS[0])
+    assert (count == 7).all() and (y == after[0]).all()
+    masks = []
+    for old, now, fresh in zip(before[0], after, new):
+        kept = np.array(now == old)
+        assert (kept | (now == fresh)).all() and abs(kept.mean() - 0.25) < 0.05
+        masks.append(kept)
+    assert len({mask.tobytes() for mask in masks}) == len(masks), "each array draws apart"
+    assert len({row.tobytes() for row in masks[0]}) == 4, "rows draw apart"
+    later = cell.step(params, (before[0], before[1] + 1), XS[0], KEY)[0][0][0]
+    assert ((later == before[0][0]) != masks[0]).any(), "steps draw apart"
+
+
+def test_zoneout_of_one_array_leaves_the_others():
+    cell = jaxrnn.zoneout(jaxrnn.lstm(20), (0.0, 0.5))
+    params = cell.init(jax.random.key(0), 3)
+    before = run(cell, params=params)[0]
+    (h, c), _ = cell.step(params, before, XS[0], KEY)[0]
+    new = jaxrnn.lstm(20).step(params, before[0], XS[0])[0]
+    np.testing.assert_array_equal(h, new[0])
+    assert 0.3 < (c == new[1]).mean() < 0.7
+
+
+@pytest.mark.parametrize("per", ("step", "sequence"))
+def test_recurrent_dropout_drops_what_is_added(per):
+    """Where g is dropped, c = f c: by a cell that forgets nothing, c stays."""
+    cell = jaxrnn.recurrent_dropout(jaxrnn.lstm(200, forget_bias=1e3), 0.25, per=per)
+    params = cell.init(jax.random.key(0), 3)
+    bare, dropped, before, old = jaxrnn.lstm(200), [], cell.initial_state(params, (4,)), 0
+    for x in XS:
+        before, _ = cell.step(params, before, x, KEY)
+        c = np.array(before[0][1])
+        dropped.append(c == old)
+        old = c
+    assert abs(np.mean(dropped) - 0.25) < 0.03
+    assert np.array_equal(dropped[0], dropped[1]) == (per == "sequence")
+    assert len({row.tobytes() for row in dropped[0]}) == 4, "rows draw apart"
+    state = (jnp.zeros((4, 200)),) * 2
+    wanted = bare.step(params, state, XS[0])[0][1]
+    came = cell.step(params, cell.initial_state(params, (4,)), XS[0], KEY)[0][0][1]
+    kept = ~dropped[0]
+    np.testing.assert_allclose(came[kept], wanted[kept] / 0.75, rtol=1e-12)
+
+
+CANDIDATES = (
+    jaxrnn.lstm(5),
+    jaxrnn.lstm(5, peepholes=True, coupled=True),
+    jaxrnn.gru(5),
+    jaxrnn.ugrnn(5),
+    jaxrnn.janet(5),
+    jaxrnn.ligru(5),
+)
+
+
+@pytest.mark.parametrize("inner", CANDIDATES, ids=str)
+def test_where_all_is_dropped_zero_stays_zero(inner):
+    cell = jaxrnn.recurrent_dropout(inner, 1.0)
+    (state, _), ys = run(cell, KEY)
+    assert not any(a.any() for a in (*state, ys)) and run(cell)[1].any()
+
+
+def test_variational_dropout_is_one_mask_of_h():
+    """The same at every step: as with rows of the recurrent weights zeroed, row by row."""
+    cell, bare = jaxrnn.variational_dropout(jaxrnn.gru(4), 0.5), jaxrnn.gru(4)
+    params = cell.init(jax.random.key(0), 3)
+    ys = run(cell, KEY, params=params, starts=STARTS)[1]
+    found = 0
+    for bits in range(16):
+        mask = np.array([bits >> i & 1 for i in range(4)]) * 2.0
+        one = params | {"r": params["r"] * mask[:, None, None]}
+        same = np.isclose(run(bare, params=one, starts=STARTS)[1], ys, rtol=1e-9, atol=0)
+        found += same.all((0, 2)).sum()
+    assert found == 4, "each row is the cell with one of the masks"
 
 
 def test_weight_dropout_is_a_mask_of_the_weights():
@@ -82,3 +176,30 @@ def test_weight_dropout_is_a_mask_of_the_weights():
     assert jaxrnn.explain(cell, params, XS, key=KEY).choices == (
         jaxrnn.explain(jaxrnn.lstm(40), params, XS).choices
     )
+
+
+@pytest.mark.parametrize("inner", ("fused", "lifted", "stack"))
+def test_learned_state(inner):
+    """Where it begins, and again at every start; kernels keep running where they can."""
+    inner = {
+        "fused": jaxrnn.lstm(5),
+        "lifted": jaxrnn.gru(5, reset_after=False),
+        "stack": jaxrnn.stack(jaxrnn.elman(5), jaxrnn.dropout(0.5)),
+    }[inner]
+    cell = jaxrnn.learned_state(inner)
+    params = cell.init(jax.random.key(0), 3)
+    bare = params["cell"]
+    np.testing.assert_array_equal(run(cell, params=params)[1], run(inner, params=bare)[1])
+    params["state"] = {n: a + 0.5 for n, a in params["state"].items()}
+    first = cell.initial_state(params, (4,))
+    starts = jnp.zeros((6, 4), bool).at[3].set(True)
+    ys = run(cell, params=params, starts=starts)[1]
+    halves = [run(inner, params=bare, xs=xs, state=first)[1] for xs in (XS[:3], XS[3:])]
+    np.testing.assert_allclose(ys, jnp.concatenate(halves), rtol=1e-12)
+    for options in ({}, {"starts": STARTS}, {"starts": STARTS, "reverse": True}):
+        loss = lambda params: jnp.sin(run(cell, params=params, **options)[1]).sum()  # noqa: B023
+        check_gradients(loss, params)
+        assert all(g.any() for g in jax.tree.leaves(jax.grad(loss)(params)["state"]))
+    if inner == jaxrnn.lstm(5):
+        explained = jaxrnn.explain(cell, params, XS, starts=STARTS)
+        assert explained.choices == jaxrnn.explain(inner, bare, XS, starts=STARTS).choices

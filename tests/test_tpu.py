@@ -54,6 +54,12 @@ def small_tiles(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.fixture
+def small_blocks(small_tiles, monkeypatch):
+    monkeypatch.setattr("jaxrnn.recurrence.tpu.lanes.MOST", 1)
+    jax.clear_caches()
+
+
 @every_direction
 @pytest.mark.parametrize("batch", ((5,), (16,), (3, 7)), ids=str)
 @pytest.mark.parametrize("name", ("lstm", "gru"))
@@ -83,6 +89,11 @@ def test_empty_lanes_do_not_reach_a_weight(x64):
     check(e)
 
 
+def test_empty_lanes_of_a_block_do_not_reach_a_weight(x64, small_blocks):
+    cell = jaxrnn.gated(reciprocal_update, gates=1, bias=(30.0,))(130)
+    check(cases.example(cases.Case(lambda hidden: cell), cases.Shape(3, (2,), 3, 130)))
+
+
 @pytest.mark.parametrize(
     ("hidden", "heads", "wanted"),
     [
@@ -97,8 +108,8 @@ def test_empty_lanes_do_not_reach_a_weight(x64):
     ],
 )
 def test_lanes(hidden, heads, wanted):
-    found = lanes(hidden, heads)
-    assert tuple(found) == wanted and found.width % LANES == 0
+    found = lanes(hidden, 2, heads)
+    assert found[:3] == wanted and found.width % LANES == 0 and found.blocks == 1
     a = np.random.default_rng(0).normal(size=(2, 3 * hidden)).astype(np.float32)
     assert (found.gather(found.spread(a)) == a).all()
     gates, width = 2, hidden // heads
@@ -111,6 +122,49 @@ def test_lanes(hidden, heads, wanted):
     came = found.gather(jnp.asarray(came.reshape(2, -1)))
     wanted = np.einsum("bnd,ndge->bgne", h.reshape(2, heads, width), r).reshape(2, -1)
     np.testing.assert_allclose(came, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "gates", "heads", "wanted"),
+    [
+        (1408, 4, 1, (1408, 1408, 1)),
+        (2048, 2, 1, (2048, 2048, 1)),
+        (2048, 4, 1, (2048, 1024, 2)),
+        (2048, 3, 1, (2048, 1024, 2)),
+        (1500, 4, 1, (1536, 768, 2)),
+        (2176, 4, 1, (2304, 1152, 2)),  # 17 registers have no divisor
+        (4096, 4, 2, (2048, 1024, 4)),
+        (8192, 4, 16, (512, 8192, 1)),  # of heads that are not wide
+        (300, 100, 1, (384, 128, 3)),
+    ],
+)
+def test_blocks(hidden, gates, heads, wanted):
+    found = lanes(hidden, gates, heads)
+    assert (found.width, found.block, found.blocks) == wanted
+
+
+@every_direction
+@pytest.mark.parametrize("name", ("lstm", "gru", "peephole", "lstm_heads"))
+def test_blocks_of_units(x64, small_blocks, name, reverse):
+    """Several blocks, the last one with empty lanes; each sees the state as it was before."""
+    heads = GATED[name].heads
+    e = cases.example(GATED[name], cases.Shape(6, (5,), 3, 200 * heads))
+    problem, operands = _given(e.cell, e.xs.shape)
+    assert layout.Layout(problem, operands, Target("cpu")).lanes.blocks == 2 * heads
+    check(e, mask=e.mask, starts=e.starts, reverse=reverse)
+    if not reverse:
+        check(e)
+
+
+def test_blocks_of_units_where_the_input_is_projected(x64, small_blocks):
+    e = cases.example(GATED["lstm"], cases.Shape(5, (16,), 3, 130))
+    check(e)
+
+
+def test_blocks_leave_room_for_rows():
+    given = _given(jaxrnn.lstm(2048), (32, 256, 2048), jnp.bfloat16)
+    found = layout.Layout(*given, Target("tpu", "TPU v6 lite"))
+    assert found.forward[:2] == found.backward[:2] == (128, 2)
 
 
 def test_an_ensemble(x64):

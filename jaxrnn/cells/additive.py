@@ -112,9 +112,10 @@ def cfn(hidden, *, heads=1, residuals="gates"):
 
     >>> cell = jaxrnn.cfn(hidden=4)
     >>> params = cell.init(jax.random.key(0), 2)
-    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
-    >>> ys.shape, params["r"].shape
-    ((7, 3, 4), (4, 2, 4))
+    >>> params["b"][:, 0]
+    Array([ 1., -1.,  0.], dtype=float32)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))[1].shape
+    (7, 3, 4)
     """
     make = gated(cfn_update, gates=3, bias=(1.0, -1.0, 0.0), recurrent=(0, 1))
     return make(hidden, heads=heads, residuals=residuals)
@@ -132,8 +133,8 @@ def star(hidden, *, heads=1, residuals="gates"):
         k = sigmoid(W x + R h + b)                z = tanh(W_z x + b_z)
         h = tanh((1 - k) * h + k * z)
 
-    These are the paper's equations. Its released code has 1 - k and k apart by a constant inside
-    their sigmoids, as JANET has them, and begins the bias at random.
+    These are the paper's equations. Its released code subtracts a constant in one of the two
+    places where it takes k's sigmoid, as JANET does, and begins k's bias as a random number.
 
     Args:
       hidden: H, the size of the state and the output.

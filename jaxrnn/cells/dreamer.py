@@ -14,12 +14,12 @@ from jaxrnn.normal import normalised
 def dreamer_gru(hidden, *, heads=1, epsilon=1e-3):
     """The GRU of DreamerV2 and V3 (Hafner et al. 2020, arXiv:2010.02193; 2023, arXiv:2301.04104).
 
-        r, n, z = (LN(W x + R h)) * scale + bias        over all 3 H together
+        r, n, z = LN(W x + R h) * scale + bias          over all 3 H together
         n = tanh(sigmoid(r) * n)      h = h + sigmoid(z - 1) * (n - h)
 
-    That is the layer of V2 and of V3's first version, whose product has no bias before the
-    normalisation; V2's has one. V3's later version has layers of its own before R, block-diagonal,
-    and none after: it normalises elsewhere, by the root mean square.
+    So in V2, which has one more bias before the normalisation, and in V3 as first published. V3's
+    later code has block-diagonal layers with a norm (RMS) before the gates' product and none after
+    it: another model, of which ``heads`` is the shape of R.
 
     Args:
       hidden: H, the size of the state and the output.

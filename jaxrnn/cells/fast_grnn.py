@@ -40,9 +40,10 @@ def fast_grnn(hidden, *, heads=1, residuals="gates"):
 
     >>> cell = jaxrnn.fast_grnn(hidden=4)
     >>> params = cell.init(jax.random.key(0), 2)
-    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
-    >>> ys.shape, params["zeta"]
-    ((7, 3, 4), Array(1., dtype=float32))
+    >>> float(params["zeta"]), float(params["nu"])
+    (1.0, -4.0)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))[1].shape
+    (7, 3, 4)
     """
     inner = _separate(hidden, heads=heads, residuals=residuals)
     spec = parameters.gated(hidden, 1, heads) | {

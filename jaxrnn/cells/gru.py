@@ -11,10 +11,10 @@ from jaxrnn.lifted import lifted
 from jaxrnn.loop import split
 
 
-def gru_update(state, x, r, rb):
+def gru_update(state, x, r, rb, drop=lambda n: n):
     (h,), (xr, xz, xn), (rr, rz, rn) = state, x, r
     z = sigmoid(xz + rz)
-    n = tanh(xn + sigmoid(xr + rr) * (rn + rb))
+    n = drop(tanh(xn + sigmoid(xr + rr) * (rn + rb)))
     return (n + z * (h - n),)
 
 

@@ -14,7 +14,7 @@ from jaxrnn.normal import normalised
 
 @constructor
 def layer_norm_lstm(hidden, *, forget_bias=1.0, per_gate=False, epsilon=1e-5):
-    """LSTM with layer normalisation (Ba et al. 2016, arXiv:1607.06450, equations 20 to 22).
+    """LSTM with layer normalisation (Ba et al. 2016, arXiv:1607.06450).
 
         a = LN(W x) * sw + LN(R h) * sr + b             LN(z) = (z - mean) / sqrt(variance + eps)
         i, f, o = sigmoid(a)      g = tanh(a_g)
@@ -59,7 +59,7 @@ def layer_norm_lstm(hidden, *, forget_bias=1.0, per_gate=False, epsilon=1e-5):
 
 @constructor
 def layer_norm_gru(hidden, *, per_gate=False, epsilon=1e-5):
-    """GRU with layer normalisation, as in Haste (github.com/lmnt-com/haste).
+    """GRU with layer normalisation (as in Haste, LMNT 2020, github.com/lmnt-com/haste).
 
         x_r, x_z, x_n = LN(W x) * sw + b     LN(z) = (z - mean) / sqrt(variance + eps)
         r_r, r_z, r_n = LN(R h) * sr

@@ -6,9 +6,9 @@ from jaxrnn.cell import constructor
 from jaxrnn.gated import gated
 
 
-def ligru_update(state, x, r):
+def ligru_update(state, x, r, drop=lambda g: g):
     (h,), (xz, xn), (rz, rn) = state, x, r
-    n = relu(xn + rn)
+    n = drop(relu(xn + rn))
     return (n + sigmoid(xz + rz) * (h - n),)
 
 

@@ -9,7 +9,7 @@ from jaxrnn.cells.state_space import state_space
 
 
 @constructor
-def lru(hidden, *, state, r_min=0.0, r_max=1.0, max_phase=6.28):
+def lru(hidden, *, state=None, r_min=0.0, r_max=1.0, max_phase=6.28):
     """The linear recurrent unit (Orvieto et al. 2023, arXiv:2303.06349).
 
         a = exp(-exp(nu) + i exp(theta))
@@ -17,7 +17,7 @@ def lru(hidden, *, state, r_min=0.0, r_max=1.0, max_phase=6.28):
 
     Args:
       hidden: H, the size of the input and of the output.
-      state: N, how many complex numbers the state has.
+      state: N, how many complex numbers the state has; None for H.
       r_min, r_max: the factors ``a`` begin at radii between these, evenly over the ring's area.
       max_phase: and at phases from 0 to this.
 
@@ -40,6 +40,7 @@ def lru(hidden, *, state, r_min=0.0, r_max=1.0, max_phase=6.28):
         raise ValueError(f"r_min, r_max: got {r_min}, {r_max}, want 0 <= r_min < r_max <= 1")
     if not max_phase > 0:
         raise ValueError(f"max_phase: got {max_phase}, want a positive number")
+    state = hidden if state is None else state
     spec = {
         "nu": ((state,), lambda *given: _log_radius(_uniform(*given), r_min, r_max)),
         "theta": ((state,), lambda *given: jnp.log(max_phase * _uniform(*given))),

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from jaxrnn import arguments, parameters
 from jaxrnn.cell import constructor
-from jaxrnn.cells.lstmp import projected
+from jaxrnn.cells.lstmp import lstmp
 from jaxrnn.gated import gated
 
 
 @functools.cache
 def _update(gates, cell_clip, activation, gate_activation):
-    def lstm_update(state, x, r, **peephole):
+    def lstm_update(state, x, r, drop=lambda g: g, **peephole):
         (_, c), enters = state, dict(zip(gates, map(operator.add, x, r)))
 
         def gate(name, seen):
@@ -23,7 +23,7 @@ def _update(gates, cell_clip, activation, gate_activation):
 
         f = gate("f", c)
         i = gate("i", c) if "i" in enters else 1 - f
-        c = f * c + i * activation(enters["g"])
+        c = f * c + i * drop(activation(enters["g"]))
         c = c if cell_clip is None else jnp.clip(c, -cell_clip, cell_clip)
         return gate("o", c) * activation(c), c
 
@@ -88,7 +88,7 @@ def lstm(
     bias = [forget_bias if gate == "f" else 0.0 for gate in gates]
     unit = {f"p{gate}": parameters.zeros for gate in gates if gate != "g" and peepholes}
     if projection is not None:
-        return projected(
+        return lstmp(
             update, bias, unit, hidden, projection, heads=heads, residuals=residuals
         )  # fmt: skip
     make = gated(update, gates=len(gates), states=2, bias=bias, unit=unit)

@@ -5,7 +5,7 @@ from jaxrnn.lifted import lifted
 from jaxrnn.loop import split
 
 
-def projected(update, bias, unit, hidden, projection, *, heads, residuals):
+def lstmp(update, bias, unit, hidden, projection, *, heads, residuals):
     """The cell of an LSTM's ``update`` with a linear map of h to fewer units.
 
     That map is what recurs and what is the output; c keeps its size. Its product comes after that

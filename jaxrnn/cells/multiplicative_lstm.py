@@ -28,6 +28,8 @@ def multiplicative_lstm(hidden, *, forget_bias=1.0):
 
     >>> cell = jaxrnn.multiplicative_lstm(hidden=4)
     >>> params = cell.init(jax.random.key(0), 2)
+    >>> params["b"][:, 0]
+    Array([0., 1., 0., 0.], dtype=float32)
     >>> (h, c), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
     >>> ys.shape, h.shape
     ((7, 3, 4), (3, 4))

@@ -35,9 +35,10 @@ def rhn(hidden, *, depth=4, coupled=True, transform_bias=-2.0):
 
     >>> cell = jaxrnn.rhn(hidden=4, depth=3)
     >>> params = cell.init(jax.random.key(0), 2)
-    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))
-    >>> ys.shape, params["r"].shape
-    ((7, 3, 4), (4, 6, 4))
+    >>> params["r"].shape, params["b"][:, 0].tolist()
+    ((4, 6, 4), [0.0, -2.0, 0.0, -2.0, 0.0, -2.0])
+    >>> jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))[1].shape
+    (7, 3, 4)
     """
     hidden, depth = arguments.size("hidden", hidden), arguments.size("depth", depth)
     gates = 2 if coupled else 3

@@ -15,7 +15,14 @@ from jaxrnn.cells.state_space import state_space
 
 @constructor
 def s5(
-    hidden, *, state, blocks=1, discretization="zoh", dt_min=0.001, dt_max=0.1, clip_eigs=False
+    hidden,
+    *,
+    state=None,
+    blocks=1,
+    discretization="zoh",
+    dt_min=0.001,
+    dt_max=0.1,
+    clip_eigs=False,
 ):
     """The simplified state space layer, S5 (Smith et al. 2023, arXiv:2208.04933).
 
@@ -31,7 +38,7 @@ def s5(
 
     Args:
       hidden: H, the size of the input and of the output.
-      state: N, how many complex numbers the state has.
+      state: N, how many complex numbers the state has; None for H.
       blocks: J, how many HiPPO-N matrices the states begin at; a divisor of N.
       discretization: "zoh" (zero-order hold) or "bilinear".
       dt_min, dt_max: steps begin between these, evenly in their logarithm.
@@ -52,6 +59,7 @@ def s5(
     >>> ys.shape, h.shape, h.dtype
     ((7, 3, 2), (3, 8), dtype('complex64'))
     """
+    state = hidden if state is None else state
     state, blocks = arguments.size("state", state), arguments.size("blocks", blocks)
     if state % blocks:
         raise ValueError(f"blocks: got {blocks}, want a divisor of state={state}")

@@ -82,10 +82,10 @@ def gradient(a, d, w, dtype, total, bilinear=None):
     """What ``product`` gives back to its weight, of all steps and rows at once.
 
     A product over several axes, not over one made of them: merging time with a batch that is
-    divided among devices would gather the batch.
+    divided among devices would gather the batch. Where ``bilinear`` merges them, time comes last.
     """
     if bilinear is not None:
-        a, d = a.astype(dtype), d.astype(total)
+        a, d = (jnp.moveaxis(f, 0, -2) for f in (a.astype(dtype), d.astype(total)))
         return jax.linear_transpose(lambda w: bilinear(a, w, total), w.astype(dtype))(d)[0]
     a, d = a.astype(dtype), d.astype(dtype)
     leading = tuple(range(a.ndim - 1))

@@ -4,10 +4,11 @@ from jaxrnn.recurrence.problem import Operands, Problem, project, recurrent, spl
 from jaxrnn.scan import scan
 
 
-def step(problem: Problem, operands: Operands, state, x):
-    """One step: state of [B, H], x [B, I] -> (state, y [B, H])."""
+def step(problem: Problem, operands: Operands, state, x, h=None):
+    """One step: state of [B, H], x [B, I] -> (state, y [B, H]). ``h`` is what recurs, if given."""
+    h = state[0] if h is None else h
     xg = split(project(x, operands), problem.gates)
-    rg = split(recurrent(state[0], operands), problem.gates)
+    rg = split(recurrent(h, operands), problem.gates)
     unit = {name: spread(u, state[0]) for name, u in operands.unit.items()}
     new = tuple(problem.update(state, xg, rg, **unit))
     return new, new[0].astype(x.dtype)

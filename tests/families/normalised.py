@@ -37,7 +37,7 @@ def products(params, h, x):
 
 
 def layer_norm_lstm(per_gate):
-    """Ba et al. 2016, equations 20 to 22."""
+    """Ba et al. 2016."""
 
     def step(params, state, x):
         h, c = state

@@ -8,7 +8,7 @@ import jaxrnn
 
 
 def convolved(x, w, shape, stride=1, dilation=1):
-    """Places of x [S * C], w [*kernel, C, G, H] -> [G, P * H], a sum over taps."""
+    """x [S * C] with w [*kernel, C, G, H] -> [G, P * H]: a sum over the taps that meet a place."""
     x, kernel = x.reshape(*shape, -1), np.array(w.shape[: len(shape)])
     out = -(-np.array(shape) // stride)
     missing = (out - 1) * stride + (kernel - 1) * dilation + 1 - shape

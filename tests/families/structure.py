@@ -1,5 +1,8 @@
 """Cells made of other cells."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import truth
@@ -38,6 +41,68 @@ def positive(params, state, x):
     return state, state[0]
 
 
+def zoneout(params, state, x):
+    """Without a key: the expectation. The counter of steps goes through."""
+    *old, count = state
+    new = truth.lstm(params, old, x)
+    h, c = (p * a + (1 - p) * b for p, a, b in zip((0.25, 0.5), old, new))
+    return (h, c, count + 1), h
+
+
+def counted(step):
+    def with_count(params, state, x):
+        new = step(params, state[:-1], x)
+        return (*new, state[-1] + 1), new[0]
+
+    return with_count
+
+
+REAL = np.array([True, True, False, True, False])
+
+
+def remembered(params, key):
+    return jaxrnn.remember(params["cell"], params["memory"], mask=REAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Remembering:
+    """The parameters of a cell and a memory."""
+
+    cell: object
+    features: int
+
+    def __call__(self, key, in_size):
+        memory = jax.random.normal(key, (len(REAL), self.features))
+        return {"cell": self.cell.init(key, in_size), "memory": memory}
+
+
+def _attentive(cell, features, **options):
+    cell = jaxrnn.attentive(cell, features, **options)
+    return jaxrnn.with_params(cell, remembered, Remembering(cell, features))
+
+
+def read(memory, score):
+    real = [m for m, r in zip(memory, REAL) if r]
+    scores = np.exp(np.array([score(m) for m in real]))
+    return sum(s * m for s, m in zip(scores / scores.sum(), real))
+
+
+def bahdanau(params, state, x):
+    params, memory = params["cell"], params["memory"]
+    q, k, v = (params[n] for n in ("query", "key", "v"))
+    context = read(memory, lambda m: v @ np.tanh(state[0] @ q + m @ k))
+    state = truth.lstm(params["cell"], state, np.concatenate([x, context]))
+    return state, np.concatenate([state[0], context])
+
+
+def luong(params, state, x):
+    (h, a), params, memory = state, params["cell"], params["memory"]
+    (h,) = truth.gru(params["cell"], (h,), np.concatenate([x, a]))
+    context = read(memory, lambda m: h @ (m @ params["key"] if "key" in params else m))
+    a = np.tanh(np.concatenate([context, h]) @ params["combine"])
+    return (h, a), a
+
+
 ROWS = {
     "parallel": Case(lambda h: jaxrnn.parallel(jaxrnn.elman(h), jaxrnn.gru(h)), parallel),
     "parallel_product": Case(
@@ -51,6 +116,29 @@ ROWS = {
         lambda h: jaxrnn.stack(jaxrnn.elman(h), jaxrnn.highway(jaxrnn.gru(h))), highway
     ),
     "with_params": Case(lambda h: jaxrnn.with_params(jaxrnn.gru(h), _positive), positive),
+    "zoneout": Case(lambda h: jaxrnn.zoneout(jaxrnn.lstm(h), (0.25, 0.5)), zoneout, ()),
+    "zoneout_lifted": Case(
+        lambda h: jaxrnn.zoneout(jaxrnn.gru(h, reset_after=False), 0.25), faster=()
+    ),
+    "recurrent_dropout": Case(
+        lambda h: jaxrnn.recurrent_dropout(jaxrnn.lstm(h), 0.5), counted(truth.lstm), ()
+    ),
+    "recurrent_dropout_sequence": Case(
+        lambda h: jaxrnn.recurrent_dropout(jaxrnn.gru(h), 0.5, per="sequence"), faster=()
+    ),
+    "variational_dropout": Case(
+        lambda h: jaxrnn.variational_dropout(jaxrnn.gru(h), 0.5), truth.first(truth.gru), ()
+    ),
+    "learned_state": Case(lambda h: jaxrnn.learned_state(jaxrnn.lstm(h))),
+    "learned_state_scanned": Case(
+        lambda h: jaxrnn.learned_state(jaxrnn.stack(jaxrnn.elman(h), jaxrnn.dropout(0.5))),
+        faster=(),
+    ),
+    "attentive": Case(lambda h: _attentive(jaxrnn.lstm(h), 4, size=7), bahdanau, ()),
+    "attentive_general": Case(
+        lambda h: _attentive(jaxrnn.gru(h), 4, score="general", size=5), luong, ()
+    ),
+    "attentive_dot": Case(lambda h: _attentive(jaxrnn.gru(h), h, score="dot"), luong, ()),
     "weight_dropout": Case(lambda h: jaxrnn.weight_dropout(jaxrnn.lstm(h), 0.5)),
 }
 

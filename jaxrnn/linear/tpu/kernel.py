@@ -203,7 +203,7 @@ def _call(layout, name, kernel, ins, outs, flags, *, backwards):
     return mosaic.call(
         lambda ref, out: kernel(ref, out, _Chunk(layout, size, backwards, dtype)),
         (ins,),
-        name=name,  # in a profile
+        name=f"{name}_{rows}x{lanes}x{size}x{_GROUP}",  # in a profile; benchmarks read it
         grid=(pl.cdiv(layout.rows, rows), pl.cdiv(layout.lanes, lanes), chunks),
         in_specs=({name: [specs[name]] * len(number) for name, number in ins.items()},),
         out_specs={name: [specs[name]] * len(types) for name, types in outs.items()},

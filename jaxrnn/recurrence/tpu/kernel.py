@@ -3,6 +3,10 @@
 A kernel runs on a grid of tiles of the batch and, innermost, chunks of time, one after the other.
 The recurrent weights are loaded into VMEM once and stay. The chunks of all arrays over time come
 and go while others are worked on. The state lives in VMEM, where the final state will be.
+
+A step works on all units at once, or, where that makes code too long to compile, on a block of
+them after another (``Lanes.block``). In between, the state is in registers or, with blocks, in
+VMEM: a block is then taken out of it and put back.
 """
 
 import functools
@@ -16,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxrnn import mosaic
 from jaxrnn.recurrence.packed import Packing
-from jaxrnn.recurrence.tpu.lanes import Lanes
+from jaxrnn.recurrence.tpu.lanes import LANES, Lanes
 from jaxrnn.recurrence.tpu.tiles import Tiles
 
 
@@ -70,7 +74,7 @@ def forward(plan, arrays, y, *, save, first_kept):
 
         x        [T, B, I]; without ``w``, the gates' input part, [T, B, G * all]
         w        [I, G * all] and the bias [1, G * all], or none
-        r        [heads, width, G * width]
+        r        ``Lanes.recurrent``
         unit     [1, all] each
         state    [B, all] each
         initial  the same, or none without starts
@@ -94,49 +98,73 @@ def forward(plan, arrays, y, *, save, first_kept):
         "states": [_over_time(plan)] * kept * bool(save),
     }
 
-    def kernel(ref, out, *scratch):
+    def kernel(ref, out, gates_in=None, h=None):
         @pl.when(pl.program_id(1) == 0)
         def _():
-            for place, state in zip(out["final"], ref["state"], strict=True):
-                place[...] = state[...]
+            _put(out["final"], _get(ref["state"]))
 
-        gates_in = ref["x"][0]
         if projects:
-            (gates_in,) = scratch
             _project(plan, ref["x"][0], *ref["w"], gates_in)
-        unit = _unit(plan, ref["unit"])
+        else:
+            (gates_in,) = ref["x"]
         (r,) = ref["r"]
 
-        def step(k, state):
-            real, start = _flag(plan, ref["flags"], k, starts)
-            if starts:
-                first = zip(ref["initial"], state, strict=True)
-                state = [jnp.where(start, i[...], s) for i, s in first]
-            heads = enumerate(_heads(plan, state[0]))
-            recurrent = [_dot(h.astype(plan.product), r[n], plan) for n, h in heads]
-            packed = packing.pack(gates_in[k].astype(plan.state), _by_gate(plan, recurrent))
+        def begin(start, state):
+            if not starts:
+                return state
+            first = zip(ref["initial"], state, strict=True)
+            return [jnp.where(start, i[...], s) for i, s in first]
+
+        def block(k, q, real, unit, recurrent, state):
+            gates = _read(plan, gates_in, k, q).astype(plan.state)
+            packed = packing.pack(gates, recurrent)
             new = packing.update(tuple(state), packed, unit)
-            new = [_without_empty(plan, new[0]), *new[1:]]
+            new = [_without_empty(plan, new[0], q), *new[1:]]
             for place, part in zip(out["gates"], jax.tree.leaves(packed)):
-                place[k] = part
+                _write(plan, place, k, q, part)
             for place, s in zip(out["states"], state[first_kept:]):
-                place[k] = s
+                _write(plan, place, k, q, s)
             ys = new[0]
             if real is not None:
                 ys = jnp.where(real, ys, 0)
-                new = [jnp.where(real, n, s) for n, s in zip(new, state, strict=True)]
-            out["ys"][0][k] = ys.astype(y)
+                new = _if_real(real, new, state)
+            _write(plan, out["ys"][0], k, q, ys.astype(y))
             return new
 
-        state = _loop(plan, plan.reverse, step, [s[...] for s in out["final"]])
-        for place, s in zip(out["final"], state, strict=True):
-            place[...] = s
+        def step(k, state):
+            real, start = _flag(plan, ref["flags"], k, starts)
+            state = begin(start, state)
+            heads = enumerate(_heads(plan, state[0]))
+            recurrent = [_dot(h.astype(plan.product), r[n], plan) for n, h in heads]
+            return block(k, 0, real, unit, _by_gate(plan, recurrent), state)
 
-    name, scratch = f"recur_forward_{tiles.rows}x{tiles.steps}", []
+        def step_by_blocks(k, _):
+            if starts:
+                _, start = _flag(plan, ref["flags"], k, starts)
+                _put(out["final"], begin(start, _get(out["final"])))
+            # What all blocks see, while each replaces its own part of the state.
+            h[...] = out["final"][0][...].astype(plan.product)
+
+            def some(q, at, state):
+                real, _ = _flag(plan, ref["flags"], k, starts, lanes.block)
+                recurrent = _dot(h[:, _head(plan, q)], r[q], plan)
+                return block(k, q, real, _unit(plan, ref["unit"], at), recurrent, state)
+
+            _by_block(plan, some, out["final"])
+
+        if lanes.blocks == 1:
+            unit = _unit(plan, ref["unit"])
+            _put(out["final"], _loop(plan, plan.reverse, step, _get(out["final"])))
+        else:
+            _loop(plan, plan.reverse, step_by_blocks, None)
+
+    name, scratch = f"recur_forward_{tiles.rows}x{tiles.steps}", {}
     if projects:
         name += f"x{tiles.group}"
         gates = tiles.steps, tiles.rows, packing.problem.gates * lanes.all
-        scratch = [pltpu.VMEM(gates, plan.state)]
+        scratch["gates_in"] = pltpu.VMEM(gates, plan.state)
+    if lanes.blocks > 1:
+        scratch["h"] = pltpu.VMEM((tiles.rows, lanes.all), plan.product)
     return _call(plan, name, kernel, arrays, outs, plan.reverse, scratch)
 
 
@@ -149,7 +177,7 @@ def backward(plan, arrays, *, starts, used):
 
         gates    [T, B, n * all] each
         states   [T, B, all] each: before each step, those that are ``used``
-        r        [heads, G * width, width]: ``Lanes.transposed``
+        r        ``Lanes.transposed``
         unit     [1, all] each
         d_ys     one [T, B, all], or none
         d_state  [B, all] each
@@ -171,54 +199,77 @@ def backward(plan, arrays, *, starts, used):
         "d_gates": [_over_time(plan, n, plan.product) for n in packing.sizes],
     }
 
-    def kernel(ref, out):
+    def kernel(ref, out, through=None):
         @pl.when(pl.program_id(1) == 0)
         def _():
-            for place, d in zip(out["d_state"], ref["d_state"], strict=True):
-                place[...] = d[...]
+            _put(out["d_state"], _get(ref["d_state"]))
             for place in (*out["d_initial"], *out["d_unit"]):
                 place[...] = jnp.zeros_like(place)
 
-        unit = _unit(plan, ref["unit"])
         (r,) = ref["r"]
+
+        def block(k, q, real, unit, d_state, d_unit):
+            read = functools.partial(_read, plan, k=k, q=q)
+            saved = map(read, ref["states"])
+            zero = jnp.zeros((tiles.rows, lanes.block), plan.state)
+            state = tuple(next(saved) if u else zero for u in used)
+            packed, _ = packing.unflatten(map(read, ref["gates"]))
+            d_new = list(d_state)
+            if ref["d_ys"]:
+                d_new[0] = d_new[0] + read(ref["d_ys"][0]).astype(plan.state)
+            d_before, *others = packing.vjp(state, packed, unit)(tuple(d_new))
+            if real is not None:
+                others = jax.tree.map(lambda d: jnp.where(real, d, 0), others)
+            others = jax.tree.map(lambda d: _without_empty(plan, d, q), others)
+            d_before, d_packed, d_row = packing.gradients((d_before, *others))
+            d_packed = jax.tree.map(lambda d: d.astype(plan.product), d_packed)
+            for place, d in zip(out["d_gates"], jax.tree.leaves(d_packed), strict=True):
+                _write(plan, place, k, q, d)
+            d_unit = [a + d_row[name] for name, a in zip(plan.unit, d_unit)]
+            return d_before, d_unit, packing.recurrent_part(d_packed)
+
+        def end(start, d_before, d_initial):
+            if starts:
+                d_initial = [i + jnp.where(start, d, 0) for i, d in zip(d_initial, d_before)]
+                d_before = [jnp.where(start, 0, d) for d in d_before]
+            return d_before, d_initial
 
         def step(k, carry):
             d_state, d_initial, d_unit = carry
             real, start = _flag(plan, ref["flags"], k, starts)
-            saved = iter(ref["states"])
-            zero = jnp.zeros((tiles.rows, lanes.all), plan.state)
-            state = tuple(next(saved)[k] if u else zero for u in used)
-            packed, _ = packing.unflatten([g[k] for g in ref["gates"]])
-            d_new = list(d_state)
-            if ref["d_ys"]:
-                d_new[0] = d_new[0] + ref["d_ys"][0][k].astype(plan.state)
-            d_before, *others = packing.vjp(state, packed, unit)(tuple(d_new))
-            if real is not None:
-                others = jax.tree.map(lambda d: jnp.where(real, d, 0), others)
-            others = jax.tree.map(functools.partial(_without_empty, plan), others)
-            d_before, d_packed, d_row = packing.gradients((d_before, *others))
-            d_packed = jax.tree.map(lambda d: d.astype(plan.product), d_packed)
-            for place, d in zip(out["d_gates"], jax.tree.leaves(d_packed), strict=True):
-                place[k] = d
-            heads = enumerate(_by_head(plan, packing.recurrent_part(d_packed)))
+            d_before, d_unit, d_gates = block(k, 0, real, unit, d_state, d_unit)
+            heads = enumerate(_by_head(plan, d_gates))
             through = [_dot(_up_to(r.shape[1], d), r[n], plan) for n, d in heads]
-            through = jnp.concatenate(through, -1)
-            d_before = [d_before[0] + through, *d_before[1:]]
-            if real is not None:
-                d_before = [jnp.where(real, d, s) for d, s in zip(d_before, d_state, strict=True)]
-            if starts:
-                d_initial = [i + jnp.where(start, d, 0) for i, d in zip(d_initial, d_before)]
-                d_before = [jnp.where(start, 0, d) for d in d_before]
-            d_unit = [a + d_row[name] for name, a in zip(plan.unit, d_unit)]
-            return d_before, d_initial, d_unit
+            d_before = [d_before[0] + jnp.concatenate(through, -1), *d_before[1:]]
+            return *end(start, _if_real(real, d_before, d_state), d_initial), d_unit
 
-        places = out["d_state"], out["d_initial"], out["d_unit"]
-        carry = _loop(plan, backwards, step, jax.tree.map(lambda p: p[...], places))
-        for place, d in zip(jax.tree.leaves(places), jax.tree.leaves(carry), strict=True):
-            place[...] = d
+        def step_by_blocks(k, _):
+            through[...] = jnp.zeros_like(through)
 
-    name = f"recur_backward_{tiles.rows}x{tiles.steps}"
-    return _call(plan, name, kernel, arrays, outs, backwards)
+            def some(q, at, carry):
+                real, _ = _flag(plan, ref["flags"], k, starts, lanes.block)
+                d_before, d_unit, d_gates = block(k, q, real, _unit(plan, ref["unit"], at), *carry)
+                d_gates = _up_to(r.shape[1], d_gates)
+                through[:, _head(plan, q)] += _dot(d_gates, r[q], plan)
+                return _if_real(real, d_before, carry[0]), d_unit
+
+            _by_block(plan, some, (out["d_state"], out["d_unit"]))
+            _, start = _flag(plan, ref["flags"], k, starts)
+            d_before, d_initial = _get((out["d_state"], out["d_initial"]))
+            d_before[0] += through[...]  # it is zero where a step is not real
+            _put((out["d_state"], out["d_initial"]), end(start, d_before, d_initial))
+
+        if lanes.blocks == 1:
+            unit = _unit(plan, ref["unit"])
+            places = out["d_state"], out["d_initial"], out["d_unit"]
+            _put(places, _loop(plan, backwards, step, _get(places)))
+        else:
+            _loop(plan, backwards, step_by_blocks, None)
+
+    name, scratch = f"recur_backward_{tiles.rows}x{tiles.steps}", {}
+    if lanes.blocks > 1:
+        scratch["through"] = pltpu.VMEM((tiles.rows, lanes.all), plan.state)
+    return _call(plan, name, kernel, arrays, outs, backwards, scratch)
 
 
 # What both are made of.
@@ -237,9 +288,20 @@ def _over_time(plan, count=1, dtype=None):
     return jax.ShapeDtypeStruct(shape, dtype or plan.state)
 
 
-def _call(plan, name, kernel, arrays, outs, backwards, scratch=()):
-    """The results of ``kernel(ref, out, *scratch)``, as ``outs`` has them."""
+def _get(places):
+    return jax.tree.map(lambda place: place[...], places)
+
+
+def _put(places, values):
+    for place, value in zip(jax.tree.leaves(places), jax.tree.leaves(values), strict=True):
+        place[...] = value
+
+
+def _call(plan, name, kernel, arrays, outs, backwards, scratch):
+    """The results of ``kernel(ref, out, **scratch)``, as ``outs`` has them."""
     rows, steps, *_ = plan.tiles
+    if plan.lanes.blocks > 1:
+        name += f"_by_{plan.lanes.blocks}"
     chunks = pl.cdiv(plan.steps, steps)
 
     def timed(i, t):
@@ -301,20 +363,68 @@ def _loop(plan, backwards, step, carry):
     return lax.fori_loop(0, count, body, carry)
 
 
-def _flag(plan, refs, k, starts):
-    """Whether step k of a chunk is real, and a start, [rows, 1] each."""
+def _by_block(plan, block, places):
+    """``block(q, at, values) -> values`` of each block of ``places``, its lanes ``at``."""
+
+    def some(q, _):
+        at = _at(plan, q)
+        values = block(q, at, jax.tree.map(lambda place: place[:, at], places))
+        for place, value in zip(jax.tree.leaves(places), jax.tree.leaves(values), strict=True):
+            place[:, at] = value
+
+    lax.fori_loop(0, plan.lanes.blocks, some, None)
+
+
+def _at(plan, q, first=0):
+    """The lanes of block q, of those from ``first`` on."""
+    block = plan.lanes.block
+    return pl.ds(pl.multiple_of(first + q * block, LANES), block)
+
+
+def _head(plan, q):
+    """The lanes of the head of block q, as many as a product is taken over."""
+    lanes = plan.lanes
+    n = lax.div(q, lanes.width // lanes.block)
+    return pl.ds(pl.multiple_of(n * lanes.width, LANES), lanes.used)
+
+
+def _read(plan, place, k, q):
+    """Step k of an array over time; with blocks, of each of its gates the q-th."""
+    lanes = plan.lanes
+    if lanes.blocks == 1:
+        return place[k]
+    gates = range(0, place.shape[-1], lanes.all)
+    return jnp.concatenate([place[k, :, _at(plan, q, first)] for first in gates], -1)
+
+
+def _write(plan, place, k, q, a):
+    """The inverse of ``_read``."""
+    lanes = plan.lanes
+    if lanes.blocks == 1:
+        place[k] = a
+        return
+    for n in range(place.shape[-1] // lanes.all):
+        place[k, :, _at(plan, q, n * lanes.all)] = a[:, n * lanes.block : (n + 1) * lanes.block]
+
+
+def _flag(plan, refs, k, starts, lanes=None):
+    """Whether step k of a chunk is real, and a start: the same in all lanes of a row."""
     if not refs:
         return None, None
     bits = refs[0][...]
     here = lax.broadcasted_iota(jnp.int32, bits.shape, 1) == k
     flag = jnp.sum(jnp.where(here, bits, 0), axis=1, keepdims=True)
-    flag = jnp.broadcast_to(flag, (flag.shape[0], plan.lanes.all))
+    flag = jnp.broadcast_to(flag, (flag.shape[0], lanes or plan.lanes.all))
     return flag & REAL != 0, (flag & START != 0) if starts else None
 
 
-def _unit(plan, refs):
-    shape = (plan.tiles.rows, plan.lanes.all)
-    return {n: jnp.broadcast_to(u[...], shape) for n, u in zip(plan.unit, refs, strict=True)}
+def _if_real(real, new, old):
+    return new if real is None else [jnp.where(real, n, o) for n, o in zip(new, old, strict=True)]
+
+
+def _unit(plan, refs, at=slice(None)):
+    shape = (plan.tiles.rows, plan.lanes.block)
+    return {n: jnp.broadcast_to(u[:, at], shape) for n, u in zip(plan.unit, refs, strict=True)}
 
 
 def _heads(plan, h):
@@ -352,12 +462,13 @@ def _up_to(lanes, a):
     return jnp.concatenate([a, jnp.zeros((a.shape[0], empty), a.dtype)], -1) if empty else a
 
 
-def _without_empty(plan, a):
+def _without_empty(plan, a, q):
     """Zero in the empty lanes: whatever an update makes of nothing must not meet a weight."""
     lanes = plan.lanes
     if lanes.full:
         return a
-    lane = lax.broadcasted_iota(jnp.int32, a.shape, a.ndim - 1) % lanes.width
+    lane = lax.broadcasted_iota(jnp.int32, a.shape, a.ndim - 1)
+    lane = (q * lanes.block + lane) % lanes.width
     return jnp.where(lane < lanes.units, a, 0)
 
 

@@ -32,7 +32,8 @@ class Layout:
         self.packing = Packing(problem, operands.unit)
         self.time, *self.batch, self.inputs = operands.xs.shape
         self.count = math.prod(self.batch)
-        self.lanes = lanes(operands.w.shape[2], operands.r.shape[0] if operands.r.ndim == 4 else 1)
+        heads = operands.r.shape[0] if operands.r.ndim == 4 else 1
+        self.lanes = lanes(operands.w.shape[2], problem.gates, heads)
         self.total, self.product = operands.state[0].dtype, operands.product_dtype
         if target.platform == "tpu" and jax.config.jax_default_matmul_precision in _ROUNDED:
             self.product = jnp.dtype(jnp.bfloat16)
@@ -45,9 +46,11 @@ class Layout:
         states = self.problem.states * width * total
         ys = width * self.operands.xs.dtype.itemsize
         xs = tiles.up(self.inputs, LANES) * self.operands.xs.dtype.itemsize
-        r = self.lanes.heads * self.lanes.width**2 * self.problem.gates * product
+        r = self.lanes.used * self.problem.gates * width * product
         w = tiles.up(self.inputs, 16) * self.problem.gates * width * product
-        fit = functools.partial(tiles.fit, self.count, self.time, limit=limit)
+        blocks = self.lanes.blocks > 1
+        few = tiles.FEW_LONG_STEPS if blocks else tiles.FEW_STEPS
+        fit = functools.partial(tiles.fit, self.count, self.time, few=few, limit=limit)
         # What comes and goes is there twice: one part is worked on while the next arrives. The
         # states of a row: where they begin and end, and at work; so are its gates.
         row = 6 * states + 2 * gates + 2 * LANES * 4
@@ -61,7 +64,9 @@ class Layout:
             self.projects = found is not None and found.rows == self.forward.rows
             self.forward = found if self.projects else self.forward
         row_step = 2 * (kept + ys + packed * product)
-        self.backward = fit(resident=r, row=2 * row, row_step=row_step)
+        # All gradients of a row's gates and states are there with them, or a block's.
+        row = row if blocks else 2 * row
+        self.backward = fit(resident=r, row=row, row_step=row_step)
 
     def plan(self, found):
         """The ``kernel.Plan`` for some ``Tiles``."""

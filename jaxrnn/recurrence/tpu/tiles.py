@@ -14,7 +14,8 @@ VMEM = {
 _SHARE = 0.75  # of it, that a kernel is given: XLA keeps something, and so does the compiler
 MOST_ROWS = 128  # of a tile: more make the code long, and load the weights no more seldom
 MOST_STEPS = 128  # of a chunk: its flags fill a register's lanes
-_FEW_STEPS = 4  # of a chunk: fewer do not hide what it takes to change it; smaller tiles do
+FEW_STEPS = 4  # of a chunk: fewer do not hide what it takes to change it; smaller tiles do
+FEW_LONG_STEPS = 2  # where a step goes through blocks: it is thousands of cycles for few rows too
 # Rows of which one product takes the inputs: enough to hide that the weights are loaded for it.
 PRODUCT_ROWS = 256
 
@@ -40,13 +41,14 @@ def vmem(chip):
     return int(_SHARE * VMEM.get(chip, min(VMEM.values())))
 
 
-def fit(rows, steps, *, resident, row, row_step, limit):
+def fit(rows, steps, *, resident, row, row_step, few, limit):
     """The ``Tiles`` of a batch of ``rows`` over ``steps``, None if not even the least fits.
 
     Args:
       resident: bytes that stay.
       row: bytes for each row of a tile.
       row_step: bytes for each step of each row.
+      few: steps of a chunk, of which smaller tiles are better than fewer.
       limit: bytes of VMEM.
     """
     count = -(-rows // MOST_ROWS)
@@ -56,7 +58,7 @@ def fit(rows, steps, *, resident, row, row_step, limit):
         left = limit - resident - padded * row
         chunk = min(steps, MOST_STEPS, max(left, 0) // (padded * row_step))
         group = min(chunk, max(PRODUCT_ROWS // tile, 1))
-        if chunk >= min(steps, _FEW_STEPS) or (chunk and tile <= 16):
+        if chunk >= min(steps, few) or (chunk and tile <= 16):
             return Tiles(tile, chunk - chunk % group, group, limit)
         if tile <= 16:
             return None
