@@ -69,9 +69,13 @@ def s5(
     if not 0 < dt_min <= dt_max:
         raise ValueError(f"dt_min, dt_max: got {dt_min}, {dt_max}, want 0 < dt_min <= dt_max")
     size, steps = 2 * state // blocks, (math.log(dt_min), math.log(dt_max))
+
+    def imaginary(key, shape, dtype):
+        return jnp.tile(_hippo_n(size)[0].astype(dtype), blocks)
+
     spec = {
         "lambda_re": ((state,), jax.nn.initializers.constant(-0.5)),
-        "lambda_im": ((state,), lambda *given: jnp.tile(_hippo_n(size)[0], blocks)),
+        "lambda_im": ((state,), imaginary),
         "log_step": ((state,), lambda *given: jax.random.uniform(*given, *steps)),
     }
 
@@ -87,11 +91,8 @@ def s5(
         draw = jax.nn.initializers.lecun_normal(batch_axis=(0,))
         real = draw(key, (3, 2 * state, hidden), params["d"].dtype)
         b, *c = real.reshape(3, blocks, size, hidden)
-        b, c, v = (
-            lax.complex(b, jnp.zeros_like(b)),
-            lax.complex(*c),
-            jnp.asarray(_hippo_n(size)[1]),
-        )
+        b, c = lax.complex(b, jnp.zeros_like(b)), lax.complex(*c)
+        v = jnp.asarray(_hippo_n(size)[1].astype(c.dtype))
         b = jnp.einsum("jkh,kn->hjn", b, v.conj()).reshape(hidden, state)
         c = jnp.einsum("jkh,kn->jnh", c, v).reshape(state, hidden)
         return {"b": jnp.stack([b.real, b.imag], 1), "c": jnp.stack([c.real, c.imag], 1)}
