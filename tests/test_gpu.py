@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import BASE, FUSED, GATED, REFERENCE, TOLERANCE, cotangents, error, example
+from cases import BASE, GATED, REFERENCE, TOLERANCE, cotangents, error, example
 
 import jaxrnn
 from jaxrnn.recurrence import xla
@@ -38,7 +38,7 @@ def as_on_a_gpu(monkeypatch):
     ("steps", "reverse", "episodes"),
     [(1, False, True), (8, True, True), (19, False, False), (19, True, True)],
 )  # less than a chunk, one, two and some steps over
-@pytest.mark.parametrize("name", [name for name in GATED if name in FUSED])
+@pytest.mark.parametrize("name", [name for name, case in GATED.items() if case.make(6).gated])
 def test_the_numbers_are_the_references(x64, as_on_a_gpu, name, steps, reverse, episodes):
     given = example(GATED[name], BASE._replace(steps=steps))
     flags = {"mask": given.mask, "starts": given.starts} if episodes else {}
