@@ -65,16 +65,25 @@ def product(a, w, dtype, total, bilinear=None):
     return out.reshape(*out.shape[:-3], math.prod(out.shape[-3:]))  # -1 fails for no rows
 
 
-def transposed(d, a, w, dtype, total, bilinear=None):
-    """What ``product`` gives back to its first factor, [..., K]."""
+def turned(w, dtype, total, bilinear=None):
+    """A weight as ``transposed`` wants it: in a loop, XLA would turn it again at every step."""
+    del total
+    w = w.astype(dtype)
     if bilinear is not None:
-        w = w.astype(dtype)
+        return w
+    return w.reshape(w.shape[0], -1).T if w.ndim < 4 else jnp.moveaxis(w, 1, 3)
+
+
+def transposed(d, a, w, dtype, total, bilinear=None):
+    """What ``product`` gives back to its first factor, [..., K]; ``w`` is ``turned``."""
+    if bilinear is not None:
         return jax.linear_transpose(lambda a: bilinear(a, w, total), a.astype(dtype))(d)[0]
-    d, w = d.astype(dtype), w.astype(dtype)
+    d = d.astype(dtype)
     if w.ndim < 4:
-        return jnp.matmul(d, w.reshape(w.shape[0], -1).T, preferred_element_type=total)
-    d = _by_head(d, w)
-    out = jnp.einsum("...gne,ndge->...nd", d, w, preferred_element_type=total)
+        return jnp.matmul(d, w, preferred_element_type=total)
+    heads, gates, width, _ = w.shape
+    d = d.reshape(*d.shape[:-1], gates, heads, width)
+    out = jnp.einsum("...gne,nged->...nd", d, w, preferred_element_type=total)
     return out.reshape(*out.shape[:-2], math.prod(out.shape[-2:]))
 
 
@@ -95,12 +104,9 @@ def gradient(a, d, w, dtype, total, bilinear=None):
     if w.ndim < 4:
         return contract(a, d).reshape(w.shape)
     a = a.reshape(*a.shape[:-1], *w.shape[:2])
-    return jax.vmap(contract, (-2, -2))(a, _by_head(d, w))
-
-
-def _by_head(d, w):
     heads, _, gates, width = w.shape
-    return d.reshape(*d.shape[:-1], gates, heads, width)
+    d = d.reshape(*d.shape[:-1], gates, heads, width)
+    return jax.vmap(contract, (-2, -2))(a, d)
 
 
 def split(gates, count):

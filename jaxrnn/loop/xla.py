@@ -54,6 +54,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     zero = jax.tree.map(jnp.zeros_like, operands.state)
     d_final = [z if d is None else d for d, z in zip(d_final, tree.flatten_up_to(zero))]
     names, kind = [], p.kind(problem, operands)
+    turned = {name: p.turned(w, *kind) for name, w in operands.weights.items()}
 
     def step(carry, inputs):
         d_state, d_initial, d_others = carry
@@ -67,7 +68,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
                 k = len(factors)
                 names.append(name)
                 factors.append(a.astype(problem.product))
-                return _known(kind, a, operands.weights[name], moves[k], given[k])
+                return _known(kind, a, turned[name], moves[k], given[k])
 
             return problem.step(others, state, x, dot), factors
 
@@ -106,7 +107,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _known(kind, a, w, moved, value):
-    """The product of ``a`` and ``w``, plus ``moved``, where it is known to be ``value``."""
+    """The product of ``a`` with a weight, which is ``turned``, plus ``moved``: ``value``."""
     del kind, a, w, moved
     return value
 
