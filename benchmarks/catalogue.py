@@ -28,8 +28,10 @@ Written by `python -m benchmarks catalogue` from the code, its docstrings and it
 
 T time, I input, H hidden, N heads. A state is an array for each row of the batch. *Runs* names
 the implementations other than the reference that run a cell on a CPU, a TPU and a GPU; *products*
-counts the multiply-adds of a step with weights, in H² at I = H. Every cell is checked against its
-paper's equations in NumPy at float64, forward and gradients, and with whom else is said.
+counts the multiply-adds of a step with weights, in H² at I = H. A convolution over places is shown
+for 8 of them. Every cell is checked against its paper's equations in NumPy at float64, forward and
+gradients, `attention` forward alone; `transformer_block` is made of cells that are. With whom else
+is said.
 
 | cell | equations | paper | parameters | state | runs | products | also checked against |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -97,8 +99,10 @@ def _shape(array):
 
 def _multiple(n):
     for size, letter in ((_HIDDEN, "H"), (_INPUTS, "I")):
-        if n % size == 0 and n:
+        if n and n % size == 0:
             return f"{n // size} {letter}"
+        if n * 4 == size or n * 8 == size:  # of a head, and at a place
+            return f"{letter} / {size // n}"
     return str(n)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxrnn import arguments, parameters
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell
+from jaxrnn.cell import cell as from_step
 from jaxrnn.choice import REFERENCE
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.lifted import zero_state
@@ -54,10 +55,13 @@ def convolved(spec, kernel, dilation, run, widths=()):
         return state, ys[0]
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+        if implementation == REFERENCE:
+            options = mask, starts, reverse, key, implementation
+            return scanned.unroll(params, state, xs, *options)
         return whole(params, state, xs, mask, starts, reverse, implementation)
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
+    scanned = from_step(init, initial_state, step)
     return Cell(init, initial_state, step, unroll)
 
 

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 
 from jaxrnn import arguments, parameters
 from jaxrnn.cell import Cell
-from jaxrnn.dtypes import arithmetic, promoted
-from jaxrnn.lifted import zero_state
+from jaxrnn.lifted import state_dtype, zero_state
 from jaxrnn.linear import linear_scan
 from jaxrnn.scan import positions, resets, select
 
@@ -34,8 +33,7 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
 
     def given(params, x, *count):
         parameters.check(spec, params, x)
-        dtype = arithmetic(params)
-        dtype = promoted(dtype, jnp.dtype("complex64")) if complex_ else dtype
+        dtype = state_dtype(params, complex_)
         return tuple(part.astype(dtype) for part in inputs(params, x, *count))
 
     def step(params, state, x, key=None):

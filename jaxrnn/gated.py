@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -157,7 +156,8 @@ def _build(form, hidden, heads, residuals):
         return Operands(xs, *weights, unit, state, None, None, None)
 
     def changed(params, state, x, h=None, **options):
-        problem = Problem(partial(update, **options), gates, form.states, False, residuals, None)
+        given = functools.partial(update, **options)
+        problem = Problem(given, gates, form.states, False, residuals, None)
         return reference.step(problem, operands(params, state, x), state, x, h)
 
     def step(params, state, x, key=None):

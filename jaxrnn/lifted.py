@@ -70,12 +70,17 @@ def lifted(
     return Cell(lambda key, n: parameters.made(spec, key, n), initial_state, one, unroll)
 
 
+def state_dtype(params, complex_=False):
+    """The arithmetic's type, or the complex one of its precision."""
+    dtype = arithmetic(params)
+    return promoted(dtype, jnp.dtype("complex64")) if complex_ else dtype
+
+
 def zero_state(widths, complex_=False):
     """``initial_state`` of arrays of zeros, [..., width] each, in the arithmetic's type."""
 
     def initial_state(params, batch_shape):
-        dtype = arithmetic(params)
-        dtype = promoted(dtype, jnp.dtype("complex64")) if complex_ else dtype
+        dtype = state_dtype(params, complex_)
         return tuple(jnp.zeros((*batch_shape, width), dtype) for width in widths)
 
     return initial_state

@@ -1,5 +1,6 @@
 """Regularisers inside a recurrence: what they draw is a function of key, row and steps gone."""
 
+import functools
 import inspect
 
 import jax
@@ -53,7 +54,9 @@ def zoneout(cell, rate):
         return jnp.where(draws.kept(key, rate, count, new.shape[count.ndim :]), new, old)
 
     def change(params, state, x, count, key):
-        _check_output(cell, params, state, x)
+        if not _gives_its_state(cell, *_shapes(params, state, x)):
+            want = "a cell whose output is its state's first array"
+            raise ValueError(f"zoneout: got {cell}, want {want}")
         after, _ = cell.step(params, state, x, draws.fold(key, 0))
         new, tree = jax.tree.flatten(after)
         places = [i for i, a in enumerate(new) if jnp.issubdtype(a.dtype, jnp.inexact)]
@@ -193,13 +196,14 @@ def _parts(name, cell):
     return cell.gated
 
 
-def _check_output(cell, params, state, x):
-    """The output of a step is the first array of the state it gives: the same in its jaxpr."""
-    first = jax.tree.leaves(state)[0]
-    like = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
-    given = jax.tree.map(like, (params, state)), jax.ShapeDtypeStruct(x.shape, first.dtype)
-    outs = jax.make_jaxpr(lambda given, x: cell.step(*given, x))(*given).jaxpr.outvars
-    if outs[0] is not outs[-1]:
-        raise ValueError(
-            f"zoneout: got {cell}, want a cell whose output is its state's first array"
-        )
+def _shapes(params, state, x):
+    """What a step is given, as leaves and their tree; x in the state's type."""
+    leaves, tree = jax.tree.flatten((params, state, x.astype(jax.tree.leaves(state)[0].dtype)))
+    return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves), tree
+
+
+@functools.lru_cache(256)
+def _gives_its_state(cell, leaves, tree):
+    """Whether a step's output is the first array of the state it gives: the same in its jaxpr."""
+    outs = jax.make_jaxpr(cell.step)(*tree.unflatten(leaves)).jaxpr.outvars
+    return outs[0] is outs[-1]

@@ -34,6 +34,14 @@ def test_public_names_have_an_example(name):
     assert ">>>" in (getattr(jaxrnn, name).__doc__ or ""), f"jaxrnn.{name} has no example"
 
 
+@pytest.mark.parametrize("page", ("README.md", "CHANGELOG.md"))
+def test_public_names_are_told(page):
+    known = re.findall(r"[\w.]+", (ROOT / page).read_text())
+    known = {name.removeprefix("jaxrnn.") for name in known}
+    names = [n for n in PUBLIC if callable(getattr(jaxrnn, n))]
+    assert set(names) <= known
+
+
 def test_the_words_of_every_result_are_quoted():
     """What docs/ says of a benchmark is what its command said of the result that is kept."""
     page = quotes.PAGE.read_text()

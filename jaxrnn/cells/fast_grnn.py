@@ -5,8 +5,9 @@ from jax.nn import initializers, sigmoid
 from jax.numpy import tanh
 
 from jaxrnn import parameters
-from jaxrnn.cell import Cell, constructor
+from jaxrnn.cell import constructor
 from jaxrnn.gated import gated
+from jaxrnn.reparameterised import checked, with_params
 
 
 def fast_grnn_update(state, x, r, bz, bn, zeta, nu):
@@ -52,17 +53,10 @@ def fast_grnn(hidden, *, heads=1, residuals="gates"):
         "nu": ((), initializers.constant(-4.0)),
     }
 
-    def separate(params, x):
-        parameters.check(spec, params, x)
+    def separate(params, key):
+        del key
         b = params["b"]
         scalars = {name: jnp.broadcast_to(params[name], (hidden,)) for name in ("zeta", "nu")}
         return params | scalars | {"b": jnp.zeros_like(b[:1]), "bz": b[0], "bn": b[1]}
 
-    return Cell(
-        lambda key, in_size: parameters.made(spec, key, in_size),
-        inner.initial_state,
-        lambda params, state, x, key=None: inner.step(separate(params, x), state, x, key),
-        lambda params, state, xs, *options: inner.unroll(
-            separate(params, xs), state, xs, *options
-        ),
-    )
+    return checked(with_params(inner, separate), spec)

@@ -33,8 +33,8 @@ def gru(hidden, *, reset_after=True, heads=1, residuals="gates"):
       hidden: H, the size of the state and the output.
       reset_after: where the reset gate r acts: on the recurrent product, as in cuDNN, PyTorch and
         Keras (and the paper's first version), or on the state before the product, as in the
-        paper's final version. The latter needs two dependent products a step and is lifted from
-        its step (``jaxrnn.cell``): no fused implementation, no ``heads``, no ``residuals``.
+        paper's final version. The latter needs two dependent products a step: no fused
+        implementation, no ``heads``, no ``residuals``.
       heads, residuals: see ``jaxrnn.gated``.
 
     Returns:

@@ -45,9 +45,7 @@ def rg_lru(hidden, *, heads=1):
     >>> ys.shape, count
     ((7, 3, 4), Array([7, 7, 7], dtype=int32))
     """
-    hidden, heads = arguments.size("hidden", hidden), arguments.size("heads", heads)
-    if hidden % heads:
-        raise ValueError(f"heads: got {heads}, want a divisor of hidden={hidden}")
+    hidden, heads = arguments.heads(hidden, heads)
     blocks, _ = parameters.gated(hidden, 2, heads)["r"]
     spec = {
         "w": (blocks, jax.nn.initializers.lecun_normal()),

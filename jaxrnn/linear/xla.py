@@ -22,7 +22,7 @@ from jaxrnn.scan import select
 # 7 to 9 s where this takes 1 s.
 _CHUNK = 8
 
-# On a TPU chunks move 5 to 7 times the least bytes, by its compiler's count, and a loop about 1.
+# On a TPU chunks move several times the least bytes (`make aot` counts them), and a loop about 1.
 # With more numbers a step than this the loop is faster, if a step of it takes 1 us beside what
 # memory takes: that is a guess. The kernel for TPUs is faster than both.
 _WIDE = 1 << 15
