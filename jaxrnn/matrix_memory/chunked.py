@@ -65,7 +65,7 @@ def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):
     of_step = left[..., :, None] - left[..., None, :] + log_i[..., None, :]
     of_step = jnp.where(seen, of_step, -jnp.inf)
     of_memory = left + jnp.where(first, m[..., None], 0)
-    top = jnp.maximum(of_memory, of_step.max(-1)) if stabilised else jnp.zeros_like(left)
+    top = jnp.maximum(of_memory, _most(of_step)) if stabilised else jnp.zeros_like(left)
     of_step, of_memory = jnp.exp(of_step - top[..., None]), jnp.exp(of_memory - top)[..., None]
 
     scores = product("...td,...sd->...ts", q, k, dtype, total) * of_step
@@ -74,3 +74,18 @@ def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):
     memory = select(first[..., -1], of_memory[..., -1:, :] * memory, 0)
     memory += product("...sd,...se->...de", of_step[..., -1, :, None] * k, v, dtype, total)
     return (memory, top[..., -1]), (ys, top)
+
+
+@jax.custom_jvp
+def _most(a):
+    """The largest along the last axis."""
+    return a.max(-1)
+
+
+@_most.defjvp
+def _most_jvp(primals, tangents):
+    # JAX's own looks for elements equal to the result: when a program rounds a once for each,
+    # differently, there may be none, and 0 / 0.
+    (a,), (t,) = primals, tangents
+    chosen = jax.nn.one_hot(a.argmax(-1), a.shape[-1], dtype=bool)
+    return _most(a), jnp.where(chosen, t, 0).sum(-1)
