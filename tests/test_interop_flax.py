@@ -1,6 +1,7 @@
 """Flax's recurrent modules as our cells and back: their numbers in float64, with their weights."""
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -191,3 +192,165 @@ def test_bidirectional(merge):
         assert error(back, params) < 1e-15
         assert merge != "concat" or same == cell
         assert error(jaxrnn.unroll(same, back, xs)[1], jaxrnn.unroll(cell, params, xs)[1]) < 1e-15
+
+
+@pytest.mark.parametrize("library", ["linen", "nnx"])
+def test_an_rnn_is_its_cell(library):
+    """Whichever way it runs: reversed it is ours reversed, also with lengths."""
+    kind = {"linen": linen, "nnx": nnx}[library]
+    if library == "linen":
+        module, variables, carry = linen_made(linen.GRUCell, {})
+        nested = {"params": {"cell": variables["params"]}}
+        cell, params = from_flax(linen.RNN(module, time_major=True), nested)
+        run = functools.partial(linen.RNN(module).apply, nested)
+    else:
+        module, carry = nnx_made(nnx.GRUCell, {})
+        cell, params = from_flax(nnx.RNN(module, return_carry=True))
+        run = nnx.RNN(module)
+    assert isinstance(module, kind.Module)
+    lengths, xs = jnp.array([5, 2, 3]), xs_for(None)
+    options = {"reverse": True, "keep_order": True, "return_carry": True}
+    final, ys = by_their_rules(run)(xs, initial_carry=carry, seq_lengths=lengths, **options)
+    (h,), came = jaxrnn.unroll(
+        cell, params, xs.swapaxes(0, 1), (carry,), lengths=lengths, reverse=True
+    )
+    wanted = np.array(ys) * (np.arange(T) < np.array(lengths)[:, None])[..., None]
+    assert error((h, came.swapaxes(0, 1)), (final, jnp.array(wanted))) < 1e-12
+
+
+def test_boxed_and_frozen_variables():
+    """As `linen.with_partitioning` and older checkpoints have them."""
+    from flax.core import freeze
+
+    module, variables, _ = linen_made(linen.LSTMCell, {})
+    boxed = jax.tree.map(lambda a: linen.Partitioned(a, (None,) * a.ndim), variables)
+    assert error(from_flax(module, freeze(boxed))[1], from_flax(module, variables)[1]) == 0
+
+
+def test_types_stay():
+    cell = jaxrnn.lstm(H)
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), randomised(cell))
+    module, variables = to_linen(cell, params)
+    for back in (from_flax(module, variables)[1], from_flax(to_nnx(cell, params))[1]):
+        assert {a.dtype.name for a in back.values()} == {"bfloat16"}
+    assert module.param_dtype == jnp.bfloat16
+
+
+def test_the_minimal_gated_unit_is_a_cell():
+    module, variables, _ = linen_made(linen.MGUCell, {})
+    cell, params = from_flax(module, variables)
+    assert repr(cell) == "flax_mgu(hidden=4)" and pickle.loads(pickle.dumps(cell)) == cell
+    assert [a.shape for a in params.values()] == [(INPUTS, 2, H), (H, 2, H), (2, H), (H,)]
+
+
+def changed(module, **options):
+    """An nnx cell made otherwise, which warns of what it is given."""
+    for name, value in options.items():
+        setattr(module, name, value)
+    return module
+
+
+def test_what_cannot_come():
+    module, variables, _ = linen_made(linen.GRUCell, {})
+    params = variables["params"]
+    conv, conv_variables, _ = linen_made(linen.ConvLSTMCell, {"kernel_size": (3, 2)})
+    nnx_module, _ = nnx_made(nnx.GRUCell, {})
+    rnn, nested = linen.RNN(module), {"params": {"cell": params}}
+    ones = jax.nn.initializers.ones
+    both = {"params": {"forward_rnn": {"cell": params}, "backward_rnn": {"cell": params}}}
+    other = linen.RNN(linen.GRUCell(H))
+    given = lambda **options: linen.GRUCell(H, **options)  # noqa: E731
+    one = lambda **options: linen.ConvLSTMCell(H, (3, 2), **options)  # noqa: E731
+    bad = (
+        (TypeError, "source: got str, want a module of flax.linen or flax.nnx", "x", None),
+        (TypeError, "source: got Dense, want one of .*GRUCell.* of flax.linen", linen.Dense(3),
+         variables),
+        (TypeError, "source: got Linear, want one of .*GRUCell.* of flax.nnx",
+         nnx.Linear(2, 3, rngs=nnx.Rngs(0)), None),
+        (TypeError, "variables: got NoneType, want {'params': ...}", module, None),
+        (TypeError, "variables: got dict, want {'params': ...}", module, params),
+        (TypeError, "variables: got some, want None: an nnx", nnx_module, variables),
+        (ValueError, r"variables\['params'\]: got \[\], want \['hn/bias'", module,
+         {"params": {"cell": {}}}),
+        (ValueError, r"\['params'\]: got \['hn', .*, want \['cell'\]", rnn, variables),
+        (ValueError, r"'cell'\]: got \['hn/bias', .*, want .*'in/bias'", rnn,
+         {"params": {"cell": {name: params[name] for name in params if name != "in"}}}),
+        (ValueError, r"'hr/kernel'\]: got shape \(3, 3\), want \(4, 4\)", module,
+         {"params": params | {"hr": {"kernel": jnp.ones((3, 3))}}}),
+        (TypeError, r"'hr/kernel'\]: got int64, want a floating type", module,
+         {"params": params | {"hr": {"kernel": jnp.ones((H, H), int)}}}),
+        (ValueError, "gate_fn: got relu, want sigmoid: gru has no other",
+         given(gate_fn=jax.nn.relu), variables),
+        (ValueError, "activation_fn: got relu, want tanh: gru", given(activation_fn=jax.nn.relu),
+         variables),
+        (ValueError, "carry_init: got ones, want zeros: gru", given(carry_init=ones), variables),
+        (ValueError, "dtype: got bfloat16, want None or float64", given(dtype=jnp.bfloat16),
+         variables),
+        (ValueError, "reverse: got True, want False: .*jaxrnn.unroll",
+         linen.RNN(module, reverse=True), nested),
+        (ValueError, "backward_rnn: got the cell of forward_rnn", linen.Bidirectional(rnn, rnn),
+         both),
+        (TypeError, "backward_rnn: got GRUCell, want an RNN", linen.Bidirectional(rnn, module),
+         both),
+        (ValueError, r"\['params'\]: got \['cell'\], want \['backward_rnn', 'forward_rnn'\]",
+         linen.Bidirectional(rnn, other), nested),
+        (ValueError, "carry_init: got ones, want zeros",
+         changed(nnx_made(nnx.GRUCell, {})[0], carry_init=ones), None),
+        (ValueError, "source: got .*'extra'.*, want .*'dense_i/kernel'",
+         changed(nnx_made(nnx.GRUCell, {})[0], extra=nnx.Param(jnp.ones(H))), None),
+        (ValueError, "shape: got None, want the 2 sizes of the input's places", conv,
+         conv_variables),
+        (ValueError, "padding: got 'VALID', want 'SAME': conv_lstm", one(padding="VALID"),
+         conv_variables),
+        (ValueError, r"strides: got \(2, 2\), want None: conv_lstm", one(strides=[2, 2]),
+         conv_variables),
+    )  # fmt: skip
+    for kind, text, source, given in bad:
+        with pytest.raises(kind, match=text):
+            from_flax(source, given)
+    with pytest.raises(ValueError, match=r"shape: got \(4, 3\), want None: GRUCell"):
+        from_flax(module, variables, shape=PLACES)
+    with pytest.raises(ValueError, match=r"shape: got \(4,\), want the 2 sizes"):
+        from_flax(conv, conv_variables, shape=(4,))
+    linen_softmax = linen.SimpleCell(H, activation_fn=jax.nn.softmax)
+    with pytest.raises(TypeError, match="not elementwise"):
+        from_flax(linen_softmax, linen_made(linen.SimpleCell, {})[1])
+
+
+def test_what_cannot_go():
+    gru, conv = jaxrnn.gru(H), jaxrnn.conv_lstm(H, shape=PLACES, stride=2)
+    params = randomised(gru)
+    lstm = functools.partial(jaxrnn.lstm, H)
+    bad = (
+        (TypeError, "cell: got 3, want a Cell", to_linen, 3),
+        (TypeError, r"got sru\(hidden=4\), want one of \['elman', .*flax.linen", to_linen,
+         jaxrnn.sru(H)),
+        (TypeError, r"cell: got ugrnn.*, want one of \['elman', .*flax.nnx", to_nnx,
+         jaxrnn.ugrnn(H)),
+        (TypeError, "cell: got stack.*want one of", to_linen, jaxrnn.stack(gru)),
+        (ValueError, "heads=2, want 1: flax.linen.GRUCell has no other", to_linen,
+         jaxrnn.gru(H, heads=2)),
+        (ValueError, "reset_after=False, want True: flax.nnx.GRUCell", to_nnx,
+         jaxrnn.gru(H, reset_after=False)),
+        (ValueError, "peepholes=True, want False", to_linen, lstm(peepholes=True)),
+        (ValueError, "coupled=True, want False", to_linen, lstm(coupled=True)),
+        (ValueError, "cell_clip=3.0, want None", to_nnx, lstm(cell_clip=3.0)),
+        (ValueError, "projection=2, want None", to_nnx, lstm(projection=2)),
+        (ValueError, "stride=2, want 1: flax.linen.ConvLSTMCell", to_linen, conv),
+    )  # fmt: skip
+    for kind, text, convert, cell in bad:
+        with pytest.raises(kind, match=text):
+            convert(cell, params)
+    both = jaxrnn.bidirectional(gru)
+    bad = (
+        (r"params\['rb'\]: got other numbers than 0, but flax.nnx.GRUCell", to_nnx, gru, params),
+        (r"params: got \['b'\], want \['b', 'r', 'rb', 'w'\]", to_linen, gru,
+         {"b": params["b"]}),
+        (r"params\['r'\]: got shape \(3, 3, 3\), want \(4, 3, 4\)", to_linen, gru,
+         params | {"r": jnp.ones((3, 3, 3))}),
+        (r"params: got \['b', .*, want a dict of \['backward', 'forward'\]", to_linen, both,
+         params),
+    )  # fmt: skip
+    for text, convert, cell, params in bad:
+        with pytest.raises(ValueError, match=text):
+            convert(cell, params)

@@ -137,8 +137,10 @@ def to_nnx(cell, params):
         return nnx.Bidirectional(*map(nnx.RNN, both), **merge)
     row, given, arrays = _to(cell, params, "nnx")
     inputs, hidden, dtype = params["w"].shape[0], params["b"].shape[-1], params["r"].dtype
+    given = given | {"dtype": None, "param_dtype": dtype}
+    given |= {"recurrent_kernel_init": jax.nn.initializers.zeros}  # theirs knows no bfloat16
     make = functools.partial(getattr(nnx, row.name), inputs, hidden, **given)
-    module = nnx.eval_shape(lambda: make(dtype=None, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
     nnx.update(module, arrays)
     return module
 
@@ -156,29 +158,32 @@ def _from(library, source, arrays, name, shape):
     kind = type(source)
     if kind is library.Bidirectional:
         ends = {"forward_rnn": source.forward_rnn, "backward_rnn": source.backward_rnn}
-        if source.forward_rnn is source.backward_rnn:
-            raise ValueError("backward_rnn: got the same as forward_rnn, want one of its own")
-        _check_names(name, arrays, ends)
-        cells, params = [], []
         for end, rnn in ends.items():
             if type(rnn) is not library.RNN:
                 raise TypeError(f"{end}: got {type(rnn).__name__}, want an RNN")
-            _check_names(f"{name}[{end!r}]", arrays[end], ["cell"])
-            inner = arrays[end]["cell"], f"{name}[{end!r}]['cell']"
-            cell, own = _from(library, rnn.cell, *inner, shape)
-            cells.append(cell)
-            params.append(own)
-        forward, backward = cells
+        if source.forward_rnn.cell is source.backward_rnn.cell:
+            raise ValueError("backward_rnn: got the cell of forward_rnn, want one of its own")
+        _check_names(name, arrays, ends)
+        (forward, ahead), (backward, back) = (
+            _from_rnn(library, rnn, arrays[end], f"{name}[{end!r}]", shape)
+            for end, rnn in ends.items()
+        )
+        backward = None if backward == forward else backward
         merge = "concat" if source.merge_fn is kind.merge_fn else source.merge_fn
-        cell = bidirectional(forward, None if backward == forward else backward, merge=merge)
-        return cell, dict(zip(("forward", "backward"), params))
+        cell = bidirectional(forward, backward, merge=merge)
+        return cell, {"forward": ahead, "backward": back}
     if kind is library.RNN:
         if source.reverse:
             want = "want False: a cell runs either way, by jaxrnn.unroll(..., reverse=True)"
             raise ValueError(f"reverse: got True, {want}, whose outputs are those of keep_order")
-        _check_names(name, arrays, ["cell"])
-        return _from(library, source.cell, arrays["cell"], f"{name}['cell']", shape)
+        return _from_rnn(library, source, arrays, name, shape)
     return _from_cell(library, source, arrays, name, shape)
+
+
+def _from_rnn(library, rnn, arrays, name, shape):
+    """The same of an ``RNN``, whichever way it runs."""
+    _check_names(name, arrays, ["cell"])
+    return _from_cell(library, rnn.cell, arrays["cell"], f"{name}['cell']", shape)
 
 
 def _from_cell(library, source, arrays, name, shape):
@@ -220,11 +225,10 @@ def _check_options(source, row):
         "padding": ("SAME",),
         "strides": (None, 1, (1,), (1, 1), (1, 1, 1)),
     }
-    for name in usual.keys() - row.functions.keys():
-        allowed = usual[name]
+    for name, allowed in usual.items():
         value = getattr(source, name, allowed[0])
         value = tuple(value) if isinstance(value, list) else value
-        if value not in allowed:
+        if name not in row.functions and value not in allowed:
             came, want, ours = repr_of(value), repr_of(allowed[0]), row.make.__name__
             raise ValueError(f"{name}: got {came}, want {want}: {ours} has no other")
 
@@ -252,7 +256,9 @@ def _rows(library):
 
 def _to(cell, params, library):
     """The row of a cell, the options of Flax's class, and its arrays."""
-    rows = {row.make: row for row in reversed(ROWS[library])}
+    rows = {}
+    for row in ROWS[library]:
+        rows.setdefault(row.make, row)
     row = rows[made_by(cell, rows, f"flax.{library}")]
     peer = f"flax.{library}.{row.name}"
     places = ("shape", "kernel") if row.name == "ConvLSTMCell" else ()
