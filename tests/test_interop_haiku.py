@@ -9,7 +9,7 @@ from cases import error
 import jaxrnn
 from jaxrnn.interop import from_haiku, to_haiku
 
-hk = pytest.importorskip("haiku", reason="Haiku is not installed, or not for this JAX")
+hk = pytest.importorskip("haiku")
 pytestmark = pytest.mark.usefixtures("x64")
 
 T, B, H, INPUTS, PLACES = 5, 3, 4, 2, (4, 3)
