@@ -20,10 +20,11 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
     ("regularise", "attentive"),
     ("cells", "attention", "nnx", "linen"),
+    ("interop",),
     ("__init__",),
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-OUTSIDE = {"nnx": "flax", "linen": "flax"}  # beside JAX
+OUTSIDE = {"nnx": {"flax"}, "linen": {"flax"}, "interop": {"flax", "equinox"}}  # beside JAX
 
 
 def imports(path):
@@ -42,14 +43,14 @@ def test_imports_go_one_way(file):
         if package == "jaxrnn":
             assert name[0] == module or LAYER[name[0]] < LAYER[module], f"{module} imports {name}"
         else:
-            assert package in {"jax", "numpy", OUTSIDE.get(module), *sys.stdlib_module_names}
+            assert package in {"jax", "numpy", *OUTSIDE.get(module, ()), *sys.stdlib_module_names}
 
 
 def test_jax_alone_is_loaded():
     program = """import sys, jax
 loaded = lambda: {name.split(".")[0] for name in sys.modules}
 before = loaded()
-import jaxrnn
+import jaxrnn, jaxrnn.interop
 print(loaded() - before)"""
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout == "{'jaxrnn'}\n", run.stdout + run.stderr
