@@ -15,6 +15,17 @@ nn = torch.nn
 pytestmark = pytest.mark.usefixtures("x64")
 
 T, B = 5, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Several would wait for each other: far longer than such small arrays take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 MODULES = {  # a module, whether its two biases stay apart
     "tanh": (nn.RNN, (3, 4), {}, True),
     "relu": (nn.RNN, (3, 5), {"nonlinearity": "relu", "num_layers": 2}, False),
@@ -265,9 +276,12 @@ BAD = {  # the call, the error, and what its text has
         source(**{k.replace("l0", "l1"): a for k, a in STATE_DICT.items()}), V,
         "xs: got I = 2 features, want 3", "in layer 1 of a stack",
     ),
-    "ints": (source(bias_hh_l0=np.ones(8, int)), TYPE, "source['bias_hh_l0']: got int64", "floating"),
+    "ints": (
+        source(bias_hh_l0=np.ones(8, int)), TYPE,
+        "source['bias_hh_l0']: got int64", "floating",
+    ),
     "types": (
-        source(weight_hh_l0=np.ones((8, 2), "float32")), V, "params: got the types", "want one"
+        source(weight_hh_l0=np.ones((8, 2), "float32")), V, "source: got the types", "want one"
     ),
     "nonlinearity missing": (
         lambda: from_torch(RNN), V, "nonlinearity: got None", "('tanh', 'relu')", "does not say",

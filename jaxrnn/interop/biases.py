@@ -37,7 +37,7 @@ def double_bias(cell):
     >>> jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)))[1].shape
     (5, 2, 4)
     """
-    names = _names("double_bias", cell)
+    names = set(_shapes("double_bias", cell))
 
     def init(key, in_size):
         params = cell.init(key, in_size)
@@ -74,8 +74,9 @@ def without_bias(cell):
     >>> sorted(cell.init(jax.random.key(0), 3))
     ['r', 'w']
     """
-    names = _names("without_bias", cell)
-    kept = names - {"b", "rb"}
+    shapes = _shapes("without_bias", cell)
+    biases = {"b", "rb"} & set(shapes)
+    kept = set(shapes) - biases
 
     def init(key, in_size):
         params = cell.init(key, in_size)
@@ -84,9 +85,8 @@ def without_bias(cell):
     def completed(params, key):
         del key
         arguments.check_names(params, kept)
-        *_, gates, hidden = params["w"].shape
-        zeros = {"b": jnp.zeros((gates, hidden), params["w"].dtype)}
-        return params | zeros | ({"rb": zeros["b"][-1]} if "rb" in names else {})
+        arguments.check_floating("params['w']", params["w"])
+        return params | {name: jnp.zeros(shapes[name], params["w"].dtype) for name in biases}
 
     return with_params(cell, completed, init)
 
@@ -103,8 +103,9 @@ def parted(params):
     return b, rb if rb.ndim == b.ndim else jnp.zeros_like(b).at[-1].set(rb)
 
 
-def _names(name, cell):
-    """The names of a cell's parameters, if it is one of those with biases that are summed."""
+def _shapes(name, cell):
+    """The shapes of a cell's parameters, if it is one of those with biases that are summed."""
     if not isinstance(cell, Cell) or cell.made.constructor not in (elman, lstm, gru):
         raise ValueError(f"{name}: got {cell!r}, want an elman, lstm or gru")
-    return set(jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)))
+    params = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0))
+    return {name: a.shape for name, a in params.items()}

@@ -162,7 +162,7 @@ def _of_cell(keras, cell, double):
 
     def gates(variable):
         """[..., G * H] -> [K, G, H]"""
-        a = keras.ops.convert_to_numpy(variable)
+        a = keras.ops.convert_to_numpy(variable.value)
         a = a.reshape(-1, variable.shape[-1] // hidden, hidden)
         return jnp.array(_reordered(a) if is_gru else a)
 
@@ -216,6 +216,9 @@ def to_keras(cell, params):
     import keras
 
     dtype = check(cell, params)
+    if dtype not in ("float32", "float64"):
+        want = "float32 or float64: Keras makes no layers of others, but has mixed_bfloat16"
+        raise ValueError(f"params: got {dtype}, want {want}")
     made = []
     for one, own, rate in _with_dropout(layers(cell, params)):
         if is_a(one, combine.dropout):

@@ -92,5 +92,6 @@ def check(cell, params):
     jax.eval_shape(lambda params, xs: unroll(cell, params, xs), params, xs)
     types = {str(a.dtype) for _, a in named}
     if len(types) != 1:
-        raise ValueError(f"params: got the types {sorted(types)}, want one")
+        came = f"the types {sorted(types)}" if types else "no arrays"
+        raise ValueError(f"params: got {came}, want one type")
     return types.pop()
