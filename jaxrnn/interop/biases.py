@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn import arguments
 from jaxrnn.cell import Cell, constructor
@@ -37,7 +38,7 @@ def double_bias(cell):
     >>> jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)))[1].shape
     (5, 2, 4)
     """
-    names = set(_shapes("double_bias", cell))
+    names = _shapes("double_bias", cell)
 
     def init(key, in_size):
         params = cell.init(key, in_size)
@@ -45,7 +46,7 @@ def double_bias(cell):
 
     def one(params, key):
         del key
-        arguments.check_names(params, names | {"rb"})
+        arguments.check_names(params, {*names, "rb"})
         b, rb = params["b"], params["rb"]
         arguments.check_floating("params['rb']", rb)
         if rb.shape != b.shape:
@@ -75,8 +76,8 @@ def without_bias(cell):
     ['r', 'w']
     """
     shapes = _shapes("without_bias", cell)
-    biases = {"b", "rb"} & set(shapes)
-    kept = set(shapes) - biases
+    biases = [name for name in shapes if name in ("b", "rb")]
+    kept = [name for name in shapes if name not in biases]
 
     def init(key, in_size):
         params = cell.init(key, in_size)
@@ -98,9 +99,12 @@ def summed(b, rb, candidate):
 
 def parted(params):
     """Two biases [G, H] of the parameters of a cell with two, or with one and the candidate's."""
-    b = params["b"]
-    rb = params.get("rb", jnp.zeros_like(b))
-    return b, rb if rb.ndim == b.ndim else jnp.zeros_like(b).at[-1].set(rb)
+    b, rb = np.asarray(params["b"]), np.asarray(params.get("rb", 0))
+    if rb.ndim == b.ndim:
+        return b, rb
+    candidate = np.zeros_like(b)
+    candidate[-1] = rb
+    return b, candidate
 
 
 def _shapes(name, cell):

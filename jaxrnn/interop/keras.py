@@ -308,7 +308,7 @@ def _cell(cell, params, rate):
     given |= {"units": int(options(cell)["hidden"]), "use_bias": count > 0, "dropout": rate}
     arrays = [params["w"], params["r"]]
     if count:
-        arrays.append(jnp.stack(biases.parted(params)) if two else params["b"])
+        arrays.append(np.stack(biases.parted(params)) if two else params["b"])
     arrays = [np.asarray(a) for a in arrays]
     arrays = [_reordered(a) for a in arrays] if kind == "GRU" else arrays
     return kind, given, [a.reshape(*a.shape[:-2], -1) for a in arrays]
