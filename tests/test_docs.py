@@ -23,13 +23,17 @@ NEEDS = {
     "jaxrnn.linen": "flax",
     "jaxrnn.interop.flax": "flax",
     "jaxrnn.interop.equinox": "equinox",
+    "jaxrnn.interop.torch": "torch",
+    "jaxrnn.interop.keras": "keras",
 }
 
 
 @pytest.mark.parametrize("module", ["jaxrnn", *MODULES])
-def test_docstrings(module):
+def test_docstrings(module, request):
     if module in NEEDS:
         pytest.importorskip(NEEDS[module])
+    if module == "jaxrnn.interop.keras":
+        request.getfixturevalue("plain_jax")  # Keras mixes types and ranks
     result = doctest.testmod(importlib.import_module(module), extraglobs=NAMES)
     assert result.failed == 0
 

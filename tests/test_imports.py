@@ -24,7 +24,11 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("__init__",),
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-OUTSIDE = {"nnx": {"flax"}, "linen": {"flax"}, "interop": {"flax", "equinox"}}  # beside JAX
+OUTSIDE = {  # beside JAX
+    "nnx": {"flax"},
+    "linen": {"flax"},
+    "interop": {"flax", "equinox", "torch", "keras"},
+}
 
 
 def imports(path):
@@ -43,7 +47,8 @@ def test_imports_go_one_way(file):
         if package == "jaxrnn":
             assert name[0] == module or LAYER[name[0]] < LAYER[module], f"{module} imports {name}"
         else:
-            assert package in {"jax", "numpy", *OUTSIDE.get(module, ()), *sys.stdlib_module_names}
+            outside = {"jax", "numpy"} | OUTSIDE.get(module, set())
+            assert package in outside | sys.stdlib_module_names
 
 
 def test_jax_alone_is_loaded():
