@@ -77,7 +77,7 @@ _PLAIN = {activation: name for name, activation in _OURS.items() if not activati
 
 
 def named(activation):
-    """An ``Activation``, by its name in ``jax.nn`` if it has one: what our cells are called with."""
+    """An ``Activation``, by its name in ``jax.nn`` if it has one: what a cell is called with."""
     return _PLAIN.get(activation, activation)
 
 

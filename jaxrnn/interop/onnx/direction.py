@@ -71,9 +71,7 @@ def to_cell(one):
     """``(cell, params)`` of a ``Direction``."""
     kind = OPERATORS[one.op]
     clips = [one.clip if clipped else None for clipped in kind.clipped]
-    acts = [
-        named(dataclasses.replace(a, clip=clip)) for a, clip in zip(one.activations, clips)
-    ]
+    acts = [named(dataclasses.replace(a, clip=clip)) for a, clip in zip(one.activations, clips)]
     order = INPUT_FORGET if one.op == "LSTM" and one.flag else kind.order
     gates = lambda m: np.moveaxis(m.reshape(-1, one.hidden, m.shape[-1]), -1, 0)[:, order]
     input_bias, recurrent_bias = one.b.reshape(2, -1, one.hidden)[:, order]

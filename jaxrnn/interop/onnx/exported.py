@@ -18,9 +18,10 @@ def to_onnx(cell, params, *, lengths=False, state=False):
     [D, B, H] for D directions; ``h_1``, and so on.
 
     Args:
-      cell: one of ``jaxrnn.elman``, ``irnn``, ``lstm`` and ``gru``, or of what ``from_onnx`` gives;
-        in ``bidirectional``, ``initialized`` or ``jaxrnn.interop.onnx.backward``; or a ``stack`` of
-        these, and of ``dropout``, which is nothing in evaluation. Heads become zeros in R.
+      cell: one of ``jaxrnn.elman``, ``irnn``, ``lstm``, ``gru`` and ``jaxrnn.interop.onnx``'s
+        ``onnx_lstm`` and ``onnx_gru``; in ``bidirectional``, ``initialized`` or
+        ``jaxrnn.interop.onnx.backward``; or a ``stack`` of these and of ``dropout``, which is
+        nothing in evaluation. Heads become zeros in R.
       params: the cell's parameters, of one floating type, which is the model's.
       lengths: the model has an input ``lengths``, int32 [B].
       state: it has inputs ``initial_h_0`` and so on, like the final states; else it begins with
@@ -89,7 +90,9 @@ def _directions(cell, params):
     both = [from_cell(one, params[way]) for one, way in zip(cells, ("forward", "backward"))]
     shared = [(one.op, one.hidden, one.clip, one.flag, one.p is None) for one in both]
     if shared[0] != shared[1]:
-        raise ValueError(f"bidirectional: got {cells[0]} and {cells[1]}, want them in one operator")
+        raise ValueError(
+            f"bidirectional: got {cells[0]} and {cells[1]}, want them in one operator"
+        )
     return "bidirectional", both
 
 
@@ -146,7 +149,10 @@ class _Written:
             inputs.pop()
         self.nodes.append(
             helper.make_node(
-                one.op, inputs, [f"Y_{i}", *states], name=f"layer_{i}",
+                one.op,
+                inputs,
+                [f"Y_{i}", *states],
+                name=f"layer_{i}",
                 **_attributes(parts, kind, way),
             )  # fmt: skip
         )
@@ -182,9 +188,7 @@ def _attributes(parts, kind, way):
     if [a.name for a in activations] != [*kind.activations * len(parts)]:
         found["activations"] = [a.name for a in activations]
     for name, place in (("alpha", 0), ("beta", 1)):
-        numbers = [
-            getattr(a, name) for a in activations if len(DEFAULTS.get(a.name, ())) > place
-        ]
+        numbers = [getattr(a, name) for a in activations if len(DEFAULTS.get(a.name, ())) > place]
         if numbers:
             found[f"activation_{name}"] = numbers
     if one.clip is not None:

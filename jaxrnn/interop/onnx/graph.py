@@ -28,7 +28,9 @@ class Graph:
         self.weights = {name: np.asarray(array) for name, array in weights.items()}
         read = {name for node in graph.node for name in node.input if name}
         if unknown := set(weights) - read:
-            raise ValueError(f"weights: got {sorted(unknown)}, want names of tensors: {sorted(read)}")
+            raise ValueError(
+                f"weights: got {sorted(unknown)}, want names of tensors: {sorted(read)}"
+            )
 
     def behind(self, name, stop=()):
         """What a tensor is made of.
@@ -60,7 +62,6 @@ class Graph:
           given: arrays by name: what else is known.
         """
         from onnx import helper, numpy_helper
-        from onnx.reference import ReferenceEvaluator
 
         known = self.weights | (given or {})
         nodes, leaves = self.behind(name, known)
@@ -72,6 +73,8 @@ class Graph:
         }
         if not nodes:
             return arrays[name]
+        from onnx.reference import ReferenceEvaluator
+
         kind = helper.np_dtype_to_tensor_dtype
         inputs = [
             helper.make_tensor_value_info(leaf, kind(array.dtype), array.shape)

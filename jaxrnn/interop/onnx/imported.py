@@ -145,7 +145,7 @@ def _layer(graph, node):
         (ahead, first), (back, second) = found
         cell = bidirectional(ahead) if ahead == back else bidirectional(ahead, back)
         return cell, {"forward": first, "backward": second}
-    (cell, params), = found
+    ((cell, params),) = found
     return backward(cell) if way == "reverse" else cell, params
 
 
@@ -156,7 +156,9 @@ def _attributes(node):
     found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     known = ATTRIBUTES | {OPERATORS[node.op_type].flag}
     if unknown := set(found) - known:
-        raise ValueError(f"attributes: got {sorted(unknown)}, want none but {sorted(known - {None})}")
+        raise ValueError(
+            f"attributes: got {sorted(unknown)}, want none but {sorted(known - {None})}"
+        )
     text = lambda value: value.decode() if isinstance(value, bytes) else value
     return {k: [*map(text, v)] if isinstance(v, list) else text(v) for k, v in found.items()}
 
@@ -224,11 +226,13 @@ def _state(graph, tensor, layout):
         if maker is not None and is_recurrent(maker):
             message = f"initial state: it is made by {label(maker)}, and a cell has its own"
             raise ValueError(f"{message}: import one node at a time, with node=")
-        if maker is None and source not in graph.constants:
+        value = graph.value(source)
+        if value is None and maker is None:
             return None  # an input of the model: the ``state`` of a call
-        value = _filled(maker) if maker is not None else graph.value(source)
-    if value is None or (value.any() and value.ndim != 3):
-        raise ValueError(f"initial state: {tensor!r} is made as the model runs, want an input")
+        value = _filled(maker) if value is None else value
+        if value is None or value.any():
+            raise ValueError(f"initial state: {tensor!r} is made as the model runs, want an input")
+        return None
     if not value.any():
         return None
     value = np.swapaxes(value, 0, 1) if layout else value
@@ -258,10 +262,8 @@ def _check_chain(graph, before, after):
     """A node is fed with the output of another and with nothing else, as a stack would feed it."""
     lens = [dict(zip(INPUTS, node.input)).get("sequence_lens", "") for node in (before, after)]
     if lens[0] != lens[1]:
-        raise ValueError(
-            f"sequence_lens: got {lens[0]!r} for {label(before)} and {lens[1]!r} for {label(after)},"
-            f" want the same in a chain of nodes; import one at a time, with node="
-        )
+        came = f"{lens[0]!r} for {label(before)} and {lens[1]!r} for {label(after)}"
+        raise ValueError(f"sequence_lens: got {came}, want the same; or one node, with node=")
     given, fed = _attributes(before), after.input[0]
     y = before.output[0] if before.output else ""
     hidden = graph.value(before.input[2]).shape[-1]
