@@ -3,9 +3,11 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.cell import unroll
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.irnn import irnn
@@ -118,12 +120,13 @@ def _negated(gates):
 
 
 def from_cell(cell, params):
-    """The ``Direction`` that a cell is.
+    """The ``Direction`` that a cell is, with parameters as NumPy arrays.
 
     Raises:
-      ValueError: there is none; says why.
+      ValueError: there is none, or the parameters are not the cell's; says why.
     """
-    make, given = cell.made.constructor, dict(cell.made.kwargs)
+    make, given = (None, {}) if cell.made is None else (cell.made.constructor, cell.made.kwargs)
+    given = dict(given)
     if make is initialized:
         return from_cell(given["cell"], params)
     if make not in _READ:
@@ -136,7 +139,8 @@ def from_cell(cell, params):
     except ValueError as error:
         error.add_note(f"in {cell}")
         raise
-    arrays = {name: np.asarray(array) for name, array in params.items()}
+    _check_params(cell, params)
+    arrays = dict(params)
     if make is lstm and flag:  # as in `_lstm`, back
         arrays |= {name: _negated(arrays[name]) for name in ("w", "r", "b")}
         if "pf" in arrays:
@@ -165,6 +169,13 @@ def from_cell(cell, params):
         b=np.concatenate([gates(arrays["b"]).ravel(), recurrent_bias.ravel()]),
         p=peephole,
     )  # fmt: skip
+
+
+def _check_params(cell, params):
+    """The parameters are those of the cell, as it checks them itself."""
+    known = isinstance(params, dict) and np.ndim(params.get("w")) > 0
+    xs = jax.ShapeDtypeStruct((1, len(params["w"]) if known else 1), "float32")
+    jax.eval_shape(lambda p, xs: unroll(cell, p, xs), params, xs)
 
 
 def _dense(r):

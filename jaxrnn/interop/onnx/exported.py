@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from jaxrnn import arguments
 from jaxrnn.combine import bidirectional, dropout, stack
 from jaxrnn.interop.onnx.activations import DEFAULTS
 from jaxrnn.interop.onnx.cells import backward
@@ -33,6 +34,7 @@ def to_onnx(cell, params, *, lengths=False, state=False):
     Raises:
       ValueError: what ONNX's operators cannot say.
 
+    >>> import jaxrnn.interop
     >>> cell = jaxrnn.stack(jaxrnn.lstm(4), jaxrnn.bidirectional(jaxrnn.gru(2)))
     >>> model = jaxrnn.interop.to_onnx(cell, cell.init(jax.random.key(0), 3), lengths=True)
     >>> [node.op_type for node in model.graph.node]
@@ -43,13 +45,14 @@ def to_onnx(cell, params, *, lengths=False, state=False):
     from onnx import helper
 
     check_cell("cell", cell)
-    types = {np.dtype(leaf.dtype).name for leaf in jax.tree.leaves(params)}
-    if len(types) != 1 or not types <= {"float16", "bfloat16", "float32", "float64"}:
-        raise ValueError(f"params: got {sorted(types)}, want one floating type")
-    made = _Written(jax.tree.map(np.asarray, params), lengths, state)
-    layers = list(_layers(cell, made.params))
+    params = jax.tree.map(np.asarray, params)
+    layers = list(_layers(cell, params))
     if not layers:
         raise ValueError(f"cell: got {cell}, want a recurrent layer in it")
+    types = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
+    if len(types) != 1 or not types <= {"float16", "bfloat16", "float32", "float64"}:
+        raise ValueError(f"params: got {sorted(types)}, want one floating type")
+    made = _Written(params, lengths, state)
     for i, (layer, own) in enumerate(layers):
         try:
             made.layer(i, layer, own, last=i == len(layers) - 1)
@@ -70,6 +73,7 @@ def _layers(cell, params):
     """``(cell, params)`` of each layer that does something in evaluation."""
     made = cell.made
     if made is not None and made.constructor is stack:
+        arguments.check_layers(params, None, len(made.args))
         for i, inner in enumerate(made.args):
             yield from _layers(inner, params[str(i)])
     elif made is None or made.constructor is not dropout:
@@ -86,6 +90,7 @@ def _directions(cell, params):
         return "forward", [from_cell(cell, params)]
     if given["merge"] != "concat":
         raise ValueError(f"merge: got {given['merge']!r}, want 'concat'")
+    arguments.check_names(params, ("forward", "backward"))
     cells = given["forward"], given["backward"] or given["forward"]
     both = [from_cell(one, params[way]) for one, way in zip(cells, ("forward", "backward"))]
     shared = [(one.op, one.hidden, one.clip, one.flag, one.p is None) for one in both]
@@ -110,8 +115,7 @@ class _Written:
         self.params, self.lengths, self.state = params, "lengths" if lengths else "", state
         self.type = helper.np_dtype_to_tensor_dtype(jax.tree.leaves(params)[0].dtype)
         self.nodes, self.weights, self.outputs = [], [], []
-        self.fed = "xs"
-        self.inputs = [self.info("xs", "T", "B", None)]
+        self.fed, self.features, self.inputs = "xs", None, []
         if lengths:
             info = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["B"])
             self.inputs.append(info)
@@ -135,7 +139,13 @@ class _Written:
         one, count = parts[0], len(parts)
         kind = OPERATORS[one.op]
         if i == 0:
-            self.inputs[0] = self.info("xs", "T", "B", one.w.shape[1])
+            self.inputs.insert(0, self.info("xs", "T", "B", one.w.shape[1]))
+        elif one.w.shape[1] != self.features:
+            came = f"w for {one.w.shape[1]} features"
+            raise ValueError(
+                f"params: got {came}, want {self.features}: the layer before gives them"
+            )
+        self.features = count * one.hidden
         stacked = lambda name: self.constant(
             f"{name.upper()}_{i}", np.stack([getattr(part, name) for part in parts])
         )
@@ -159,7 +169,7 @@ class _Written:
         self.fed = "ys" if last else f"ys_{i}"
         self.joined(i, count)
         if last:
-            self.outputs.insert(0, self.info("ys", "T", "B", count * one.hidden))
+            self.outputs.insert(0, self.info("ys", "T", "B", self.features))
         self.outputs += [self.info(name, *shape) for name in states]
 
     def joined(self, i, count):

@@ -57,7 +57,7 @@ def from_onnx(model, weights=None, *, node=None):
       ValueError: what cannot be a cell, with the node's name.
       TypeError: ``model`` is none.
 
-    >>> import onnx
+    >>> import jaxrnn.interop
     >>> cell = jaxrnn.lstm(4)
     >>> params = cell.init(jax.random.key(0), 3)
     >>> model = jaxrnn.interop.to_onnx(cell, params)
