@@ -13,6 +13,7 @@ from cases import error
 
 import jaxrnn
 import jaxrnn.interop
+from jaxrnn import arguments
 from jaxrnn.interop.onnx import backward, onnx_gru, onnx_lstm
 from jaxrnn.interop.onnx.activations import Activation
 
@@ -167,6 +168,26 @@ def test_onnx_runtime(seed):
         np.testing.assert_allclose(came[place], truth, rtol=1e-5, atol=1e-5, err_msg=repr(cell))
 
 
+@pytest.mark.parametrize("name", NUMBERS)
+def test_each_activation(name):
+    """ONNX Runtime's, clipped, through the second direction of an RNN that does nothing else."""
+    xs = np.linspace(-3, 3, 41, dtype="float32")  # not on a threshold
+    arrays = {"X": xs[:, None, None], "W": np.ones((2, 1, 1), "float32")}
+    arrays["R"] = np.zeros((2, 1, 1), "float32")
+    numbers = [0.4, 0.7][: NUMBERS[name]]
+    options = {"activations": ["Tanh", name], "direction": "bidirectional", "clip": 2.5}
+    options |= {f"activation_{k}": [n] for k, n in zip(("alpha", "beta"), numbers)}
+    node = helper.make_node("RNN", [*arrays], ["Y"], hidden_size=1, **options)
+    ys = session(model_of(node, arrays)).run(None, arrays)[0][:, 1, 0, 0]
+    ours = Activation(name, **dict(zip(("alpha", "beta"), numbers)), clip=2.5)(jnp.asarray(xs))
+    np.testing.assert_allclose(ours, ys, rtol=1e-5, atol=1e-6)
+    cell, _ = jaxrnn.interop.from_onnx(node, {n: arrays[n] for n in ("W", "R")})
+    both = dict(cell.made.kwargs)
+    one = both["backward"] or both["forward"]
+    read = arguments.activation(dict(one.made.kwargs)["activation"])
+    assert error(read(jnp.asarray(xs)), ours) < 1e-6
+
+
 def evaluated(node, arrays):
     """What onnx's own evaluator makes of a node."""
     return onnx.reference.ReferenceEvaluator(model_of(node, arrays)).run(None, arrays)
@@ -253,15 +274,11 @@ def test_alpha_of_a_thresholded_relu():
 def test_a_length_of_zero():
     """ONNX Runtime gives zeros for the final state of an empty row; by the text it is the last
     output, of which there is none. We give back the initial state."""
-    node, arrays = drawn(5)
-    assert node.op_type == "LSTM"
     node = helper.make_node("LSTM", INPUTS[:7], ["Y", "Y_h"], hidden_size=H)
-    rng = np.random.default_rng(0)
-    arrays = {
-        n: rng.normal(size=a.shape).astype("float32") for n, a in drawn_all("LSTM", 1).items()
-    }
-    arrays = {n: a.swapaxes(0, 1) if n in ("X", "initial_h", "initial_c") else a
-              for n, a in arrays.items() if n != "P"}  # fmt: skip
+    arrays = drawn_all("LSTM", 1)
+    del arrays["P"]
+    for name in ("X", "initial_h", "initial_c"):
+        arrays[name] = arrays[name].swapaxes(0, 1)
     arrays["sequence_lens"] = np.array([0, 2, T], np.int32)
     y, last = session(model_of(node, arrays)).run(None, arrays)
     came, _ = unrolled(node, arrays)
@@ -536,6 +553,12 @@ def lengths_of_one(graph):
     graph.node[2].input[4] = ""
 
 
+def constant_lengths(graph):
+    value = np.array([1, 2], np.int32)
+    graph.initializer.append(onnx.numpy_helper.from_array(value, "fixed"))
+    graph.node[0].input.append("fixed")
+
+
 def state_of_the_other(graph):
     graph.node[2].input.extend(["", "h_0"])
 
@@ -593,8 +616,12 @@ BAD = {  # the call, the error, and what its text or its notes have
     "other features": (changed(residual), V, "GRU 'layer_1'", "LSTM 'layer_0'", "node="),
     "rows for steps": (changed(other_rows), V, "GRU 'layer_1'", "LSTM 'layer_0'", "node="),
     "lengths": (
-        changed(lengths_of_one, lengths=True), V, "sequence_lens: ", "'lengths' for LSTM 'layer_0'",
+        changed(lengths_of_one, lengths=True), V,
+        "sequence_lens: ", "'lengths' for LSTM 'layer_0'",
         "'' for GRU 'layer_1'",
+    ),
+    "constant lengths": (
+        changed(constant_lengths), V, "sequence_lens: ", "'fixed'", "`lengths`", "LSTM 'layer_0'",
     ),
     "state": (changed(state_of_the_other), V, "initial state: ", "LSTM 'layer_0'", "node="),
     "computed state": (
@@ -609,6 +636,10 @@ BAD = {  # the call, the error, and what its text or its notes have
     ),
     "nothing": (sent(jaxrnn.stack(jaxrnn.dropout(0.5))), V, "cell: ", "a recurrent layer"),
     "cell clip": (sent(jaxrnn.lstm(4, cell_clip=1.0)), V, "cell_clip: ", "1.0", "None"),
+    "coupled": (
+        sent(jaxrnn.lstm(4, coupled=True, gate_activation=HARD)), V,
+        "gate_activation: ", "HardSigmoid", "'sigmoid'",
+    ),
     "projection": (sent(jaxrnn.lstm(4, projection=2)), V, "projection: ", "2", "None"),
     "our activation": (
         sent(jaxrnn.elman(4, activation="gelu")), V, "activation: ", "'gelu'", "'tanh'",
@@ -624,7 +655,8 @@ BAD = {  # the call, the error, and what its text or its notes have
         sent(jaxrnn.bidirectional(jaxrnn.gru(4), merge="sum")), V, "merge: ", "'sum'", "concat",
     ),
     "two operators": (
-        sent(jaxrnn.bidirectional(jaxrnn.gru(4), jaxrnn.lstm(4))), V, "gru", "lstm", "one operator",
+        sent(jaxrnn.bidirectional(jaxrnn.gru(4), jaxrnn.lstm(4))), V,
+        "gru", "lstm", "one operator",
     ),
     "types": (
         lambda: jaxrnn.interop.to_onnx(

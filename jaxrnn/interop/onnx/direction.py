@@ -100,8 +100,7 @@ def _lstm(one, acts, params):
             del params["pf"]
     f, g, h = acts
     # 1 - sigmoid(a) is sigmoid(-a): what is ONNX's i is our f, with other signs.
-    symmetric = one.activations[0].name == "Sigmoid"
-    if g != h or (one.flag and not symmetric):
+    if g != h or (one.flag and one.activations[0].name != "Sigmoid"):
         options = {"peepholes": one.p is not None, "input_forget": one.flag}
         return onnx_lstm(one.hidden, activations=tuple(acts), **options)
     if one.flag:
@@ -193,8 +192,11 @@ def _read_lstm(given):
     for name in ("cell_clip", "projection"):
         if given[name] is not None:
             raise ValueError(f"{name}: got {given[name]}, want None: ONNX's LSTM has none")
-    g = given["activation"]
-    return "LSTM", (given["gate_activation"], g, g), given["coupled"]
+    f, g = given["gate_activation"], given["activation"]
+    if given["coupled"] and described(f).name != "Sigmoid":
+        want = "'sigmoid' if coupled: ONNX has f = 1 - i, not i = 1 - f"
+        raise ValueError(f"gate_activation: got {f}, want {want}")
+    return "LSTM", (f, g, g), given["coupled"]
 
 
 # Of a cell's arguments: the operator, its activations, and whether its flag is set.

@@ -138,6 +138,7 @@ def _layer(graph, node):
             bool(given.get(kind.flag, 0)), w[d], r[d], bias, peepholes,
         )  # fmt: skip
         found.append(to_cell(one))
+    _check_lengths(graph, inputs.get("sequence_lens"))
     states = _states(graph, inputs, kind, given.get("layout", 0), (count, hidden))
     if states is not None:
         found = [_begins(*one, states[:, d]) for d, one in enumerate(found)]
@@ -204,6 +205,13 @@ def _checked_weights(weights, count, gates, hidden_size):
             want = f"{(count, *sizes[name])}, of {count} directions and hidden_size={hidden}"
             raise ValueError(f"{name}: got shape {array.shape}, want {want}")
     return w, r
+
+
+def _check_lengths(graph, tensor):
+    """Lengths are no part of a cell: they are not in the model."""
+    if tensor and graph.value(tensor) is not None:
+        want = "want an input: leave it out of the node and give it to unroll as `lengths`"
+        raise ValueError(f"sequence_lens: {tensor!r} is in the model, {want}")
 
 
 def _states(graph, inputs, kind, layout, shape):
