@@ -18,13 +18,15 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn."))
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
 PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
-NEEDS = {
+NEEDS = {  # beside JAX, to run the examples
     "jaxrnn.nnx": "flax",
     "jaxrnn.linen": "flax",
     "jaxrnn.interop.flax": "flax",
     "jaxrnn.interop.equinox": "equinox",
     "jaxrnn.interop.torch": "torch",
     "jaxrnn.interop.keras": "keras",
+    "jaxrnn.interop.onnx.exported": "onnx",
+    "jaxrnn.interop.onnx.imported": "onnx",
 }
 
 

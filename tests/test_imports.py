@@ -27,7 +27,7 @@ LAYER = {module: number for number, modules in enumerate(LAYERS) for module in m
 OUTSIDE = {  # beside JAX
     "nnx": {"flax"},
     "linen": {"flax"},
-    "interop": {"flax", "equinox", "torch", "keras"},
+    "interop": {"flax", "equinox", "torch", "keras", "onnx"},
 }
 
 

@@ -32,4 +32,5 @@ from jaxrnn.interop.equinox import from_equinox, to_equinox
 from jaxrnn.interop.flax import from_flax, to_linen, to_nnx
 from jaxrnn.interop.haiku import from_haiku, to_haiku
 from jaxrnn.interop.keras import from_keras, to_keras
+from jaxrnn.interop.onnx import from_onnx, to_onnx
 from jaxrnn.interop.torch import from_torch, to_torch

@@ -1,0 +1,123 @@
+"""A model's graph: what is constant in it, and what only moves numbers about."""
+
+import numpy as np
+
+RECURRENT = ("RNN", "GRU", "LSTM")
+# Operators that give back the numbers of their inputs, moved about or left out.
+MOVING = {
+    "Concat", "Constant", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape",
+    "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+
+class Graph:
+    """The graph of an ``onnx.ModelProto``.
+
+    Args:
+      model: the model.
+      weights: arrays by the names of tensors, in place of what the model has, or has not.
+    """
+
+    def __init__(self, model, weights):
+        graph = model.graph
+        self.model = model
+        self.nodes = [node for node in graph.node if is_recurrent(node)]
+        self.maker = {name: node for node in graph.node for name in node.output if name}
+        self.place = {id(node): i for i, node in enumerate(graph.node)}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.weights = {name: np.asarray(array) for name, array in weights.items()}
+        read = {name for node in graph.node for name in node.input if name}
+        if unknown := set(weights) - read:
+            raise ValueError(
+                f"weights: got {sorted(unknown)}, want names of tensors: {sorted(read)}"
+            )
+
+    def behind(self, name, stop=()):
+        """What a tensor is made of.
+
+        Args:
+          name: the tensor's.
+          stop: tensors not to look behind.
+
+        Returns:
+          ``(nodes, leaves)``: the nodes in their order, and the names of the tensors that no node
+          of the graph makes, or that are given or in ``stop``.
+        """
+        nodes, leaves, left = {}, set(), [name]
+        while left:
+            name = left.pop()
+            node = self.maker.get(name)
+            if node is None or name in stop or name in self.weights:
+                leaves.add(name)
+            elif id(node) not in nodes:
+                nodes[id(node)] = node
+                left += [name for name in node.input if name]
+        return [nodes[key] for key in sorted(nodes, key=self.place.get)], leaves
+
+    def value(self, name, given=None):
+        """The value of a tensor, or None if it is not known before the model runs.
+
+        Args:
+          name: the tensor's.
+          given: arrays by name: what else is known.
+        """
+        from onnx import helper, numpy_helper
+
+        known = self.weights | (given or {})
+        nodes, leaves = self.behind(name, known)
+        if not leaves <= known.keys() | self.constants.keys():
+            return None
+        arrays = {
+            leaf: known[leaf] if leaf in known else numpy_helper.to_array(self.constants[leaf])
+            for leaf in leaves
+        }
+        if not nodes:
+            return arrays[name]
+        from onnx.reference import ReferenceEvaluator
+
+        kind = helper.np_dtype_to_tensor_dtype
+        inputs = [
+            helper.make_tensor_value_info(leaf, kind(array.dtype), array.shape)
+            for leaf, array in arrays.items()
+        ]
+        output = helper.make_empty_tensor_value_info(name)
+        part = helper.make_model(
+            helper.make_graph(nodes, "part", inputs, [output]),
+            opset_imports=self.model.opset_import, functions=self.model.functions,
+        )  # fmt: skip
+        return ReferenceEvaluator(part).run([name], arrays)[0]
+
+    def source(self, name):
+        """The tensor whose numbers another one holds, moved about: through first inputs."""
+        while (node := self.maker.get(name)) is not None and moves(node) and node.input:
+            name = node.input[0]
+        return name
+
+    def steps_and_rows(self, name, layout):
+        """T and B of a tensor, [T, ..., B, ...] or, with ``layout``, [B, T, ...]: any if free."""
+        from onnx import shape_inference
+
+        found = shape_inference.infer_shapes(self.model).graph
+        for info in (*found.value_info, *found.input, *found.output):
+            if info.name == name:
+                sizes = [d.dim_value for d in info.type.tensor_type.shape.dim]
+                if len(sizes) == 4:
+                    steps, rows = (sizes[1], sizes[0]) if layout else (sizes[0], sizes[2])
+                    return steps or 3, rows or 2
+        return 3, 2
+
+
+def is_recurrent(node):
+    """One of the operators RNN, GRU and LSTM."""
+    return node.op_type in RECURRENT and node.domain in ("", "ai.onnx")
+
+
+def moves(node):
+    """Whether a node gives back the numbers of its input, moved about."""
+    trains = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
+    return node.op_type in MOVING and node.domain in ("", "ai.onnx") and not trains
+
+
+def label(node):
+    """A node as an error names it."""
+    return f"{node.op_type} {node.name or next(filter(None, node.output), '')!r}"
