@@ -18,13 +18,13 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn."))
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
 PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
-FLAX = ("jaxrnn.nnx", "jaxrnn.linen")
+NEEDS = {"jaxrnn.nnx": "flax", "jaxrnn.linen": "flax", "jaxrnn.files": "safetensors"}
 
 
 @pytest.mark.parametrize("module", ["jaxrnn", *MODULES])
 def test_docstrings(module):
-    if module in FLAX:
-        pytest.importorskip("flax")
+    if module in NEEDS:
+        pytest.importorskip(NEEDS[module])
     result = doctest.testmod(importlib.import_module(module), extraglobs=NAMES)
     assert result.failed == 0
 
@@ -67,9 +67,9 @@ def test_a_quote_takes_the_place_of_what_was_there(tmp_path, monkeypatch):
 def test_pages(page):
     """The blocks of a page run one after the other, as its reader would type them."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    if any("flax" in block or "optax" in block for block in blocks):
-        pytest.importorskip("flax")
-        pytest.importorskip("optax")
+    for extra in ("flax", "optax", "orbax", "safetensors"):
+        if any(extra in block for block in blocks):
+            pytest.importorskip(extra)
     names = {}
     for block in blocks:
         exec(compile(block, str(page), "exec"), names)  # noqa: S102
