@@ -64,8 +64,9 @@ def test_a_quote_takes_the_place_of_what_was_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 @pytest.mark.usefixtures("plain_jax")
-def test_pages(page):
+def test_pages(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, as its reader would type them."""
+    monkeypatch.chdir(tmp_path)  # for what they write
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     for extra in ("flax", "optax", "orbax", "safetensors"):
         if any(extra in block for block in blocks):
