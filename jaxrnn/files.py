@@ -191,9 +191,11 @@ def _outline(tree, path, arrays):
     if type(tree) in (tuple, list):
         return [type(tree).__name__, *(one(i, value) for i, value in enumerate(tree))]
     where = "params" + "".join(f"[{key!r}]" for key in path)
-    if not isinstance(tree, jax.Array | np.ndarray) or tree.dtype.name not in DTYPES.values():
-        came = getattr(tree, "dtype", type(tree).__name__)
-        raise TypeError(f"{where}: got {came}, want an array, or a dict, tuple or list of them")
+    if not isinstance(tree, jax.Array | np.ndarray):
+        came, want = type(tree).__name__, "an array, or a dict, tuple or list of them"
+        raise TypeError(f"{where}: got {came}, want {want}")
+    if tree.dtype.name not in DTYPES.values():
+        raise TypeError(f"{where}: got {tree.dtype}, want one of {tuple(DTYPES.values())}")
     name = ".".join(path)
     if name in ("", "__metadata__", *arrays):
         raise ValueError(f"{where}: its name in a file, {name!r}, is taken")

@@ -12,6 +12,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn.cell import Cell, constructor
+from jaxrnn.parameters import whole as whole_array
 
 safetensors = pytest.importorskip("safetensors.numpy")
 files = pytest.importorskip("jaxrnn.files")
@@ -171,12 +172,18 @@ def test_every_byte_changed(saved):
         assert not check_refused(saved, bytes(changed)), i
 
 
-@hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@hypothesis.given(data=st.data())
-def test_pieces_replaced(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("pieces") / "it"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The bytes of a file, and a path for others."""
+    path = tmp_path_factory.mktemp("whole") / "it"
     files.save(path, ELMAN, PARAMS)
-    true = path.read_bytes()
+    return path.read_bytes(), path
+
+
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@hypothesis.given(data=st.data())
+def test_pieces_replaced(whole, data):
+    true, path = whole
     first, last = sorted(data.draw(st.tuples(*[st.integers(0, len(true))] * 2)))
     piece = data.draw(st.one_of(st.binary(max_size=20), st.just(true[last : 2 * last - first])))
     changed = true[:first] + piece + true[last:]
@@ -272,6 +279,13 @@ def mine(hidden):
     return jaxrnn.gru(hidden)
 
 
+class Parameter:
+    """As of a module: it has a type and a shape, but is no array."""
+
+    def __init__(self, value):
+        self.dtype, self.shape = value.dtype, value.shape
+
+
 W = jnp.ones(3)
 V, T = ValueError, TypeError
 REFUSED = {
@@ -286,6 +300,10 @@ REFUSED = {
     "flags": (ELMAN, PARAMS | {"b": True}, T, "params['b']: got bool, want an array"),
     "key": (ELMAN, PARAMS | {"b": jax.random.key(0)}, T, "params['b']: got key<fry>"),
     "text": (ELMAN, PARAMS | {"b": np.array("b")}, T, "params['b']: got <U1"),
+    "no tuple of Python's": (
+        jaxrnn.initialized(ELMAN, r=whole_array(cube)), PARAMS, T, "got whole(init=", "tuples",
+    ),
+    "module's": (ELMAN, {"w": Parameter(W)}, T, "params['w']: got Parameter, want an array"),
     "None": (ELMAN, PARAMS | {"b": None}, T, "params['b']: got NoneType"),
     "numbered": (ELMAN, {0: W}, T, "params: got dict"),
     "an array": (ELMAN, W, V, "params: its name in a file, '', is taken"),

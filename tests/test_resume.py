@@ -17,10 +17,23 @@ STEPS, EVERY = 200, 5
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill")
 
 
-def train(directory, every):
-    program = [sys.executable, EXAMPLE, "--directory", directory, "--every", every]
-    program += ["--steps", STEPS, "--hidden", 4]
-    return subprocess.Popen(list(map(str, program)), stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def train():
+    """Starts the example; none outlives the test."""
+    started = []
+
+    def start(directory, every):
+        program = [sys.executable, EXAMPLE, "--directory", directory, "--every", every]
+        program += ["--steps", STEPS, "--hidden", 4]
+        started.append(
+            subprocess.Popen(list(map(str, program)), stdout=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def result(process):
@@ -67,7 +80,7 @@ def stop_within_a_write(process, directory, before, rng):
         process.send_signal(signal.SIGCONT)
 
 
-def test_killed_and_started_again(tmp_path):
+def test_killed_and_started_again(tmp_path, train):
     seed = random.randrange(2**32)
     print(f"{seed=}")
     rng, directory = random.Random(seed), tmp_path / "killed"
