@@ -21,6 +21,7 @@ PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
 NEEDS = {  # beside JAX, to run the examples
     "jaxrnn.nnx": "flax",
     "jaxrnn.linen": "flax",
+    "jaxrnn.files": "safetensors",
     "jaxrnn.interop.flax": "flax",
     "jaxrnn.interop.equinox": "equinox",
     "jaxrnn.interop.torch": "torch",

@@ -32,6 +32,14 @@ def test_char_lm(capsys):
     assert "The following " in capsys.readouterr().out
 
 
+def test_resume(tmp_path):
+    pytest.importorskip("optax"), pytest.importorskip("orbax"), pytest.importorskip("rich")
+    options = "--hidden", "32", "--every", "2", "--directory", str(tmp_path)
+    first, alone, digest = run("resume", *options)
+    assert 4 < alone < 5 and 7 < first < 8
+    assert run("resume", *options) == (first, alone, digest)  # its last step made again
+
+
 def test_adding_problem(tmp_path):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     picture = tmp_path / "adding.png"
