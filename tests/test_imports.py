@@ -16,9 +16,9 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("arguments", "affine", "normal"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop", "window"),
-    ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory"),
+    ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory", "episodes"),
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
-    ("regularise", "attentive"),
+    ("regularise", "attentive", "truncated"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )
