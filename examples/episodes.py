@@ -1,6 +1,6 @@
 """Reinforcement learning with a memory: a T-maze, many at once, by advantage actor-critic.
 
-    python examples/episodes.py [--steps 1500] [--seed 0] [--out episodes.png]
+    python examples/episodes.py [--steps 600] [--seed 0] [--out episodes.png]
 
 A sign says which way to turn at the end of a corridor of 5 to 10 steps (Bakker 2001). Training
 sees 16 steps at a time, the state goes along, and episodes end and begin anywhere in them. Beside
@@ -18,7 +18,7 @@ from rich.progress import track
 
 import jaxrnn
 
-MAZES, STEPS, PATIENCE, DISCOUNT, EVERY = 128, 16, 40, 0.97, 50
+MAZES, STEPS, PATIENCE, DISCOUNT, EVERY = 128, 16, 40, 0.97, 20
 RECURRENT = jaxrnn.stack(jaxrnn.gru(32), jaxrnn.project(4))  # three actions' scores, and a value
 WITHOUT = jaxrnn.stack(jaxrnn.project(32, activation="tanh"), jaxrnn.project(4))
 
@@ -94,7 +94,7 @@ def right(cell, params, key):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, value in dict(steps=1500, seed=0, out="episodes.png").items():
+    for name, value in dict(steps=600, seed=0, out="episodes.png").items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     given, found = parser.parse_args(argv), {}
     key, other = jax.random.split(jax.random.key(given.seed))

@@ -107,8 +107,8 @@ def main(argv=None):
     alone = ["".join(NAMES.get(a, "")[-2:].strip() for a in word) for word, _ in REAL]
     right, by_letter = (np.mean([a == b for a, (_, b) in zip(t, REAL)]) for t in (texts, alone))
     print(f"of {len(REAL)} real words {right:.1%} are right; letter by letter {by_letter:.1%}")
-    (word, _), text = REAL[53], texts[53]  # BUSSYERU
-    plt.imshow(looked[: len(text), 53, : len(word)], "Blues", vmin=0, vmax=1, aspect="auto")
+    (word, _), text = REAL[52], texts[52]  # BUSSYERU
+    plt.imshow(looked[: len(text), 52, : len(word)], "Blues", vmin=0, vmax=1, aspect="auto")
     plt.xticks(range(len(word)), [NAMES.get(a, "LONG") for a in word]), plt.xlabel("looked at")
     plt.yticks(range(len(text)), text), plt.ylabel("spelled"), plt.colorbar(label="weight")
     plt.savefig(given.out, dpi=120), plt.close()
