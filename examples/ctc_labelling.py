@@ -1,6 +1,6 @@
 """Reads lines of handwritten digits without being told where a digit is, by CTC.
 
-    python examples/ctc_labelling.py [--steps 1000] [--seed 0] [--out ctc_labelling.png]
+    python examples/ctc_labelling.py [--steps 2000] [--seed 0] [--out ctc_labelling.png]
 
 Columns of pixels are the steps of a bidirectional GRU, which learns from lines and what they say
 alone (Graves et al. 2006) and reads digits that it has not seen, by other writers. Beside it a
@@ -84,7 +84,7 @@ def draw(columns, shares, path):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, value in dict(steps=1000, seed=0, out="ctc_labelling.png").items():
+    for name, value in dict(steps=2000, seed=0, out="ctc_labelling.png").items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     given = parser.parse_args(argv)
     rng, key = np.random.default_rng(given.seed), jax.random.key(given.seed)

@@ -55,15 +55,15 @@ def begin(cell, params, key):
 def play(cell, params, carry, key, steps):
     """Mazes, states and whether each was done, after so many steps; and what happened [T, B]."""
 
-    def step(carry, key):
+    def step(carry, keys):
         mazes, state, done = carry
         xs = jax.vmap(see)(mazes)
         state, ys = jaxrnn.unroll(cell, params, xs[None], state, starts=done[None])
-        action = jax.random.categorical(key, ys[0, :, :3])
-        mazes, reward, done = jax.vmap(act)(mazes, action, jax.random.split(key, MAZES))
+        action = jax.random.categorical(keys[0], ys[0, :, :3])
+        mazes, reward, done = jax.vmap(act)(mazes, action, keys[1:])
         return (mazes, state, done), (xs, action, reward, done)
 
-    return jax.lax.scan(step, carry, jax.random.split(key, steps))
+    return jax.lax.scan(step, carry, jax.random.split(key, (steps, MAZES + 1)))
 
 
 def loss(params, cell, state, before, xs, actions, rewards, dones):
@@ -97,11 +97,11 @@ def main(argv=None):
     for name, value in dict(steps=600, seed=0, out="episodes.png").items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     given, found = parser.parse_args(argv), {}
-    key, other = jax.random.split(jax.random.key(given.seed))
+    key, first, other = jax.random.split(jax.random.key(given.seed), 3)
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
     for name, cell in {"GRU": RECURRENT, "no memory": WITHOUT}.items():
         params = cell.init(key, 3)
-        moments, carry, shares = rule.init(params), begin(cell, params, key), []
+        moments, carry, shares = rule.init(params), begin(cell, params, first), []
         for i in track(range(given.steps), name):
             shares += [right(cell, params, other)] if i % EVERY == 0 else []
             one = params, moments, carry, jax.random.fold_in(key, i)

@@ -88,9 +88,9 @@ def main(argv=None):
     for option, value in dict(steps=1500, seed=0, out="transliteration.png").items():
         parser.add_argument(f"--{option}", type=type(value), default=value)
     given = parser.parse_args(argv)
-    rng, key = np.random.default_rng(given.seed), jax.random.key(given.seed)
+    rng, keys = np.random.default_rng(given.seed), jax.random.split(jax.random.key(given.seed))
     words = arrays([pair for _ in range(20_000) if (pair := made_up(rng)) not in REAL])
-    params = encoder.init(key, len(KANA)), decoder.init(key, len(LATIN))
+    params = encoder.init(keys[0], len(KANA)), decoder.init(keys[1], len(LATIN))
     rule = optax.adam(optax.cosine_decay_schedule(3e-3, given.steps))
 
     @jax.jit
