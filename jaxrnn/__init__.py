@@ -33,6 +33,7 @@ from jaxrnn.cells.slstm import slstm
 from jaxrnn.cells.sru import sru
 from jaxrnn.cells.ugrnn import ugrnn
 from jaxrnn.combine import bidirectional, dense, dropout, highway, parallel, residual, stack
+from jaxrnn.episodes import from_dones
 from jaxrnn.gated import gated
 from jaxrnn.initialized import chrono, initialized
 from jaxrnn.learned import learned_state
@@ -40,3 +41,4 @@ from jaxrnn.linear import linear_scan
 from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout
 from jaxrnn.reparameterised import weight_dropout, with_params
 from jaxrnn.stateless import layer_norm, project, stateless
+from jaxrnn.truncated import truncated

@@ -27,8 +27,8 @@ def test_sine_forecast(tmp_path):
 
 def test_char_lm(capsys):
     pytest.importorskip("flax"), pytest.importorskip("optax"), pytest.importorskip("rich")
-    before, after = run("char_lm", "--hidden", "32")
-    assert 7.5 < before < 8.5 and after < before
+    bits, ngrams = run("char_lm", "--hidden", "32")
+    assert 1.8 < ngrams < 2.2 < bits < 8
     assert "The following " in capsys.readouterr().out
 
 
@@ -77,3 +77,29 @@ def test_recall(tmp_path, task):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
 def test_short(path):
     assert len(path.read_text().splitlines()) < 120
+
+
+def test_transliteration(tmp_path):
+    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
+    picture = tmp_path / "transliteration.png"
+    right, by_letter = run("transliteration", "--out", str(picture))
+    assert 0 <= right < 0.5 < by_letter < 0.6
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000
+
+
+def test_ctc_labelling(tmp_path):
+    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
+    pytest.importorskip("sklearn")
+    picture = tmp_path / "ctc.png"
+    error, apart = run("ctc_labelling", "--out", str(picture))
+    assert 0.5 < error < 1.5 and 0.3 < apart < 0.6
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000
+
+
+def test_episodes(tmp_path):
+    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
+    picture = tmp_path / "episodes.png"
+    found = run("episodes", "--out", str(picture))
+    assert list(found) == ["GRU", "no memory", "at random"]
+    assert all(0.3 < share < 0.7 for share in found.values())
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000

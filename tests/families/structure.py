@@ -139,8 +139,13 @@ ROWS = {
         lambda h: _attentive(jaxrnn.gru(h), 4, score="general", size=5), luong, ()
     ),
     "attentive_dot": Case(lambda h: _attentive(jaxrnn.gru(h), h, score="dot"), luong, ()),
+    "truncated": Case(lambda h: jaxrnn.truncated(_deep(h), 2)),
     "weight_dropout": Case(lambda h: jaxrnn.weight_dropout(jaxrnn.lstm(h), 0.5)),
 }
+
+
+def _deep(hidden):
+    return jaxrnn.stack(jaxrnn.lstm(hidden), jaxrnn.dropout(0.5))
 
 
 def _positive(params, key):
