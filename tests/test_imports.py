@@ -11,7 +11,7 @@ import jaxrnn
 
 ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
-    ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws"),
+    ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws", "equations"),
     ("operation",),
     ("arguments", "affine", "normal"),
     ("parameters",),
@@ -19,11 +19,11 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory"),
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
     ("regularise", "attentive"),
-    ("cells", "attention", "nnx", "linen"),
+    ("cells", "attention", "nnx", "linen", "trace", "inside", "plot"),
     ("__init__",),
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-OUTSIDE = {"nnx": "flax", "linen": "flax"}  # beside JAX
+OUTSIDE = {"nnx": "flax", "linen": "flax", "plot": "matplotlib"}  # beside JAX
 
 
 def imports(path):
