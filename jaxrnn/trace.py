@@ -128,7 +128,7 @@ def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
         def run(inner, state, xs, mask, starts, reverse, key, implementation, **initial):
             del implementation
             state, own = _whole(child, inner, state, xs, mask, starts, reverse, key, **initial)
-            found.update(_placed(cell, params, name, own))
+            found.update(_under(_prefix(cell, params, name), own))
             return state, own[OUTPUT,]
 
         return dataclasses.replace(child, unroll=run)
@@ -145,9 +145,9 @@ def _one(cell, params, state, x, key):
     def spied(name, child):
         def step(inner, state, x, key=None):
             state, y, own, paths = _one(child, inner, state, x, key)
-            own = _placed(cell, params, name, own | {(OUTPUT,): y})
-            found.update(own)
-            within[:] = [p and next(iter(_placed(cell, params, name, {p: 0}))) for p in paths]
+            prefix = _prefix(cell, params, name)
+            found.update(_under(prefix, own | {(OUTPUT,): y}))
+            within[:] = [path and prefix + path for path in paths]
             return state, y
 
         return dataclasses.replace(child, step=step)
@@ -285,12 +285,14 @@ def _alike(one, other):
     return codes[0] is codes[1]
 
 
-def _placed(cell, params, name, found):
-    """What was found in a child, under its name if it has parameters of its own."""
-    apart = name in params if isinstance(params, dict) else False
-    if not apart and len(_children(cell)) == 1:
-        return found
-    return {(name, *path): a for path, a in found.items()}
+def _prefix(cell, params, name):
+    """Where what is found in a child belongs: under its name if its parameters are its own."""
+    shared = not isinstance(params, dict) or name not in params
+    return () if shared and len(_children(cell)) == 1 else (name,)
+
+
+def _under(prefix, found):
+    return {prefix + path: a for path, a in found.items()}
 
 
 def _without_step(cell):

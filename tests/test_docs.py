@@ -18,13 +18,13 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn."))
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
 PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
-FLAX = ("jaxrnn.nnx", "jaxrnn.linen")
+NEEDS = {"jaxrnn.nnx": "flax", "jaxrnn.linen": "flax", "jaxrnn.plot": "matplotlib"}
 
 
 @pytest.mark.parametrize("module", ["jaxrnn", *MODULES])
 def test_docstrings(module):
-    if module in FLAX:
-        pytest.importorskip("flax")
+    if module in NEEDS:
+        pytest.importorskip(NEEDS[module])
     result = doctest.testmod(importlib.import_module(module), extraglobs=NAMES)
     assert result.failed == 0
 

@@ -93,8 +93,8 @@ def atr(hidden, *, heads=1, residuals="gates"):
 
 
 def cfn_update(state, x, r):
-    (h,), (xt, xe, xn), (rt, re) = state, x, r
-    theta, eta, n = sigmoid(xt + rt), sigmoid(xe + re), tanh(xn)
+    (h,), (xtheta, xeta, xn), (rtheta, reta) = state, x, r
+    theta, eta, n = sigmoid(xtheta + rtheta), sigmoid(xeta + reta), tanh(xn)
     h = theta * tanh(h) + eta * n
     return (h,)
 

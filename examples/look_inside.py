@@ -1,0 +1,110 @@
+"""Two pictures of what goes on inside: an LSTM's gates while it reads, and vanishing gradients.
+
+    python examples/look_inside.py [--steps 300] [--hidden 64] [--out-dir .]
+
+Trains three small models of the next character on Python's own help topics, then draws
+
+    gates.png     the gates and the cell of the LSTM over a sentence it has not seen
+    gradients.png how much the state at each step matters to the last prediction: RNN, GRU, LSTM
+"""
+
+import argparse
+import functools
+import pathlib
+from pydoc_data.topics import topics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.progress import Progress
+
+import jaxrnn
+import jaxrnn.plot
+
+SYMBOLS, BATCH, LENGTH = 128, 32, 96
+TEXT = "\n".join(topics[name] for name in sorted(topics))
+CODES = np.frombuffer(TEXT.encode("ascii", "replace"), np.uint8)
+CUT = len(CODES) * 9 // 10
+TRAINING, HELD_OUT = CODES[:CUT], CODES[CUT:]
+SENTENCE = "If the statement is in a function, the name is local to it."
+CELLS = {"RNN": jaxrnn.elman, "GRU": jaxrnn.gru, "LSTM": jaxrnn.lstm}
+
+
+def inputs(codes):
+    return jax.nn.one_hot(codes, SYMBOLS)
+
+
+def windows(text, rng):
+    """Random stretches of the text: [LENGTH + 1, BATCH]."""
+    first = rng.integers(0, len(text) - LENGTH - 1, BATCH)
+    return jnp.asarray(text[first + np.arange(LENGTH + 1)[:, None]].astype(np.int32))
+
+
+def loss_of(model, params, codes):
+    """Of the next character, mean, in bits."""
+    _, logits = jaxrnn.unroll(model, params, inputs(codes[:-1]))
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, codes[1:])
+    return nats.mean() / jnp.log(2)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def train(model, rule, params, memory, codes):
+    bits, gradient = jax.value_and_grad(functools.partial(loss_of, model))(params, codes)
+    changes, memory = rule.update(gradient, memory)
+    return optax.apply_updates(params, changes), memory, bits
+
+
+def trained(model, steps, progress, name):
+    """Parameters, and bits per character on text not seen."""
+    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(4e-3))
+    params, rng = model.init(jax.random.key(0), SYMBOLS), np.random.default_rng(0)
+    memory, task = rule.init(params), progress.add_task(name, total=steps)
+    for _ in range(steps):
+        params, memory, bits = train(model, rule, params, memory, windows(TRAINING, rng))
+        progress.update(task, advance=1, description=f"{name} {float(bits):.2f} bits")
+    unseen = windows(HELD_OUT, np.random.default_rng(1))
+    return params, float(loss_of(model, params, unseen)), unseen
+
+
+def gradient_norms(model, params, codes):
+    """Of the loss of the last prediction alone, for each step and row."""
+
+    def last(logits):
+        return optax.softmax_cross_entropy_with_integer_labels(logits[-1], codes[-1]).sum()
+
+    return jaxrnn.inside.gradient_norms(model, params, inputs(codes[:-1]), loss=last)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--out-dir", type=pathlib.Path, default=pathlib.Path())
+    options = parser.parse_args(argv)
+
+    found, norms = {}, {}
+    with Progress() as progress:
+        for name, make in CELLS.items():
+            model = jaxrnn.stack(make(options.hidden), jaxrnn.project(SYMBOLS))
+            params, found[name], unseen = trained(model, options.steps, progress, name)
+            norms[name] = gradient_norms(model, params, unseen)
+    for name, bits in found.items():
+        faded = float(np.median(norms[name][-33] / norms[name][-1]))
+        print(f"{name}: {bits:.2f} bits a character; 32 steps back its gradient is {faded:.1e}")
+
+    # The last model is the LSTM.
+    codes = jnp.asarray(np.frombuffer(SENTENCE.encode(), np.uint8).astype(np.int32))
+    inside = jaxrnn.trace(model, params, inputs(codes))["0"]
+    low, high = jaxrnn.inside.saturation(inside["f"])
+    print(f"forget gates below 0.1: {low.mean():.0%} of the time, above 0.9: {high.mean():.0%}")
+    picture = jaxrnn.plot.gates(inside, SENTENCE, names=("i", "f", "o", "c", "h"), units=32)
+    picture.savefig(options.out_dir / "gates.png", dpi=120)
+    axes = jaxrnn.plot.gradient_flow(norms)
+    axes.set_title("How much the state matters to the last prediction")
+    axes.figure.savefig(options.out_dir / "gradients.png", dpi=120)
+    return found, norms
+
+
+if __name__ == "__main__":
+    main()
