@@ -1,11 +1,13 @@
 """Two pictures of what goes on inside: an LSTM's gates while it reads, and vanishing gradients.
 
-    python examples/look_inside.py [--steps 300] [--hidden 64] [--out-dir .]
+    python examples/look_inside.py [--steps 1000] [--hidden 64] [--out-dir .]
 
-Trains three small models of the next character on Python's own help topics, then draws
+Trains a small model of the next character on Python's own help topics, then draws
 
-    gates.png     the gates and the cell of the LSTM over a sentence it has not seen
-    gradients.png how much the state at each step matters to the last prediction: RNN, GRU, LSTM
+    gates.png      the gates and the states of the LSTM over a sentence
+    gradients.png  how much the state at each step matters to the last prediction, before any
+                   training: RNN, GRU and LSTM as PyTorch begins them, all of which forget, and an
+                   LSTM whose gates begin open for as long as the text is
 """
 
 import argparse
@@ -28,7 +30,13 @@ CODES = np.frombuffer(TEXT.encode("ascii", "replace"), np.uint8)
 CUT = len(CODES) * 9 // 10
 TRAINING, HELD_OUT = CODES[:CUT], CODES[CUT:]
 SENTENCE = "If the statement is in a function, the name is local to it."
-CELLS = {"RNN": jaxrnn.elman, "GRU": jaxrnn.gru, "LSTM": jaxrnn.lstm}
+
+
+def cells(hidden):
+    begun = {"RNN": jaxrnn.elman, "GRU": jaxrnn.gru, "LSTM": jaxrnn.lstm}
+    cells = {name: jaxrnn.initialized(make(hidden), "torch") for name, make in begun.items()}
+    longest = jaxrnn.chrono(LENGTH)
+    return cells | {"LSTM, chrono biases": jaxrnn.initialized(jaxrnn.lstm(hidden), b=longest)}
 
 
 def inputs(codes):
@@ -55,16 +63,17 @@ def train(model, rule, params, memory, codes):
     return optax.apply_updates(params, changes), memory, bits
 
 
-def trained(model, steps, progress, name):
-    """Parameters, and bits per character on text not seen."""
+def trained(model, steps):
+    """Parameters after so many steps."""
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(4e-3))
     params, rng = model.init(jax.random.key(0), SYMBOLS), np.random.default_rng(0)
-    memory, task = rule.init(params), progress.add_task(name, total=steps)
-    for _ in range(steps):
-        params, memory, bits = train(model, rule, params, memory, windows(TRAINING, rng))
-        progress.update(task, advance=1, description=f"{name} {float(bits):.2f} bits")
-    unseen = windows(HELD_OUT, np.random.default_rng(1))
-    return params, float(loss_of(model, params, unseen)), unseen
+    memory = rule.init(params)
+    with Progress() as progress:
+        task = progress.add_task("training", total=steps)
+        for _ in range(steps):
+            params, memory, bits = train(model, rule, params, memory, windows(TRAINING, rng))
+            progress.update(task, advance=1, description=f"{float(bits):.2f} bits a character")
+    return params
 
 
 def gradient_norms(model, params, codes):
@@ -78,32 +87,34 @@ def gradient_norms(model, params, codes):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--out-dir", type=pathlib.Path, default=pathlib.Path())
     options = parser.parse_args(argv)
 
-    found, norms = {}, {}
-    with Progress() as progress:
-        for name, make in CELLS.items():
-            model = jaxrnn.stack(make(options.hidden), jaxrnn.project(SYMBOLS))
-            params, found[name], unseen = trained(model, options.steps, progress, name)
-            norms[name] = gradient_norms(model, params, unseen)
-    for name, bits in found.items():
+    deep = lambda cell: jaxrnn.stack(cell, jaxrnn.project(SYMBOLS))
+    unseen = windows(HELD_OUT, np.random.default_rng(1))
+    norms = {}
+    for name, cell in cells(options.hidden).items():
+        model = deep(cell)
+        norms[name] = gradient_norms(model, model.init(jax.random.key(0), SYMBOLS), unseen)
         faded = float(np.median(norms[name][-33] / norms[name][-1]))
-        print(f"{name}: {bits:.2f} bits a character; 32 steps back its gradient is {faded:.1e}")
+        print(f"{name}: 32 steps back, {faded:.1e} of the gradient is left")
+    axes = jaxrnn.plot.gradient_flow(norms)
+    axes.set_title("How much the state matters to the last prediction, before training")
+    axes.figure.savefig(options.out_dir / "gradients.png", dpi=120)
 
-    # The last model is the LSTM.
+    model = deep(jaxrnn.lstm(options.hidden))
+    params = trained(model, options.steps)
+    bits = float(loss_of(model, params, unseen))
+    print(f"held out: {bits:.2f} bits a character")
     codes = jnp.asarray(np.frombuffer(SENTENCE.encode(), np.uint8).astype(np.int32))
     inside = jaxrnn.trace(model, params, inputs(codes))["0"]
     low, high = jaxrnn.inside.saturation(inside["f"])
     print(f"forget gates below 0.1: {low.mean():.0%} of the time, above 0.9: {high.mean():.0%}")
     picture = jaxrnn.plot.gates(inside, SENTENCE, names=("i", "f", "o", "c", "h"), units=32)
     picture.savefig(options.out_dir / "gates.png", dpi=120)
-    axes = jaxrnn.plot.gradient_flow(norms)
-    axes.set_title("How much the state matters to the last prediction")
-    axes.figure.savefig(options.out_dir / "gradients.png", dpi=120)
-    return found, norms
+    return bits, norms
 
 
 if __name__ == "__main__":

@@ -69,7 +69,10 @@ def gradient_norms(
         given = params, state, xs, mask, starts, key
         found = jax.grad(lambda nudges: loss(outputs(nudges, *given)))(nudges)
         flat = [jnp.abs(a).reshape(*xs.shape[:-1], -1) for a in jax.tree.leaves(found)]
-        return state, jnp.linalg.norm(jnp.concatenate(flat, -1), axis=-1)
+        flat = jnp.concatenate(flat, -1)
+        # Divided by the largest: squares of what has vanished would be zero long before it is.
+        top = flat.max(-1, keepdims=True, initial=jnp.finfo(flat.dtype).tiny)
+        return state, top[..., 0] * jnp.linalg.norm(flat / top, axis=-1)
 
     return _over(
         run, cell, "gradient_norms", params, xs, state, lengths, mask, starts, reverse, key

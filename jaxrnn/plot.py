@@ -100,7 +100,8 @@ def gradient_flow(norms, *, axes=None):
         axes = Figure((7, 4), layout="constrained").subplots()
     for name, a in norms.items():
         rows = a.reshape(len(a), -1)
-        low, middle, high = np.quantile(rows / rows[-1:], (0.25, 0.5, 0.75), axis=1)
+        rows = np.where(rows > 0, rows / rows[-1:], np.nan)  # zero has no place on the axis
+        low, middle, high = np.quantile(rows, (0.25, 0.5, 0.75), axis=1)
         back = np.arange(len(a))[::-1]
         (line,) = axes.plot(back, middle, label=name, linewidth=1.8)
         if rows.shape[1] > 1:

@@ -120,7 +120,7 @@ def _whole(cell, params, state, xs, mask, starts, reverse, key, initial=None):
 
 
 def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
-    """``_whole`` of a cell that needs the whole sequence, from those of the cells it is made of."""
+    """``_whole`` of a cell that needs the whole sequence, by those it is made of."""
     found = {}
 
     def spied(name, child):
@@ -169,7 +169,9 @@ def _one(cell, params, state, x, key):
         if not _is_shown(leaf, batch):
             paths.append(None)
             continue
-        path = next((path for path, a in found.items() if a is leaf), None)
+        same = [path for path, a in found.items() if a is leaf]
+        # An output may be a state of the cell it is of, but not of one around it.
+        path = next((p for p in same if p != (OUTPUT,) or not children), None)
         if path is None and id(last) in old:
             path = (old[id(last)],)
         if path is None and len(children) == 1 and k < len(within):
@@ -253,7 +255,7 @@ def _written(cell):
         inner = make.build(*args, **dict(named))
         if not _alike(inner, cell):  # changed by hand since
             return dataclasses.replace(cell, made=None)
-        if inner.made is None or _children(cell):
+        if inner.made is None or (_children(cell) and not _children(inner)):
             return cell
         cell = inner
     return cell

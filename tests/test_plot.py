@@ -63,7 +63,7 @@ def test_the_example(tmp_path, capsys):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     bits, norms = module.main(["--steps", "5", "--hidden", "8", "--out-dir", str(tmp_path)])
-    assert set(bits) == set(norms) == {"RNN", "GRU", "LSTM"} and max(bits.values()) < 8
+    assert {"RNN", "GRU", "LSTM"} < set(norms) and bits < 7  # log2(128) before it learns
     for name in ("gates.png", "gradients.png"):
         assert (tmp_path / name).stat().st_size > 10_000
     assert "forget gates below 0.1" in capsys.readouterr().out
