@@ -24,6 +24,7 @@ from rich.progress import Progress
 import jaxrnn
 import jaxrnn.plot
 
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 SYMBOLS, BATCH, LENGTH = 128, 32, 96
 TEXT = "\n".join(topics[name] for name in sorted(topics))
 CODES = np.frombuffer(TEXT.encode("ascii", "replace"), np.uint8)
@@ -35,8 +36,8 @@ SENTENCE = "If the statement is in a function, the name is local to it."
 def cells(hidden):
     begun = {"RNN": jaxrnn.elman, "GRU": jaxrnn.gru, "LSTM": jaxrnn.lstm}
     cells = {name: jaxrnn.initialized(make(hidden), "torch") for name, make in begun.items()}
-    longest = jaxrnn.chrono(LENGTH)
-    return cells | {"LSTM, chrono biases": jaxrnn.initialized(jaxrnn.lstm(hidden), b=longest)}
+    chrono = jaxrnn.initialized(jaxrnn.lstm(hidden), b=jaxrnn.chrono(LENGTH))
+    return cells | {"LSTM, chrono biases": chrono}
 
 
 def inputs(codes):
@@ -52,8 +53,7 @@ def windows(text, rng):
 def loss_of(model, params, codes):
     """Of the next character, mean, in bits."""
     _, logits = jaxrnn.unroll(model, params, inputs(codes[:-1]))
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, codes[1:])
-    return nats.mean() / jnp.log(2)
+    return cross_entropy(logits, codes[1:]).mean() / jnp.log(2)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -64,7 +64,6 @@ def train(model, rule, params, memory, codes):
 
 
 def trained(model, steps):
-    """Parameters after so many steps."""
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(4e-3))
     params, rng = model.init(jax.random.key(0), SYMBOLS), np.random.default_rng(0)
     memory = rule.init(params)
@@ -80,7 +79,7 @@ def gradient_norms(model, params, codes):
     """Of the loss of the last prediction alone, for each step and row."""
 
     def last(logits):
-        return optax.softmax_cross_entropy_with_integer_labels(logits[-1], codes[-1]).sum()
+        return cross_entropy(logits[-1], codes[-1]).sum()
 
     return jaxrnn.inside.gradient_norms(model, params, inputs(codes[:-1]), loss=last)
 
@@ -93,8 +92,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
 
     deep = lambda cell: jaxrnn.stack(cell, jaxrnn.project(SYMBOLS))
-    unseen = windows(HELD_OUT, np.random.default_rng(1))
-    norms = {}
+    norms, unseen = {}, windows(HELD_OUT, np.random.default_rng(1))
     for name, cell in cells(options.hidden).items():
         model = deep(cell)
         norms[name] = gradient_norms(model, model.init(jax.random.key(0), SYMBOLS), unseen)

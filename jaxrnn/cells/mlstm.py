@@ -102,7 +102,8 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         o, taken = inputs(params, x)
         state, read = matrix_memory.one(stabilised, packed(state), taken)
-        return unpacked(state), outputs(o, *read).astype(x.dtype)
+        h = outputs(o, *read)
+        return unpacked(state), h.astype(x.dtype)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key
