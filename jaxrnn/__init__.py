@@ -1,5 +1,6 @@
 """Recurrent networks for JAX: cells are pure functions, scanned over time."""
 
+from jaxrnn import inside
 from jaxrnn.attention import attention, transformer_block
 from jaxrnn.attentive import attentive, remember
 from jaxrnn.cell import Cell, cell, constructor, explain, unroll
@@ -42,3 +43,4 @@ from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout
 from jaxrnn.reparameterised import weight_dropout, with_params
 from jaxrnn.stateless import layer_norm, project, stateless
 from jaxrnn.truncated import truncated
+from jaxrnn.trace import trace

@@ -11,6 +11,7 @@ from jaxrnn.attend import attend
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.combine import residual, stack
 from jaxrnn.dtypes import arithmetic, promoted
+from jaxrnn.equations import equations
 from jaxrnn.scan import positions, resets, select
 from jaxrnn.stateless import layer_norm, project
 
@@ -69,6 +70,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         want = {"qkv": (x.shape[-1], 3, heads, width), "out": (heads, width, hidden)}
         arguments.check_params(params, want, "qkv", x)
 
+    @equations
     def step(params, state, x, key=None):
         del key
         check(params, x)

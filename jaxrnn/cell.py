@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import arguments, choice
+from jaxrnn.equations import equations
 from jaxrnn.placement import automatic, varying
 from jaxrnn.scan import resets, scan, select
 
@@ -183,6 +184,7 @@ def cell(init, initial_state, step):
     >>> ys[:, 0]
     Array([2., 3., 4.], dtype=float32)
     """
+    equations(step)
     takes_key = "key" in inspect.signature(step).parameters
 
     def call(params, state, x, key):

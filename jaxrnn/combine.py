@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrnn import arguments, draws, parameters
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor, output_size
+from jaxrnn.equations import equations
 from jaxrnn.scan import positions, resets, select
 from jaxrnn.stateless import stateless
 from jaxrnn.wrap import check_cell, views
@@ -160,6 +161,7 @@ def highway(cell, *, bias=-1.0):
         arguments.check_names(params, names)
         return cell.initial_state(params["cell"], batch_shape)
 
+    @equations
     def run(params, state, x, key, call):
         arguments.check_names(params, names)
         own = {"w": params["w"], "b": params["b"]}
@@ -167,8 +169,8 @@ def highway(cell, *, bias=-1.0):
         state, y = call(cell, params["cell"], state, x, key)
         _check_sizes("highway", cell, x, y)
         t = jax.nn.sigmoid(affine(x, own["w"], own["b"]))
-        x_wide, y_wide = x.astype(t.dtype), y.astype(t.dtype)
-        return state, (x_wide + t * (y_wide - x_wide)).astype(x.dtype)
+        dtype, x, y = x.dtype, x.astype(t.dtype), y.astype(t.dtype)
+        return state, (x + t * (y - x)).astype(dtype)
 
     return Cell(init, initial_state, *views(run))
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from jaxrnn import arguments, parameters
 from jaxrnn.cell import Cell
+from jaxrnn.equations import equations
 from jaxrnn.lifted import state_dtype, zero_state
 from jaxrnn.linear import linear_scan
 from jaxrnn.scan import positions, resets, select
@@ -25,6 +26,7 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
     Returns:
       A ``Cell``. Outputs are in the type of the inputs.
     """
+    equations(inputs, outputs)
     zero = zero_state((width,), complex_)
 
     def initial_state(params, batch_shape):
@@ -36,6 +38,7 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         dtype = state_dtype(params, complex_)
         return tuple(part.astype(dtype) for part in inputs(params, x, *count))
 
+    @equations
     def step(params, state, x, key=None):
         del key
         h, *count = arguments.completed_state(initial_state, params, state, x.shape[:-1])

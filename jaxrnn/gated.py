@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jaxrnn import arguments, parameters
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.dtypes import arithmetic
+from jaxrnn.equations import equations
 from jaxrnn.recurrence import RESIDUALS, recur, reference
+from jaxrnn.recurrence.packed import Packing
 from jaxrnn.recurrence.problem import Operands, Problem
 
 
@@ -72,6 +74,7 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
         raise ValueError(f"recurrent: got {recurrent}, want different gates below {gates}")
     form = Form(update, gates, states, bias, unit, recurrent)
     _check_update(form)
+    equations(update)
 
     def build(hidden, *, heads=1, residuals="gates"):
         return _build(form, hidden, heads, residuals)
@@ -103,6 +106,12 @@ class Form(NamedTuple):
     @property
     def whole(self):
         return self.recurrent == tuple(range(self.gates))
+
+    @property
+    def summed(self):
+        """The gates whose two parts the update sees only as a sum, or that have but one."""
+        problem = Problem(_update(self), self.gates, self.states, False, "gates", None)
+        return Packing(problem, (name for name, _ in self.unit)).summed
 
 
 class Parts(NamedTuple):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxrnn import arguments, loop, parameters
 from jaxrnn.cell import Cell
 from jaxrnn.dtypes import arithmetic, promoted
+from jaxrnn.equations import equations
 from jaxrnn.scan import select
 
 
@@ -34,6 +35,7 @@ def lifted(
     Returns:
       A ``Cell``. Outputs are in the type of the inputs.
     """
+    equations(inputs, step)
     initial_state = widths if callable(widths) else zero_state(widths)
     finish = outputs or (lambda params, ys, x: ys)
 

@@ -1,5 +1,7 @@
 """Cells whose parameters are made of others, once a call: every implementation keeps running."""
 
+import dataclasses
+
 import jax
 
 from jaxrnn import arguments, draws, parameters
@@ -45,7 +47,8 @@ def checked(cell, spec):
         return call(cell, params, state, x, key)
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
-    return Cell(init, cell.initial_state, *views(run))
+    step, unroll = views(run)
+    return dataclasses.replace(cell, init=init, step=step, unroll=unroll, gated=None)
 
 
 @constructor

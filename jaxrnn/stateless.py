@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxrnn import arguments
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor
+from jaxrnn.equations import equations
 from jaxrnn.normal import normalised
 from jaxrnn.scan import select
 
@@ -25,6 +26,8 @@ def stateless(init, apply):
     >>> jaxrnn.unroll(double, {}, jnp.ones((3, 1)))[1][:, 0]
     Array([2., 2., 2.], dtype=float32)
     """
+
+    equations(apply)
 
     def step(params, state, x, key=None):
         del key

@@ -22,6 +22,7 @@ NEEDS = {  # beside JAX, to run the examples
     "jaxrnn.nnx": "flax",
     "jaxrnn.linen": "flax",
     "jaxrnn.files": "safetensors",
+    "jaxrnn.plot": "matplotlib",
     "jaxrnn.interop.flax": "flax",
     "jaxrnn.interop.equinox": "equinox",
     "jaxrnn.interop.torch": "torch",

@@ -11,7 +11,7 @@ import jaxrnn
 
 ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
-    ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws"),
+    ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws", "equations"),
     ("operation",),
     ("arguments", "affine", "normal"),
     ("parameters",),
@@ -19,7 +19,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory", "episodes"),
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
     ("regularise", "attentive", "truncated"),
-    ("cells", "attention", "nnx", "linen"),
+    ("cells", "attention", "nnx", "linen", "trace", "inside", "plot"),
     ("interop",),
     ("__init__",),
     ("files",),
@@ -28,6 +28,7 @@ LAYER = {module: number for number, modules in enumerate(LAYERS) for module in m
 OUTSIDE = {  # beside JAX
     "nnx": {"flax"},
     "linen": {"flax"},
+    "plot": {"matplotlib"},
     "files": {"safetensors"},
     "interop": {"flax", "equinox", "torch", "keras", "onnx"},
 }

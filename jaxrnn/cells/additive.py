@@ -16,8 +16,10 @@ from jaxrnn.lifted import lifted
 def _ran_update(activation):
     def ran_update(state, x, r):
         (_, c), (xi, xf, xc), (ri, rf) = state, x, r
-        c = sigmoid(xi + ri) * xc + sigmoid(xf + rf) * c
-        return activation(c), c
+        i, f = sigmoid(xi + ri), sigmoid(xf + rf)
+        c = i * xc + f * c
+        h = activation(c)
+        return h, c
 
     return ran_update
 
@@ -58,7 +60,9 @@ def ran(hidden, *, activation="tanh", heads=1, residuals="gates"):
 
 def atr_update(state, x, r):
     (h,), (p,), (q,) = state, x, r
-    return (sigmoid(p + q) * p + sigmoid(p - q) * h,)
+    i, f = sigmoid(p + q), sigmoid(p - q)
+    h = i * p + f * h
+    return (h,)
 
 
 @constructor
@@ -89,8 +93,10 @@ def atr(hidden, *, heads=1, residuals="gates"):
 
 
 def cfn_update(state, x, r):
-    (h,), (xt, xe, xn), (rt, re) = state, x, r
-    return (sigmoid(xt + rt) * tanh(h) + sigmoid(xe + re) * tanh(xn),)
+    (h,), (xtheta, xeta, xn), (rtheta, reta) = state, x, r
+    theta, eta, n = sigmoid(xtheta + rtheta), sigmoid(xeta + reta), tanh(xn)
+    h = theta * tanh(h) + eta * n
+    return (h,)
 
 
 @constructor
@@ -123,7 +129,9 @@ def cfn(hidden, *, heads=1, residuals="gates"):
 
 def star_update(state, x, r):
     (h,), (xk, xz), (rk,) = state, x, r
-    return (tanh(h + sigmoid(xk + rk) * (tanh(xz) - h)),)
+    k, z = sigmoid(xk + rk), tanh(xz)
+    h = tanh(h + k * (z - h))
+    return (h,)
 
 
 @constructor
@@ -191,7 +199,8 @@ def minimal_rnn(hidden):
 
     def step(_, state, x, dot):
         (h,), (z, xu) = state, x
-        h = z + sigmoid(xu + dot("r", h)) * (h - z)
+        u = sigmoid(xu + dot("r", h))
+        h = z + u * (h - z)
         return (h,), h
 
     return lifted(spec, (hidden,), inputs, step, products=("r",))

@@ -52,7 +52,8 @@ def dreamer_gru(hidden, *, heads=1, epsilon=1e-3):
         gates = (x + dot("r", h)).reshape(*h.shape[:-1], 3, hidden)
         gates = normalised(gates, others["scale"], others["bias"], epsilon=epsilon, axes=2)
         r, n, z = (gates[..., k, :] for k in range(3))
-        h = h + sigmoid(z - 1) * (tanh(sigmoid(r) * n) - h)
+        n = tanh(sigmoid(r) * n)
+        h = h + sigmoid(z - 1) * (n - h)
         return (h,), h
 
     inputs = lambda params, x: affine(x, params["w"].reshape(-1, 3 * hidden))

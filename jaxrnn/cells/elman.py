@@ -11,7 +11,8 @@ from jaxrnn.gated import gated
 def _update(activation):
     def elman_update(state, x, r):
         (xh,), (rh,) = x, r
-        return (activation(xh + rh),)
+        h = activation(xh + rh)
+        return (h,)
 
     return elman_update
 

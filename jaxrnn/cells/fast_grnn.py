@@ -13,7 +13,8 @@ from jaxrnn.reparameterised import checked, with_params
 def fast_grnn_update(state, x, r, bz, bn, zeta, nu):
     (h,), (a,), (q,) = state, x, r
     z, n = sigmoid(a + q + bz), tanh(a + q + bn)
-    return ((sigmoid(zeta) * (1 - z) + sigmoid(nu)) * n + z * h,)
+    h = (sigmoid(zeta) * (1 - z) + sigmoid(nu)) * n + z * h
+    return (h,)
 
 
 _unit = dict.fromkeys(("bz", "bn", "zeta", "nu"), parameters.zeros)

@@ -6,6 +6,7 @@ from jax.numpy import tanh
 from jaxrnn import affine, arguments, parameters
 from jaxrnn.cell import constructor
 from jaxrnn.diagonal import diagonal
+from jaxrnn.equations import equations
 
 
 def impulse(hidden, gates, update):
@@ -18,6 +19,8 @@ def impulse(hidden, gates, update):
         smaller than the distance between f and its neighbour.
     """
     hidden = arguments.size("hidden", hidden)
+
+    equations(update)
 
     def inputs(params, x):
         keep, add, candidate = update(*affine.gates(params, x))
@@ -57,8 +60,9 @@ def gilr(hidden, *, lower_bound=0.0):
     if not 0 <= lower_bound < 1:
         raise ValueError(f"lower_bound: got {lower_bound}, want a number from 0 to below 1")
 
-    def update(g, i):
+    def update(a_g, a_i):
         free = 1 - lower_bound
-        return lower_bound + free * sigmoid(g), free * sigmoid(-g), tanh(i)
+        g, i = lower_bound + free * sigmoid(a_g), tanh(a_i)
+        return g, free * sigmoid(-a_g), i
 
     return impulse(hidden, 2, update)

@@ -13,9 +13,10 @@ from jaxrnn.loop import split
 
 def gru_update(state, x, r, rb, drop=lambda n: n):
     (h,), (xr, xz, xn), (rr, rz, rn) = state, x, r
-    z = sigmoid(xz + rz)
-    n = drop(tanh(xn + sigmoid(xr + rr) * (rn + rb)))
-    return (n + z * (h - n),)
+    r, z = sigmoid(xr + rr), sigmoid(xz + rz)
+    n = drop(tanh(xn + r * (rn + rb)))
+    h = n + z * (h - n)
+    return (h,)
 
 
 _reset_after = gated(gru_update, gates=3, unit={"rb": jax.nn.initializers.zeros})
@@ -58,8 +59,8 @@ def reset_before(_, state, x, dot):
     """A step, of any products."""
     (h,), (xr, xz, xn) = state, x
     rr, rz = split(dot("rz", h), 2)
-    z = sigmoid(xz + rz)
-    n = tanh(xn + dot("n", sigmoid(xr + rr) * h))
+    r, z = sigmoid(xr + rr), sigmoid(xz + rz)
+    n = tanh(xn + dot("n", r * h))
     h = n + z * (h - n)
     return (h,), h
 

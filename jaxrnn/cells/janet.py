@@ -16,7 +16,9 @@ def _update(beta):
     def janet_update(state, x, r, drop=lambda g: g):
         (h,), (xf, xg), (rf, rg) = state, x, r
         f = xf + rf
-        return (sigmoid(f) * h + sigmoid(beta - f) * drop(tanh(xg + rg)),)
+        g = drop(tanh(xg + rg))
+        h = sigmoid(f) * h + sigmoid(beta - f) * g
+        return (h,)
 
     return janet_update
 

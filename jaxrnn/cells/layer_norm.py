@@ -48,7 +48,8 @@ def layer_norm_lstm(hidden, *, forget_bias=1.0, per_gate=False, epsilon=1e-5):
     def step(others, state, x, dot):
         r = gates.recurrent(others, state, dot)
         _, c = lstm_update(state, x, r)
-        h = sigmoid(x[3] + r[3]) * tanh(normalised(c, others["sc"], others["bc"], epsilon=epsilon))
+        o = sigmoid(x[3] + r[3])
+        h = o * tanh(normalised(c, others["sc"], others["bc"], epsilon=epsilon))
         return (h, c), h
 
     return lifted(

@@ -14,7 +14,8 @@ from jaxrnn.reparameterised import checked, with_params
 def _update(alpha, activation):
     def leaky_update(state, x, r):
         (h,), (xh,), (rh,) = state, x, r
-        return (h + alpha * (activation(xh + rh) - h),)
+        h = h + alpha * (activation(xh + rh) - h)
+        return (h,)
 
     return leaky_update
 

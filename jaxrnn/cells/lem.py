@@ -38,8 +38,9 @@ def lem(hidden, *, dt=1.0):
     def step(_, state, x, dot):
         (y, z), (xd, xe, xz, xy) = state, x
         rd, re, rz = split(dot("dez", y), 3)
-        z = z + dt * sigmoid(xd + rd) * (tanh(xz + rz) - z)
-        y = y + dt * sigmoid(xe + re) * (tanh(xy + dot("y", z)) - y)
+        d, e = dt * sigmoid(xd + rd), dt * sigmoid(xe + re)
+        z = z + d * (tanh(xz + rz) - z)
+        y = y + e * (tanh(xy + dot("y", z)) - y)
         return (y, z), y
 
     products = lambda params: {"dez": params["r"][:, :3], "y": params["r"][:, 3]}

@@ -9,7 +9,9 @@ from jaxrnn.gated import gated
 def ligru_update(state, x, r, drop=lambda g: g):
     (h,), (xz, xn), (rz, rn) = state, x, r
     n = drop(relu(xn + rn))
-    return (n + sigmoid(xz + rz) * (h - n),)
+    z = sigmoid(xz + rz)
+    h = n + z * (h - n)
+    return (h,)
 
 
 @constructor

@@ -9,23 +9,29 @@ import jax.numpy as jnp
 from jaxrnn import arguments, parameters
 from jaxrnn.cell import constructor
 from jaxrnn.cells.lstmp import lstmp
+from jaxrnn.equations import equations
 from jaxrnn.gated import gated
 
 
 @functools.cache
 def _update(gates, cell_clip, activation, gate_activation):
+    @equations
     def lstm_update(state, x, r, drop=lambda g: g, **peephole):
-        (_, c), enters = state, dict(zip(gates, map(operator.add, x, r)))
+        (_, c), a = state, dict(zip(gates, map(operator.add, x, r)))
 
         def gate(name, seen):
-            own = enters[name] + peephole[f"p{name}"] * seen if peephole else enters[name]
-            return gate_activation(own)
+            if peephole:
+                a[name] = a[name] + peephole[f"p{name}"] * seen
+            return gate_activation(a[name])
 
         f = gate("f", c)
-        i = gate("i", c) if "i" in enters else 1 - f
-        c = f * c + i * drop(activation(enters["g"]))
+        i = gate("i", c) if "i" in a else 1 - f
+        g = activation(a["g"])
+        c = f * c + i * drop(g)
         c = c if cell_clip is None else jnp.clip(c, -cell_clip, cell_clip)
-        return gate("o", c) * activation(c), c
+        o = gate("o", c)
+        h = o * activation(c)
+        return h, c
 
     return lstm_update
 

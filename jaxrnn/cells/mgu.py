@@ -14,7 +14,9 @@ from jaxrnn.reparameterised import checked, with_params
 def mgu_update(state, x, r):
     (h,), (xf, xn), (rf, rn) = state, x, r
     f = sigmoid(xf + rf)
-    return (h + f * (tanh(xn + f * rn) - h),)
+    n = tanh(xn + f * rn)
+    h = h + f * (n - h)
+    return (h,)
 
 
 _reset_after = gated(mgu_update, gates=2)
@@ -25,7 +27,8 @@ def _reset_before(hidden):
     def step(_, state, x, dot):
         (h,), (xf, xn) = state, x
         f = sigmoid(xf + dot("f", h))
-        h = h + f * (tanh(xn + dot("n", f * h)) - h)
+        n = tanh(xn + dot("n", f * h))
+        h = h + f * (n - h)
         return (h,), h
 
     products = lambda params: {"f": params["r"][:, 0], "n": params["r"][:, 1]}

@@ -34,7 +34,12 @@ def min_gru(hidden, *, positive=True):
     ((7, 3, 4), True)
     """
     candidate = _candidate(positive)
-    return impulse(hidden, 2, lambda z, n: (sigmoid(-z), sigmoid(z), candidate(n)))
+
+    def update(a_z, a_n):
+        z, n = sigmoid(a_z), candidate(a_n)
+        return sigmoid(-a_z), z, n
+
+    return impulse(hidden, 2, update)
 
 
 @constructor
@@ -63,9 +68,11 @@ def min_lstm(hidden, *, positive=True):
     """
     candidate = _candidate(positive)
 
-    def update(f, i, n):
-        odds = log_sigmoid(f) - log_sigmoid(i)  # f / (f + i), where both may underflow
-        return sigmoid(odds), sigmoid(-odds), candidate(n)
+    def update(a_f, a_i, a_n):
+        log_f, log_i = log_sigmoid(a_f), log_sigmoid(a_i)
+        odds = log_f - log_i  # f / (f + i), where both may underflow
+        n = candidate(a_n)
+        return sigmoid(odds), sigmoid(-odds), n
 
     return impulse(hidden, 3, update)
 

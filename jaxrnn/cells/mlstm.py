@@ -6,6 +6,7 @@ from jax.nn import log_sigmoid, sigmoid
 from jaxrnn import affine, arguments, matrix_memory, parameters
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.dtypes import arithmetic, promoted
+from jaxrnn.equations import equations
 from jaxrnn.scan import select
 
 _LEAST = 1e-6  # what is divided by at least, for exp(-m) may be 0; the authors' code adds it
@@ -67,6 +68,7 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         dtype = arithmetic(params)
         return tuple(jnp.zeros((*batch_shape, heads, *shape), dtype) for shape in shapes)
 
+    @equations
     def inputs(params, x):
         """The output gate, and what the memory takes."""
         parameters.check(spec, params, x)
@@ -94,12 +96,14 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         y = sigmoid(o) * y
         return y.reshape(*y.shape[:-2], hidden)
 
+    @equations
     def step(params, state, x, key=None):
         del key
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         o, taken = inputs(params, x)
         state, read = matrix_memory.one(stabilised, packed(state), taken)
-        return unpacked(state), outputs(o, *read).astype(x.dtype)
+        h = outputs(o, *read)
+        return unpacked(state), h.astype(x.dtype)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key

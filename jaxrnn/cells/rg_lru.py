@@ -62,7 +62,8 @@ def rg_lru(hidden, *, heads=1):
         log_a = jnp.where(count[..., None] > 0, log_a, -jnp.inf)
         # 1 - a^2, above zero: the root of zero has an infinite derivative.
         rest = jnp.maximum(-jnp.expm1(2 * log_a), jnp.finfo(total).tiny)
-        return jnp.exp(log_a), jnp.sqrt(rest) * i * x.astype(total)
+        a, b = jnp.exp(log_a), jnp.sqrt(rest) * i * x.astype(total)
+        return a, b
 
     def init(key, in_size):
         arguments.check_same_size(in_size, hidden)

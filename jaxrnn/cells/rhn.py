@@ -62,8 +62,10 @@ def rhn(hidden, *, depth=4, coupled=True, transform_bias=-2.0):
         for number, layer in enumerate(layers):
             a = dot(layer, s) + others["b"][..., number, :]
             g, t, *c = split(a if number else a + x, gates)
-            t = sigmoid(t)
-            s = tanh(g) * t + s * (1 - t if coupled else sigmoid(*c))
-        return (s,), s
+            g, t = tanh(g), sigmoid(t)
+            c = 1 - t if coupled else sigmoid(*c)
+            s = g * t + s * c
+        h = s
+        return (h,), h
 
     return lifted(spec, (hidden,), inputs, step, products=products, others=others)

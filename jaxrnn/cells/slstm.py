@@ -1,6 +1,7 @@
 """The LSTM with exponential gates and scalar memories."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,15 @@ _NOTHING = -1e30  # the logarithm of no weight at all, in sums with which nothin
 def _update(forget):
     def slstm_update(state, x, r):
         _, c, n, m = state
-        i, f, z, o = (xk + rk for xk, rk in zip(x, r))
+        a = dict(zip("ifzo", map(operator.add, x, r)))
         # Where n is 0 nothing came before, and m says nothing: of each row, as episodes begin.
-        f = _LOGARITHMS[forget](f) + jnp.where(n == 0, _NOTHING, m)
-        m = jnp.maximum(f, i)
-        i, f = jnp.exp(i - m), jnp.exp(f - m)
-        c, n = f * c + i * tanh(z), f * n + i
-        return sigmoid(o) * c / n, c, n, m
+        f = _LOGARITHMS[forget](a["f"]) + jnp.where(n == 0, _NOTHING, m)
+        m = jnp.maximum(f, a["i"])
+        i, f = jnp.exp(a["i"] - m), jnp.exp(f - m)
+        z, o = tanh(a["z"]), sigmoid(a["o"])
+        c, n = f * c + i * z, f * n + i
+        h = o * c / n
+        return h, c, n, m
 
     return slstm_update
 

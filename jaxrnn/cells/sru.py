@@ -58,10 +58,11 @@ def sru(hidden, *, project=False, highway_bias=0.0):
         return new, f + bf, r + br, *skip
 
     def step(others, state, x, dot):
-        (c,), (new, f, r, skip), v = state, x, others["v"]
+        (c,), (new, f, r, s), v = state, x, others["v"]
         f, r = sigmoid(f + v[..., 0, :] * c), sigmoid(r + v[..., 1, :] * c)
         c = f * c + (1 - f) * new
-        return (c,), r * c + (1 - r) * skip
+        h = r * c + (1 - r) * s
+        return (c,), h
 
     def init(key, in_size):
         if not project:

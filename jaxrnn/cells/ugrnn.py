@@ -10,7 +10,9 @@ from jaxrnn.gated import gated
 def ugrnn_update(state, x, r, drop=lambda g: g):
     (h,), (xg, xc), (rg, rc) = state, x, r
     c = drop(tanh(xc + rc))
-    return (c + sigmoid(xg + rg) * (h - c),)
+    g = sigmoid(xg + rg)
+    h = c + g * (h - c)
+    return (h,)
 
 
 @constructor
