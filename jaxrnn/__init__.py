@@ -42,5 +42,5 @@ from jaxrnn.linear import linear_scan
 from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout
 from jaxrnn.reparameterised import weight_dropout, with_params
 from jaxrnn.stateless import layer_norm, project, stateless
-from jaxrnn.truncated import truncated
 from jaxrnn.trace import trace
+from jaxrnn.truncated import truncated
