@@ -18,7 +18,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("cell", "recurrence", "attend", "linear", "loop", "window"),
     ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory"),
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
-    ("regularise", "attentive"),
+    ("regularise", "attentive", "int8"),
     ("cells", "attention", "nnx", "linen"),
     ("__init__",),
 )
