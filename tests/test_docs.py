@@ -22,7 +22,15 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn.
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
 PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
 FLAX = ("jaxrnn.nnx", "jaxrnn.linen")
-EXTRAS = ("flax", "optax", "torch", "keras")  # of which a page's blocks may need some
+EXTRAS = (
+    "flax",
+    "keras",
+    "matplotlib",
+    "optax",
+    "orbax",
+    "safetensors",
+    "torch",
+)  # of which a page's blocks may need some
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
@@ -70,8 +78,9 @@ def test_a_quote_takes_the_place_of_what_was_there(tmp_path, monkeypatch):
 
 @every_page
 @pytest.mark.usefixtures("plain_jax")
-def test_pages(page):
+def test_pages(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, as its reader would type them."""
+    monkeypatch.chdir(tmp_path)  # where some of them write
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     for extra in EXTRAS:
         if any(extra in block for block in blocks):
