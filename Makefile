@@ -1,13 +1,14 @@
-# Two commands do everything on a fresh machine:
+# Three commands do everything on a fresh machine:
 #   make bench   LSTM against GRU against attention on long sequences: table, chart, file
 #   make test    the tests
+#   make docs    the pages as a site, with the reference: build/site/index.html
 # Each makes its own environment. ARGS are handed on; another Python: PYTHON=python3.12 VENV=.venv12
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers aot aot-here accelerator programs test lint sanitize arm64 clean
+.PHONY: bench peers aot aot-here accelerator programs docs test lint sanitize arm64 clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -32,6 +33,9 @@ accelerator:
 programs: $(VENV)/installed-bench
 	$(call native,build/by_hand,-DJAXRNN_INTERPRETER=lstm_by_hand.h)
 	$(RUN) -m benchmarks programs build/by_hand/cpu.so $(ARGS)
+
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build $(ARGS)
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest -n auto $(ARGS)

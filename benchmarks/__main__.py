@@ -10,8 +10,9 @@ COMMANDS = {
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
+    "int8": "what int8 weights cost in accuracy",
     "catalogue": "writes docs/cells.md: every cell in a table",
-    "quotes": "puts what the results say into docs/benchmarks.md",
+    "quotes": "puts what the results say into docs/index.md and docs/benchmarks.md",
 }
 
 

@@ -1,8 +1,8 @@
-"""Puts what the kept results say into docs/benchmarks.md, where it marks the place.
+"""Puts what the kept results say into docs/index.md and docs/benchmarks.md, where they mark it.
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
-``the cycles of``, ``the kernels of`` and ``the scans of`` stand for tables of it. So the page says
-what a command said of the result that is kept, and nothing is copied by hand.
+``the costs of``, ``the cycles of``, ``the kernels of`` and ``the scans of`` stand for tables of
+it. So the pages say what a command said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -12,9 +12,11 @@ import textwrap
 
 from benchmarks import record
 
-PAGE = record.RESULTS.parents[1] / "docs" / "benchmarks.md"
+DOCS = record.RESULTS.parents[1] / "docs"
+PAGES = DOCS / "index.md", DOCS / "benchmarks.md"
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 CONTENDERS = {"jaxrnn": "jaxrnn", "scan": "scan of the step", "linen": "Flax Linen"}
+FIRST = ("elman", "gru", "lstm", "min_gru", "lru", "mlstm", "attention", "transformer_block")
 LOOPS = {"tpu": "the kernel", "xla": "XLA's loop, ours", "scan": "scan of the step"}
 
 SCANS = {
@@ -27,11 +29,12 @@ def main(argv=None):
     """Runs the job; its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks quotes",
-        description="Puts what the results say into docs/benchmarks.md.",
+        description="Puts what the results say into docs/index.md and docs/benchmarks.md.",
     )
     parser.parse_args(argv)
-    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"written: {PAGE}")
+    for page in PAGES:
+        page.write_text(quoted(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"written: {page}")
     return 0
 
 
@@ -42,7 +45,7 @@ def quoted(page):
 
 def _said(what, name):
     result = json.loads((record.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return {"words": _words, "cycles": _cycles, "kernels": _kernels, "scans": _scans}[what](result)
+    return SAYS[what](result)
 
 
 def _words(result):
@@ -50,6 +53,23 @@ def _words(result):
         width=99, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
     )
     return "\n".join(map(wrap.fill, result["words"]))
+
+
+def _costs(result):
+    """Times of the first page's cells over the LSTM's, forward / value and grad, by shape."""
+    cases, columns = {}, {}
+    for row in result["rows"]:
+        shape = row["shape"]
+        sizes = " ".join(f"{letter}={shape[letter]}" for letter in "BTIH")
+        columns[shape["name"]] = f"{shape['name']} ({sizes})"
+        if row["cell"] in FIRST:
+            said = cases.setdefault(f"`{row['cell']}`", {}).setdefault(shape["name"], [])
+            said.append(f"{row['ratio'][0]:.2f}")
+    cases = {
+        case: {shape: " / ".join(ratios) for shape, ratios in found.items()}
+        for case, found in sorted(cases.items(), key=lambda c: FIRST.index(c[0].strip("`")))
+    }
+    return _table(["times `lstm`", *columns.values()], cases, columns)
 
 
 def _cycles(result):
@@ -102,3 +122,8 @@ def _table(head, cases, columns):
     lines = [head, ["---"] * len(head)]
     lines += [[case, *(found[name] for name in columns)] for case, found in cases.items()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+SAYS = {
+    "words": _words, "costs": _costs, "cycles": _cycles, "kernels": _kernels, "scans": _scans,
+}  # fmt: skip

@@ -37,6 +37,7 @@ from jaxrnn.combine import bidirectional, dense, dropout, highway, parallel, res
 from jaxrnn.episodes import from_dones
 from jaxrnn.gated import gated
 from jaxrnn.initialized import chrono, initialized
+from jaxrnn.int8 import int8, quantize
 from jaxrnn.learned import learned_state
 from jaxrnn.linear import linear_scan
 from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout

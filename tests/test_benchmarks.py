@@ -21,6 +21,7 @@ import jaxrnn  # noqa: E402
 from benchmarks import (  # noqa: E402
     __main__,
     chart,
+    int8,
     machine,
     modes,
     options,
@@ -436,12 +437,14 @@ def test_words_against_each_group_of_peers():
     assert peers.sentences([]) == []
 
 
-@pytest.mark.parametrize("benchmark", ["sequences", "peers", "programs"])
+@pytest.mark.parametrize("benchmark", ["sequences", "peers", "programs", "int8"])
 def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
     found = list(record.RESULTS.glob(f"{benchmark}-*.json"))
     for path in found:
         kept = json.loads(path.read_text())
-        if benchmark != "sequences":
+        if benchmark == "int8":
+            said = [int8.sentence(row) for row in kept["rows"]]
+        elif benchmark != "sequences":
             said = {"peers": peers, "programs": programs}[benchmark].sentences(kept["rows"])
         else:
             names = [field.name for field in dataclasses.fields(rows.Row)]
@@ -450,6 +453,35 @@ def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
             )
         assert kept["words"] == said and said
     assert found
+
+
+# what int8 weights cost
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_the_cost_of_int8_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(int8, "CELLS", ("gru",))
+    monkeypatch.setattr(int8, "SEEDS", range(2))
+    tiny = ["--hidden", "16", "--length", "8", "--batch", "2", "--steps", "3"]
+    assert int8.main([*tiny, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "int8-cpu.json").read_text())
+    (row,) = content["rows"]
+    assert all(1e-4 < error < 0.1 for error in row["samples"]["error"])
+    wide, small = row["samples"]["bits"].values()
+    assert len(wide) == 2 and all(7 < bits < 9 for bits in wide)
+    assert all(0 < abs(a - b) < 0.05 for a, b in zip(wide, small))
+    assert row["bytes"][0] > 2 * row["bytes"][1]  # 4, but for scales, biases
+    assert content["words"] == [int8.sentence(row)]
+    assert content["words"][0] in " ".join(capsys.readouterr().out.split())
+
+
+def test_words_of_int8():
+    samples = {"error": [0.01, 0.03], "bits": {"float32": [2.0, 2.1], "int8": [2.01, 2.1]}}
+    row = {"cell": "gru", "samples": samples, "bytes": [4000, 1000]}
+    assert int8.sentence(row) == (
+        "gru: fresh, outputs change by 2.00%; trained, 2.050 bits per byte become 2.055 (+0.0000"
+        " to +0.0100 at 2 seeds), 4,000 bytes of weights 1,000."
+    )
 
 
 # timing and writing

@@ -18,7 +18,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("cell", "recurrence", "attend", "linear", "loop", "window"),
     ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory", "episodes"),
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
-    ("regularise", "attentive", "truncated"),
+    ("regularise", "attentive", "truncated", "int8"),
     ("cells", "attention", "nnx", "linen", "trace", "inside", "plot"),
     ("interop",),
     ("__init__",),
