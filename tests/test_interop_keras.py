@@ -57,9 +57,11 @@ def their_rules():
     """Keras mixes types and ranks; its default type is set here."""
     default = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-    keras.config.set_dtype_policy(default)
+    try:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            yield
+    finally:
+        keras.config.set_dtype_policy(default)
 
 
 def built(make, inputs=INPUTS):
