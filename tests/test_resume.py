@@ -32,8 +32,8 @@ def train():
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:  # which closes its output
+            process.kill()
 
 
 def result(process):
