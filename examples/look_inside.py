@@ -50,6 +50,7 @@ def windows(text, rng):
     return jnp.asarray(text[first + np.arange(LENGTH + 1)[:, None]].astype(np.int32))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def loss_of(model, params, codes):
     """Of the next character, mean, in bits."""
     _, logits = jaxrnn.unroll(model, params, inputs(codes[:-1]))
@@ -75,12 +76,10 @@ def trained(model, steps):
     return params
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def gradient_norms(model, params, codes):
     """Of the loss of the last prediction alone, for each step and row."""
-
-    def last(logits):
-        return cross_entropy(logits[-1], codes[-1]).sum()
-
+    last = lambda logits: cross_entropy(logits[-1], codes[-1]).sum()
     return jaxrnn.inside.gradient_norms(model, params, inputs(codes[:-1]), loss=last)
 
 

@@ -13,7 +13,7 @@ def gates(found, labels=None, *, units=_LEGIBLE, names=None):
     """Gates and states as heat maps over a sequence, one panel each, units upon each other.
 
     What lies between 0 and 1 is drawn from dark to light, anything else from blue, below zero, to
-    red, above it.
+    red, above it; the largest 3% are beyond the scale.
 
     Args:
       found: a dict of arrays [T, H], of one row of a batch, as ``jaxrnn.trace`` gives them.
@@ -51,13 +51,13 @@ def gates(found, labels=None, *, units=_LEGIBLE, names=None):
         len(panels), squeeze=False, sharex=True, height_ratios=[h + 14 for h in heights]
     )[:, 0]
     for axes, name, values in zip(rows, names, panels):
-        image = axes.imshow(
-            values[:, :units].T, aspect="auto", interpolation="nearest", **_colours(values)
-        )
+        values = values[:, :units].T
+        colours, extend = _colours(values)
+        image = axes.imshow(values, aspect="auto", interpolation="nearest", **colours)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
         axes.set_yticks([])
         axes.tick_params(length=0)
-        figure.colorbar(image, ax=axes, pad=0.01, aspect=8)
+        figure.colorbar(image, ax=axes, pad=0.01, aspect=8, extend=extend)
     if labels is not None:
         rows[-1].set_xticks(range(steps), [_visible(label) for label in labels])
         rows[-1].tick_params(axis="x", labelsize=9)
@@ -117,12 +117,14 @@ def gradient_flow(norms, *, axes=None):
 
 
 def _colours(values):
-    """Of what lies between 0 and 1, as gates do, and of what has a sign."""
+    """Of what lies between 0 and 1, as gates do, and of what has a sign; and what lies beyond."""
     values = values[np.isfinite(values)]
     if values.size and values.min() >= 0 and values.max() <= 1:
-        return {"cmap": "viridis", "vmin": 0, "vmax": 1}
-    limit = np.abs(values).max(initial=1e-30)
-    return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        return {"cmap": "viridis", "vmin": 0, "vmax": 1}, "neither"
+    # A few large ones, as cells that count have, would leave the others white.
+    limit = np.quantile(np.abs(values), 0.97) if values.size else 0
+    limit = limit or 1.0
+    return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}, "both"
 
 
 def _visible(label):
