@@ -57,7 +57,8 @@ def truncated(cell, chunk):
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         steps, *batch, _ = xs.shape
         state = cell.initial_state(params, tuple(batch)) if state is None else state
-        jax.eval_shape(cell.step, params, state, xs.sum(0), key)  # what has none says so
+        one_step = lambda xs: cell.step(params, state, xs.sum(0), key)
+        jax.eval_shape(one_step, xs)  # what has no step, and so no chunks, says so
         in_order = (lambda a: jnp.flip(a, 0)) if reverse else jnp.asarray
         given = jax.tree.map(in_order, (xs, mask, resets(starts, mask, reverse)))
         params, state, given = varying((params, state, given))
@@ -65,7 +66,7 @@ def truncated(cell, chunk):
         def run(state, given):
             return cell.unroll(params, state, *given, False, key, implementation)
 
-        def one(state, given):
+        def one_chunk(state, given):
             state, ys = run(state, given)
             return lax.stop_gradient(state), ys
 
@@ -73,8 +74,8 @@ def truncated(cell, chunk):
         cut, ys = seams * chunk, []
         if seams:
             chunks = lambda a: a[:cut].reshape(seams, chunk, *a.shape[1:])
-            state, first = lax.scan(one, state, jax.tree.map(chunks, given))
-            ys = [first.reshape(cut, *first.shape[2:])]
+            state, most = lax.scan(one_chunk, state, jax.tree.map(chunks, given))
+            ys = [most.reshape(cut, *most.shape[2:])]
         state, last = run(state, jax.tree.map(lambda a: a[cut:], given))
         return state, in_order(jnp.concatenate([*ys, last]))
 
