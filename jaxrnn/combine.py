@@ -55,7 +55,7 @@ def parallel(*cells, merge="concat"):
     >>> jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
     (5, 12)
     """
-    merged = _merge(merge)
+    merged = merge_function(merge)
     return _several("parallel", cells, lambda x, ys: x, lambda ys: merged(*ys), zero=False)
 
 
@@ -232,7 +232,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
     backward = forward if backward is None else backward
     for cell in (forward, backward):
         check_cell("bidirectional", cell)
-    merged = _merge(merge)
+    merged = merge_function(merge)
 
     def init(key, in_size):
         keys = jax.random.split(key)
@@ -311,7 +311,7 @@ def dropout(rate, *, per="step"):
     return Cell(lambda key, in_size: {}, initial_state, step, unroll)
 
 
-def _merge(merge):
+def merge_function(merge):
     """The function that ``merge`` is, or the name of."""
     if not callable(merge) and merge not in _MERGES:
         raise ValueError(f"merge: got {merge!r}, want a function or one of {tuple(_MERGES)}")

@@ -18,18 +18,24 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn."))
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
 PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
-NEEDS = {  # beside JAX, to run the examples
+NEEDS = {
     "jaxrnn.nnx": "flax",
     "jaxrnn.linen": "flax",
+    "jaxrnn.interop.flax": "flax",
+    "jaxrnn.interop.equinox": "equinox",
     "jaxrnn.interop.onnx.exported": "onnx",
     "jaxrnn.interop.onnx.imported": "onnx",
+    "jaxrnn.interop.torch": "torch",
+    "jaxrnn.interop.keras": "keras",
 }
 
 
 @pytest.mark.parametrize("module", ["jaxrnn", *MODULES])
-def test_docstrings(module):
+def test_docstrings(module, request):
     if module in NEEDS:
         pytest.importorskip(NEEDS[module])
+    if module == "jaxrnn.interop.keras":
+        request.getfixturevalue("plain_jax")  # Keras mixes types and ranks
     result = doctest.testmod(importlib.import_module(module), extraglobs=NAMES)
     assert result.failed == 0
 

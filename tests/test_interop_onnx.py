@@ -693,12 +693,3 @@ def test_what_cannot_be(name):
     text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     for part in wanted:
         assert part in text, text
-
-
-def test_nothing_is_imported_before_it_is_needed():
-    import subprocess
-    import sys
-
-    program = "import sys, jaxrnn.interop; print('onnx' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert run.stdout == "False\n", run.stderr
