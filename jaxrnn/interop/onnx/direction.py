@@ -13,6 +13,7 @@ from jaxrnn.cells.gru import gru
 from jaxrnn.cells.irnn import irnn
 from jaxrnn.cells.lstm import lstm
 from jaxrnn.initialized import initialized
+from jaxrnn.interop.biases import double_bias, parted, summed, without_bias
 from jaxrnn.interop.onnx.activations import Activation, described, named
 from jaxrnn.interop.onnx.cells import onnx_gru, onnx_lstm
 
@@ -54,7 +55,8 @@ class Direction(NamedTuple):
       activations: without a clip.
       clip: the node's; None for no bound.
       flag: whether the operator's flag is set.
-      w, r, b: [G * H, I], [G * H, H] and [2 * G * H], as NumPy arrays in the operator's order.
+      w, r: [G * H, I] and [G * H, H], NumPy arrays in the operator's order, as all that follow.
+      b: both biases [2 * G * H], or None.
       p: LSTM's peepholes [3 * H], or None.
     """
 
@@ -65,35 +67,39 @@ class Direction(NamedTuple):
     flag: bool
     w: np.ndarray
     r: np.ndarray
-    b: np.ndarray
+    b: np.ndarray | None
     p: np.ndarray | None = None
 
 
-def to_cell(one):
-    """``(cell, params)`` of a ``Direction``."""
+def to_cell(one, double):
+    """``(cell, params)`` of a ``Direction``; ``double`` keeps its two biases apart."""
     kind = OPERATORS[one.op]
     clips = [one.clip if clipped else None for clipped in kind.clipped]
     acts = [named(dataclasses.replace(a, clip=clip)) for a, clip in zip(one.activations, clips)]
     order = INPUT_FORGET if one.op == "LSTM" and one.flag else kind.order
     gates = lambda m: np.moveaxis(m.reshape(-1, one.hidden, m.shape[-1]), -1, 0)[:, order]
-    input_bias, recurrent_bias = one.b.reshape(2, -1, one.hidden)[:, order]
-    params = {"w": gates(one.w), "r": gates(one.r), "b": input_bias + recurrent_bias}
+    both = np.zeros(2 * len(one.w), one.w.dtype) if one.b is None else one.b
+    b, rb = both.reshape(2, -1, one.hidden)[:, order]
+    params = {"w": gates(one.w), "r": gates(one.r), "b": b, "rb": rb}
     if one.op == "RNN":
         cell = elman(one.hidden, activation=acts[0])
-    elif one.op == "GRU":
-        if one.flag:
-            params["b"][2], params["rb"] = input_bias[2], recurrent_bias[2]
-        if acts == ["sigmoid", "tanh"]:
-            cell = gru(one.hidden, reset_after=one.flag)
-        else:
-            cell = onnx_gru(one.hidden, activations=tuple(acts), reset_after=one.flag)
-    else:
+    elif one.op == "LSTM":
         cell = _lstm(one, acts, params)
-    return cell, {name: jnp.asarray(array) for name, array in params.items()}
+    elif acts == ["sigmoid", "tanh"]:
+        cell = gru(one.hidden, reset_after=one.flag)
+    else:
+        cell = onnx_gru(one.hidden, activations=tuple(acts), reset_after=one.flag)
+    params = {name: jnp.asarray(array) for name, array in params.items()}
+    if double:
+        return double_bias(cell), params
+    b, rb = params.pop("b"), params.pop("rb")
+    if one.b is None and cell.made.constructor not in (onnx_lstm, onnx_gru):
+        return without_bias(cell), params
+    return cell, params | summed(b, rb, candidate=one.op == "GRU" and one.flag)
 
 
 def _lstm(one, acts, params):
-    """The cell; adds to its parameters."""
+    """The cell; changes its parameters to what it has."""
     if one.p is not None:
         params |= zip(("pi", "po", "pf"), one.p.reshape(3, -1))
         if one.flag:
@@ -104,8 +110,7 @@ def _lstm(one, acts, params):
         options = {"peepholes": one.p is not None, "input_forget": one.flag}
         return onnx_lstm(one.hidden, activations=tuple(acts), **options)
     if one.flag:
-        for name in ("w", "r", "b"):
-            params[name] = _negated(params[name])
+        params |= {name: _negated(params[name]) for name in ("w", "r", "b", "rb")}
         if one.p is not None:
             params["pf"] = -params.pop("pi")
     return lstm(
@@ -124,15 +129,15 @@ def from_cell(cell, params):
     Raises:
       ValueError: there is none, or the parameters are not the cell's; says why.
     """
-    make, given = (None, {}) if cell.made is None else (cell.made.constructor, cell.made.kwargs)
-    given = dict(given)
-    if make is initialized:
-        return from_cell(given["cell"], params)
+    made = cell.made
+    while made is not None and made.constructor in (initialized, double_bias, without_bias):
+        made = dict(made.kwargs)["cell"].made
+    make = None if made is None else made.constructor
     if make not in _READ:
         names = ", ".join(sorted(known.__name__ for known in _READ))
         raise ValueError(f"cell: got {cell}, want what ONNX has operators for: {names}")
     try:
-        op, activations, flag = _READ[make](given)
+        op, activations, flag = _READ[make](dict(made.kwargs))
         activations = tuple(map(described, activations))
         clip = _clip(op, activations)
     except ValueError as error:
@@ -140,33 +145,33 @@ def from_cell(cell, params):
         raise
     _check_params(cell, params)
     arrays = dict(params)
+    if "b" in arrays:
+        arrays["b"], arrays["rb"] = parted(params)
     if make is lstm and flag:  # as in `_lstm`, back
-        arrays |= {name: _negated(arrays[name]) for name in ("w", "r", "b")}
+        arrays |= {n: _negated(arrays[n]) for n in ("w", "r", "b", "rb") if n in arrays}
         if "pf" in arrays:
             arrays["pi"] = -arrays.pop("pf")
-    hidden = arrays["b"].shape[-1]
+    hidden, dtype = arrays["w"].shape[-1], arrays["w"].dtype
     order = INPUT_FORGET if op == "LSTM" and flag else OPERATORS[op].order
     places = len(OPERATORS[op].order)
 
     def gates(array):
         """[..., K, H] -> [G, H, ...] in the operator's order, zero for a gate that is made."""
-        whole = np.zeros((places, hidden, *array.shape[:-2]), array.dtype)
+        whole = np.zeros((places, hidden, *array.shape[:-2]), dtype)
         whole[list(order)] = np.moveaxis(array, (-2, -1), (0, 1))
         return whole
 
-    recurrent_bias = np.zeros((places, hidden), arrays["b"].dtype)
-    if "rb" in arrays:
-        recurrent_bias[2] = arrays["rb"]
-    peephole = None
+    bias = peephole = None
+    if "b" in arrays:
+        bias = np.concatenate([gates(arrays[name]).ravel() for name in ("b", "rb")])
     if "po" in arrays:
-        zero = np.zeros(hidden, arrays["b"].dtype)
+        zero = np.zeros(hidden, dtype)
         peephole = np.concatenate([arrays.get(name, zero) for name in ("pi", "po", "pf")])
     return Direction(
         op, hidden, tuple(dataclasses.replace(a, clip=None) for a in activations), clip, flag,
         w=gates(arrays["w"]).reshape(places * hidden, -1),
         r=gates(_dense(arrays["r"])).reshape(places * hidden, -1),
-        b=np.concatenate([gates(arrays["b"]).ravel(), recurrent_bias.ravel()]),
-        p=peephole,
+        b=bias, p=peephole,
     )  # fmt: skip
 
 

@@ -20,9 +20,9 @@ def to_onnx(cell, params, *, lengths=False, state=False):
 
     Args:
       cell: one of ``jaxrnn.elman``, ``irnn``, ``lstm``, ``gru`` and ``jaxrnn.interop.onnx``'s
-        ``onnx_lstm`` and ``onnx_gru``; in ``bidirectional``, ``initialized`` or
-        ``jaxrnn.interop.onnx.backward``; or a ``stack`` of these and of ``dropout``, which is
-        nothing in evaluation. Heads become zeros in R.
+        ``onnx_lstm`` and ``onnx_gru``; in ``bidirectional``, ``initialized``, or
+        ``jaxrnn.interop``'s ``double_bias``, ``without_bias`` or ``onnx.backward``; or a ``stack``
+        of these and of ``dropout``, which is nothing in evaluation. Heads become zeros in R.
       params: the cell's parameters, of one floating type, which is the model's.
       lengths: the model has an input ``lengths``, int32 [B].
       state: it has inputs ``initial_h_0`` and so on, like the final states; else it begins with
@@ -93,7 +93,9 @@ def _directions(cell, params):
     arguments.check_names(params, ("forward", "backward"))
     cells = given["forward"], given["backward"] or given["forward"]
     both = [from_cell(one, params[way]) for one, way in zip(cells, ("forward", "backward"))]
-    shared = [(one.op, one.hidden, one.clip, one.flag, one.p is None) for one in both]
+    shared = [
+        (one.op, one.hidden, one.clip, one.flag, one.b is None, one.p is None) for one in both
+    ]
     if shared[0] != shared[1]:
         raise ValueError(
             f"bidirectional: got {cells[0]} and {cells[1]}, want them in one operator"
@@ -153,8 +155,10 @@ class _Written:
         begins = [f"initial_{name}" if self.state else "" for name in states]
         shape = count, "B", one.hidden
         self.inputs += [self.info(name, *shape) for name in begins if name]
-        inputs = [self.fed, stacked("w"), stacked("r"), stacked("b"), self.lengths, *begins]
-        inputs += [stacked("p")] if one.p is not None else []
+        w, r, b, p = (
+            "" if getattr(one, name) is None else stacked(name) for name in ("w", "r", "b", "p")
+        )
+        inputs = [self.fed, w, r, b, self.lengths, *begins, p]
         while not inputs[-1]:
             inputs.pop()
         self.nodes.append(

@@ -21,7 +21,7 @@ ATTRIBUTES = {
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 
-def from_onnx(model, weights=None, *, node=None):
+def from_onnx(model, weights=None, *, node=None, double_bias=False):
     """The recurrent nodes of an ONNX model as a cell: RNN, GRU and LSTM with all they can say.
 
     What a node is given when it runs is what ``jaxrnn.unroll`` is given:
@@ -42,19 +42,23 @@ def from_onnx(model, weights=None, *, node=None):
       weights: arrays by the names of tensors, for weights that the model does not hold: those of
         a node by itself, for one.
       node: the name of one of the model's nodes, or of an output of it: that node alone.
+      double_bias: whether a node's two biases stay apart, ``jaxrnn.interop.double_bias``. One,
+        their sum, computes the same, but trains otherwise.
 
     Returns:
       ``(cell, params)``. The cell is one of ``jaxrnn.elman``, ``lstm`` and ``gru`` if it can be,
       else ``jaxrnn.interop.onnx.onnx_lstm`` or ``onnx_gru``; in ``jaxrnn.bidirectional`` or
       ``jaxrnn.interop.onnx.backward``; and in ``jaxrnn.learned_state`` if the model holds an
-      initial state other than zero.
+      initial state other than zero. Without biases it is in ``jaxrnn.interop.without_bias``, but
+      for the former two, whose bias is zero.
 
-      The two biases of a gate become one, their sum. ``clip`` bounds what enters all activations
+      ``clip`` bounds what enters all activations
       but LSTM's h(c), and ``input_forget`` is f = 1 - i: the operators' text leaves both open, and
       ONNX Runtime has them so.
 
     Raises:
-      ValueError: what cannot be a cell, with the node's name.
+      ValueError: what cannot be a cell, with the node's name; ``double_bias`` of one that has
+        none, or is no ``elman``, ``lstm`` or ``gru``.
       TypeError: ``model`` is none.
 
     >>> import jaxrnn.interop
@@ -70,7 +74,7 @@ def from_onnx(model, weights=None, *, node=None):
     layers = []
     for one in nodes:
         try:
-            layers.append(_layer(graph, one))
+            layers.append(_layer(graph, one, double_bias))
         except (TypeError, ValueError) as error:
             error.add_note(f"in node {label(one)}")
             raise
@@ -110,8 +114,8 @@ def _chosen(graph, name):
     return found
 
 
-def _layer(graph, node):
-    """``(cell, params)`` of a node."""
+def _layer(graph, node, double):
+    """``(cell, params)`` of a node; ``double`` keeps its two biases apart."""
     given = _attributes(node)
     kind = OPERATORS[node.op_type]
     inputs = dict(zip(INPUTS, node.input))
@@ -122,6 +126,8 @@ def _layer(graph, node):
     weights = {name: _weight(graph, name, inputs.get(name)) for name in ("W", "R", "B", "P")}
     w, r = _checked_weights(weights, count, len(kind.order), given.get("hidden_size"))
     hidden = r.shape[-1]
+    if double and weights["B"] is None:
+        raise ValueError("double_bias: got True, want False: there are no biases")
     functions = activations.read(
         _names(given, kind, count),
         given.get("activation_alpha", ()), given.get("activation_beta", ()),
@@ -131,13 +137,12 @@ def _layer(graph, node):
     each = len(kind.activations)
     found = []
     for d in range(count):
-        bias = np.zeros(2 * w.shape[1], w.dtype) if weights["B"] is None else weights["B"][d]
-        peepholes = None if weights["P"] is None else weights["P"][d]
+        b, p = (None if weights[name] is None else weights[name][d] for name in ("B", "P"))
         one = Direction(
             node.op_type, hidden, functions[each * d : each * (d + 1)], clip,
-            bool(given.get(kind.flag, 0)), w[d], r[d], bias, peepholes,
+            bool(given.get(kind.flag, 0)), w[d], r[d], b, p,
         )  # fmt: skip
-        found.append(to_cell(one))
+        found.append(to_cell(one, double))
     _check_lengths(graph, inputs.get("sequence_lens"))
     states = _states(graph, inputs, kind, given.get("layout", 0), (count, hidden))
     if states is not None:
