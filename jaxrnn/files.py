@@ -22,8 +22,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-import jaxrnn
+import jaxrnn.interop.onnx
 from jaxrnn.cell import Cell, Made, constructor, repr_of
+from jaxrnn.interop.onnx.activations import Activation
 
 KEY = "jaxrnn"
 DTYPES = {
@@ -31,10 +32,12 @@ DTYPES = {
     "U16": "uint16", "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16",
     "F32": "float32", "F64": "float64", "C64": "complex64",
 }  # fmt: skip
+RECORDS = (jaxrnn.chrono, Activation)  # what cells are made of beside cells
 OWN = {
-    f"jaxrnn.{name}": value
-    for name, value in vars(jaxrnn).items()
-    if isinstance(value, constructor) or value is jaxrnn.chrono
+    f"{module.__name__}.{name}": value
+    for module in (jaxrnn, jaxrnn.interop, jaxrnn.interop.onnx, jaxrnn.interop.onnx.activations)
+    for name, value in vars(module).items()
+    if isinstance(value, constructor) or any(value is record for record in RECORDS)
 }
 
 
@@ -148,8 +151,8 @@ def _call(value):
     """The call that makes a value, of what can say."""
     if isinstance(value, Cell):
         return value.made
-    if type(value) is jaxrnn.chrono:
-        return Made(jaxrnn.chrono, (), tuple(dataclasses.asdict(value).items()))
+    if type(value) in RECORDS:
+        return Made(type(value), (), tuple(dataclasses.asdict(value).items()))
 
 
 def _name(value, names):

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxrnn
+import jaxrnn.interop.onnx
 from jaxrnn.cell import Cell, constructor
+from jaxrnn.interop import onnx
 from jaxrnn.parameters import whole as whole_array
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -19,7 +20,9 @@ files = pytest.importorskip("jaxrnn.files")
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 
-CONSTRUCTORS = {n for n, v in vars(jaxrnn).items() if isinstance(v, constructor)}
+MODULES = (jaxrnn, jaxrnn.interop, jaxrnn.interop.onnx)
+CONSTRUCTORS = {v for m in MODULES for v in vars(m).values() if isinstance(v, constructor)}
+LEAKY = onnx.activations.Activation("LeakyRelu", 0.02)
 double = jaxrnn.stateless(lambda key, in_size: {}, lambda params, x: 2 * x)
 CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "bidirectional": jaxrnn.bidirectional(jaxrnn.lstm(4), jaxrnn.gru(4), merge="sum"),
@@ -27,6 +30,11 @@ CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "initialized_each": jaxrnn.initialized(jaxrnn.lstm(4), b=("ones", "zeros", "ones", "zeros")),
     "layer_norm": jaxrnn.stack(jaxrnn.layer_norm(epsilon=1e-3), jaxrnn.gru(4)),
     "stateless": jaxrnn.stack(double, jaxrnn.gru(4)),
+    "double_bias": jaxrnn.interop.double_bias(jaxrnn.gru(4)),
+    "without_bias": jaxrnn.stack(jaxrnn.interop.without_bias(jaxrnn.lstm(4))),
+    "onnx_lstm": onnx.backward(onnx.onnx_lstm(4, activations=("relu", LEAKY, "tanh"))),
+    "onnx_gru": onnx.onnx_gru(4, reset_after=False),
+    "int8": jaxrnn.int8(jaxrnn.lstm(4, projection=2)),
     "numpy": jaxrnn.lstm(np.int64(4), cell_clip=np.float32(0.1), peepholes=np.True_),
     "infinite": jaxrnn.layer_norm(epsilon=float("inf")),
 }
@@ -45,7 +53,7 @@ def parts(value):
 
 def named(cell):
     """What a file cannot say of a cell, by a name each."""
-    own = [part for part in parts(cell) if callable(part) and type(part) is not jaxrnn.chrono]
+    own = [part for part in parts(cell) if callable(part) and type(part) not in files.RECORDS]
     own = [part for part in own if part not in files.OWN.values()]
     return {f"own {i}": part for i, part in enumerate(own)}
 
@@ -79,14 +87,9 @@ def test_every_cell_comes_back(name, tmp_path):
 
 
 def test_every_constructor_is_tried():
-    made = {
-        part.made.constructor
-        for cell in CELLS.values()
-        for part in parts(cell)
-        if isinstance(part, Cell)
-    }
-    assert {getattr(jaxrnn, name) for name in CONSTRUCTORS} <= made
-    assert set(files.OWN) == {f"jaxrnn.{name}" for name in CONSTRUCTORS | {"chrono"}}
+    whole = [part for cell in CELLS.values() for part in parts(cell) if isinstance(part, Cell)]
+    assert {cell.made.constructor for cell in whole} >= CONSTRUCTORS
+    assert set(files.OWN.values()) == CONSTRUCTORS | set(files.RECORDS)
 
 
 TREE = {
