@@ -3,9 +3,8 @@
     python examples/forecasting.py [--steps 300] [--seeds 0 1 2] [--out forecasting.png]
 
 NOAA's days of 2012 to 2015; the last year is held out (settings were chosen on the year before).
-Each of its days is an origin, and the forecast from there knows what was known by then: a GRU is
-causal, so one run over all days makes them all. The baseline is the seasonal naive forecast, that
-a day is as it was a year before. Errors are in standard deviations, in the picture in degrees.
+Each of its days is an origin, and the forecast from there knows what was known by then. The
+baseline is seasonal and naive: a day is as it was a year before. Errors: standard deviations.
 """
 
 import argparse
@@ -84,10 +83,8 @@ def main(argv=None):
     differences = (values - season) / scale  # what the network sees and forecasts
     xs = jnp.concatenate([differences, waves], -1)
     after = np.arange(len(dates) - AHEAD)[:, None] + np.arange(1, AHEAD + 1)
-    wanted, days = (
-        jnp.asarray(differences[after[: known - AHEAD]]),
-        after[known - 1 :],
-    )  # of 2015, by the origin: [359, AHEAD]
+    wanted = jnp.asarray(differences[after[: known - AHEAD]])
+    days = after[known - 1 :]  # of 2015, by the origin: [359, AHEAD]
     found = {
         "a year before": values[days - 365],
         "as today": np.broadcast_to(values[days[:, :1] - 1], (*days.shape, len(NAMES))),
