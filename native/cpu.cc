@@ -91,8 +91,10 @@ ffi::Error run(const Call<T>& call, ffi::ThreadPool& pool, const Kernel<T>& kern
   };
   int arenas = alone ? workers : 1;  // tasks under way at one time
   std::vector<Block<T>> every(arenas * blocks);
-  Task<T> like = task_of(0);
-  int64_t task_bytes = layout.place(like, every.data(), nullptr);
+  // The last slice may have fewer rows than the others, and take more: its chunks have more steps.
+  Task<T> like = task_of(0), last = task_of((slices - 1) * chain);
+  int64_t task_bytes = std::max(layout.place(like, every.data(), nullptr),
+                                layout.place(last, every.data(), nullptr));
   int64_t scratch_bytes = up(scratch_size(call.program, I) * sizeof(T));
   std::unique_ptr<char, decltype(&std::free)> memory(
       static_cast<char*>(std::aligned_alloc(128, arenas * task_bytes + workers * scratch_bytes)),

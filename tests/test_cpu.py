@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import functools
+import os
+import subprocess
+import sys
 
 import cases
 import jax
@@ -305,6 +308,30 @@ def test_many_calls_at_once():
         came = [future.result(timeout=120) for future in futures]
     for one in came:
         assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(wanted)))
+
+
+UNEQUAL = """
+import jax, jaxrnn, os
+cell = jaxrnn.gru(32)
+params = cell.init(jax.random.key(0), 1)
+for more in (1, 3, 5):
+    xs = jax.random.normal(jax.random.key(1), (100, 12 * os.cpu_count() + more, 1))
+    loss = lambda p, which: (jaxrnn.unroll(cell, p, xs, implementation=which)[1] ** 2).sum()
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    wanted = gradient(params, "reference")["r"]
+    for _ in range(50):  # it takes threads that meet
+        error = abs(gradient(params, "cpu")["r"] - wanted).max() / abs(wanted).max()
+        assert error < 1e-4, (more, error)
+"""
+
+
+def test_slices_of_unequal_size():
+    """The last slice of a batch has fewer rows than the others, and more steps in a chunk.
+
+    In a process of its own, which has a thread for each core: here there is one for each device.
+    """
+    own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", UNEQUAL], env=own, check=True, timeout=300)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="wants 8 devices")
