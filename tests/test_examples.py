@@ -17,14 +17,6 @@ def run(name, *arguments):
     return module.main(["--steps", "5", *arguments])
 
 
-def test_sine_forecast(tmp_path):
-    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
-    picture = tmp_path / "sine.png"
-    error, last = run("sine_forecast", "--out", str(picture))
-    assert 0 < error < 2 and 0 < last < 2
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
-
-
 def test_char_lm(capsys):
     pytest.importorskip("flax"), pytest.importorskip("optax"), pytest.importorskip("rich")
     bits, ngrams = run("char_lm", "--hidden", "32")
