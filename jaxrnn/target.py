@@ -31,12 +31,19 @@ def of_lowering(platform, context):
     mesh = getattr(place, "mesh", None)
     if mesh is not None:  # inside of shard_map
         found = getattr(mesh, "abstract_mesh", mesh).abstract_device
-        chip = found.device_kind if found is not None and found.platform == platform else None
+        chip = found.device_kind if found is not None and _is_of(found, platform) else None
         automatic = set(mesh.axis_names) - set(place.manual_axes)
         return Target(platform, chip, math.prod(mesh.shape[name] for name in automatic), exported)
     devices = getattr(place, "device_assignment", None) or ()
-    chip = devices[0].device_kind if devices and devices[0].platform == platform else None
+    chip = devices[0].device_kind if devices and _is_of(devices[0], platform) else None
     return Target(platform, chip, getattr(place, "num_devices", 1), exported)
+
+
+def _is_of(device, platform):
+    """Whether a device is of the platform that is lowered for: its own name may be "gpu"."""
+    return device.platform == platform or (
+        device.platform == "gpu" and platform in ("cuda", "rocm")
+    )
 
 
 def of_device(device: jax.Device):
