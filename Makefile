@@ -25,9 +25,15 @@ aot-here: $(VENV)/installed-aot
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks aot $(ARGS)
 
 # On a machine with a GPU or TPU: checks and times everything, in 8 minutes. It takes the Python
-# that is there, with its JAX, and installs nothing.
-accelerator:
+# that is there, with its JAX, and installs nothing; what hands our kernels to CUDA is compiled.
+accelerator: export JAXRNN_GPU_LIBRARY ?= $(wildcard build/gpu.so)
+accelerator: build/gpu.so
 	$(PYTHON) -m benchmarks accelerator $(ARGS)
+
+build/gpu.so: native/gpu.cc
+	mkdir -p build
+	-$(CXX) -std=c++17 -O2 -fPIC -shared -fvisibility=hidden native/gpu.cc -o $@ -ldl \
+	  -isystem "$$($(PYTHON) -c 'import jax.ffi; print(jax.ffi.include_dir())')"
 
 # The kernel for CPUs, beside itself with an LSTM written by hand in place of programs.
 programs: $(VENV)/installed-bench

@@ -1,4 +1,4 @@
-"""A layer compiled for an H200 that is not there, and the kernels that a step of it launches.
+"""XLA's loop compiled for an H200 that is not there, and the kernels that a step of it launches.
 
 XLA compiles for the GPU described in ``h200.txtpb``, and the launches of what it made are counted
 (``benchmarks.launches``). Where a step is small, launches are what its time goes into. On a GPU
@@ -28,7 +28,8 @@ from benchmarks.timing import compiled
 TARGET = Path(__file__).with_name("h200.txtpb")
 # ``jax.lax.scan`` of jaxrnn's step, with JAX's own derivative.
 scan = functools.partial(ours, implementation="reference")
-CONTENDERS = {"jaxrnn": ours, "scan": scan, "linen": linen}
+loop = functools.partial(ours, implementation="xla")
+CONTENDERS = {"jaxrnn": loop, "scan": scan, "linen": linen}
 # With these XLA repeats what ptxas says of each kernel.
 LOGGING = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "subprocess_compilation=5"}
 _REGISTERS = re.compile(r"Used (\d+) registers")

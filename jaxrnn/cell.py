@@ -236,7 +236,8 @@ def unroll(
         crosses from the step before, whichever way the sequence is run.
       reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
-      implementation: a name ("reference", "xla", "cpu", "tpu"), or None for the best that can run.
+      implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
+        can run.
 
     Returns:
       ``(state, ys)`` as ``jax.lax.scan``: the state after the last step processed, and the
@@ -285,6 +286,7 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
       lstm_update T=5 B=(2,) I=3 H=8 float32
         tpu        runs
         cpu        no: it is for CPUs, not for tpu
+        gpu        no: it is for NVIDIA GPUs, not for tpu
         xla        no: tpu is faster
         reference  no: the specification: runs when it is asked for
     """

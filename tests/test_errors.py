@@ -73,8 +73,11 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         "implementation='gpu'", "on cpu", "needs an NVIDIA GPU",
     ),
     "implementation of another operation": (
-        run(implementation="gpu"), V,
-        "implementation: ", "'gpu'", "only ('reference', 'cpu', 'tpu', 'xla')",
+        run(ATTENTION, xs=XS[:4], implementation="cpu"), V,
+        "implementation: ", "'cpu'", "only ('reference', 'gpu', 'xla')",
+    ),
+    "implementation on another platform": (
+        run(implementation="gpu"), V, "implementation='gpu'", "on cpu", "for NVIDIA GPUs",
     ),
     "implementation of a cell from its step": (
         run(SMOOTH, implementation="xla"), V, "implementation: ", "'xla'", "only 'reference'",

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jaxrnn import choice
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import varying
-from jaxrnn.recurrence import chunks, cpu, reference, tpu, xla
+from jaxrnn.recurrence import chunks, cpu, gpu, reference, tpu, xla
 from jaxrnn.recurrence.by_rows import wants_devices
 from jaxrnn.recurrence.problem import Operands, Problem
 from jaxrnn.scan import resets
 
 # The best first; `reference` runs only if asked.
-IMPLEMENTATIONS = {"cpu": cpu, "tpu": tpu, "xla": xla}
+IMPLEMENTATIONS = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
 RESIDUALS = ("gates", "states", "chunks")
 
 
@@ -60,7 +60,7 @@ def recur(
       residuals: what a forward keeps for its backward: "gates", all that enters the gates;
         "states", the states alone, from which a large product makes the gates again; or "chunks",
         the state before every chunk of about sqrt(T) steps, which are then run again.
-      implementation: "cpu", "tpu", "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can run.
 
     Returns:
       ``(state, ys)``: the final state, and ys [T, B, H].

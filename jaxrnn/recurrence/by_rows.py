@@ -7,6 +7,7 @@ there.
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,48 @@ def by_rows(function, ranks, out_ranks):
     """
     parameters = dict(function=function, ranks=tuple(ranks), out_ranks=tuple(out_ranks))
     return lambda *args: _by_rows.bind(*args, levels=0, **parameters)
+
+
+class Argument(NamedTuple):
+    """An array for a kernel, and its axis of rows, None for a weight."""
+
+    array: jax.Array
+    rows: int | None
+
+
+class Result(NamedTuple):
+    """What a kernel gives; None among the sizes stands for the rows, over which it sums if there
+    is none."""
+
+    shape: tuple[int | None, ...]
+    dtype: jnp.dtype
+
+
+def call(launch, args, out):
+    """Calls a kernel, ``launch(shapes, args, members, rows) -> outputs``, by rows.
+
+    Args:
+      launch: of the shapes of what it gives, the arrays, how many members each axis of them has,
+        and how many rows. An array that all members share has a 1 in place of their number.
+      args: an ``Argument`` each; one of them has rows.
+      out: a ``Result`` each.
+    """
+    args, ranks = zip(*[(a.array, (a.rows, a.array.ndim)) for a in args])
+    first = next(i for i, (rows, _) in enumerate(ranks) if rows is not None)
+
+    def run(*args):
+        axis, rank = ranks[first]
+        levels = args[first].ndim - rank
+        members = tuple(max(a.shape[i] for a in args) for i in range(levels))
+        rows = args[first].shape[levels + axis]
+        shapes = [
+            jax.ShapeDtypeStruct((*members, *(rows if n is None else n for n in shape)), dtype)
+            for shape, dtype in out
+        ]
+        return launch(shapes, args, members, rows)
+
+    out_ranks = [(s.index(None) if None in s else None, len(s)) for s, _ in out]
+    return by_rows(run, ranks, out_ranks)(*args)
 
 
 _by_rows = Primitive("by_rows")

@@ -5,7 +5,6 @@ operations runs there. So do all gradients: those of the weights are products th
 takes of some steps at a time, while what enters them is still in the cache.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -14,9 +13,10 @@ import numpy as np
 
 from jaxrnn.recurrence import native, xla
 from jaxrnn.recurrence import problem as p
-from jaxrnn.recurrence.by_rows import by_rows
+from jaxrnn.recurrence.by_rows import Argument, Result, call
 from jaxrnn.recurrence.packed import Packing
-from jaxrnn.recurrence.program import Program, Unknown, compiled
+from jaxrnn.recurrence.program import Unknown
+from jaxrnn.recurrence.updates import programs
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 EXPORTED = False  # an exported program should run where this library's kernels are not
@@ -136,21 +136,6 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
 
 
-class Argument(NamedTuple):
-    """An array for the kernel, and its axis of rows, None for a weight."""
-
-    array: jax.Array
-    rows: int | None
-
-
-class Result(NamedTuple):
-    """What the kernel gives; None among the sizes stands for the rows, over which it sums if there
-    is none."""
-
-    shape: tuple[int | None, ...]
-    dtype: jnp.dtype
-
-
 class _Plan:
     """The problem as the kernel is told it: one batch axis, the weights in one type."""
 
@@ -230,22 +215,12 @@ class _Plan:
             isa=native.instruction_set(),
             **{name: np.array(place, np.int32) for name, place in places._asdict().items()},
         )
-        args, ranks = zip(*[(a.array, (a.rows, a.array.ndim)) for a in args])
-        first = next(i for i, (rows, _) in enumerate(ranks) if rows is not None)
 
-        def run(*args):
-            axis, rank = ranks[first]
-            levels = args[first].ndim - rank
-            members = tuple(max(a.shape[i] for a in args) for i in range(levels))
-            rows = args[first].shape[levels + axis]
-            shapes = [
-                jax.ShapeDtypeStruct((*members, *(rows if n is None else n for n in shape)), dtype)
-                for shape, dtype in out
-            ]
+        def launch(shapes, args, members, rows):
+            del members, rows  # the shapes say
             return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
 
-        out_ranks = [(s.index(None) if None in s else None, len(s)) for s, _ in out]
-        return by_rows(run, ranks, out_ranks)(*args)
+        return call(launch, args, out)
 
 
 class _Places(NamedTuple):
@@ -271,36 +246,6 @@ def _places(packing):
     )
 
 
-def _programs(problem, operands) -> tuple[Program, Program]:
+def _programs(problem, operands):
     """The update's, and its derivative's."""
-    return _compiled(
-        problem.update, problem.gates, problem.states, tuple(sorted(operands.unit)),
-        operands.state[0].dtype, native.library().operations,
-    )  # fmt: skip
-
-
-@functools.lru_cache(256)
-def _compiled(update, gates, states, unit, dtype, operations):
-    problem = p.Problem(update, gates, states, False, "gates", None)
-    packing = Packing(problem, unit)
-    row = jax.ShapeDtypeStruct((3,), dtype)
-    slots = len(packing.summed) + 2 * len(packing.apart)
-    ends = np.cumsum([states, len(packing.summed), len(packing.apart), len(packing.apart)])
-
-    def given(flat):
-        state, *parts = (flat[i:j] for i, j in zip([0, *ends], ends))
-        return tuple(state), parts, dict(zip(unit, flat[ends[-1] : ends[-1] + len(unit)]))
-
-    def value(*flat):
-        return packing.update_parts(*given(flat))
-
-    def derivative(*flat):
-        count = states + slots + len(unit)
-        pull = jax.vjp(packing.update_parts, *given(flat[:count]))[1]
-        return pull(tuple(flat[count:]))
-
-    rows = [row] * (states + slots + len(unit))
-    return (
-        compiled(value, rows, operations),
-        compiled(derivative, rows + [row] * states, operations),
-    )
+    return programs(problem, operands, native.library().operations)

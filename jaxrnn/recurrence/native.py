@@ -32,14 +32,14 @@ class Library(NamedTuple):
     most: Mapping[str, int] = {}
 
 
-def file() -> pathlib.Path | None:
-    """Where the library is, None if nowhere."""
-    given = os.environ.get(FILE)
+def file(name: str = "cpu.so", variable: str = FILE) -> pathlib.Path | None:
+    """Where a library is, None if nowhere; the environment's ``variable`` may say."""
+    given = os.environ.get(variable)
     if given:
         return pathlib.Path(given).absolute()
     # An editable installation has the library in another directory than the sources.
     paths = sys.modules[__package__].__path__
-    files = [pathlib.Path(path, "lib", "cpu.so") for path in paths]
+    files = [pathlib.Path(path, "lib", name) for path in paths]
     return next((f for f in files if f.exists()), None)
 
 

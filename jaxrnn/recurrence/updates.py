@@ -1,0 +1,55 @@
+"""An update and its derivative as programs, for kernels that know no JAX."""
+
+import functools
+
+import jax
+import numpy as np
+
+from jaxrnn.recurrence import problem as p
+from jaxrnn.recurrence.packed import Packing
+from jaxrnn.recurrence.program import Program, compiled
+
+
+def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Program, Program]:
+    """The update's, of states, packed gates one by one, and unit weights; and its derivative's.
+
+    The derivative takes the cotangents of the new states after these, and gives the gradients of
+    all of the others.
+
+    Args:
+      operations: the names of what a program can be made of, in the order of their numbers.
+
+    Raises:
+      Unknown: the update has another operation.
+    """
+    return _programs(
+        problem.update, problem.gates, problem.states, tuple(sorted(operands.unit)),
+        operands.state[0].dtype, operations,
+    )  # fmt: skip
+
+
+@functools.lru_cache(256)
+def _programs(update, gates, states, unit, dtype, operations):
+    problem = p.Problem(update, gates, states, False, "gates", None)
+    packing = Packing(problem, unit)
+    row = jax.ShapeDtypeStruct((3,), dtype)
+    slots = len(packing.summed) + 2 * len(packing.apart)
+    ends = np.cumsum([states, len(packing.summed), len(packing.apart), len(packing.apart)])
+
+    def given(flat):
+        state, *parts = (flat[i:j] for i, j in zip([0, *ends], ends))
+        return tuple(state), parts, dict(zip(unit, flat[ends[-1] : ends[-1] + len(unit)]))
+
+    def value(*flat):
+        return packing.update_parts(*given(flat))
+
+    def derivative(*flat):
+        count = states + slots + len(unit)
+        pull = jax.vjp(packing.update_parts, *given(flat[:count]))[1]
+        return pull(tuple(flat[count:]))
+
+    rows = [row] * (states + slots + len(unit))
+    return (
+        compiled(value, rows, operations),
+        compiled(derivative, rows + [row] * states, operations),
+    )

@@ -1,0 +1,327 @@
+"""The kernel for NVIDIA GPUs, run on a CPU: see `emulated`."""
+
+import functools
+import types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BASE, GATED, REFERENCE, TOLERANCE, Shape, cotangents, error, example
+from emulated import emulated
+from test_laws import options, value_and_grads, wide
+
+import jaxrnn
+from jaxrnn import target
+from jaxrnn.recurrence.gpu import compiler, division, launch, source
+from jaxrnn.target import Target
+
+CELLS = (
+    "elman", "lstm", "lstm_heads", "gru", "gru_heads", "mgu", "candidate_first", "peephole",
+    "lstm_states",
+)  # fmt: skip
+SHAPES = (
+    Shape(1, (), 3, 7),  # a step, a row, units that fill nothing
+    Shape(3, (20,), 2, 33),  # two tiles of rows, two blocks and more
+    Shape(4, (2, 3), 3, 65),
+)
+
+
+def agree(
+    name, shape=BASE, *, dtype="float32", product="highest", tolerance=None, blocks=8, **flags
+):
+    """Results and gradients are those of the reference in float64, and of the right type."""
+    e = example(GATED[name], shape, dtype=jnp.float32)
+    given = options(e, **flags)
+    moving = e.params, e.xs.astype(dtype), e.state
+    if dtype != "float32":  # the product's type: else weights of float32 decide
+        moving = (jax.tree.map(lambda p: p.astype(dtype), e.params), *moving[1:])
+    shapes = jax.eval_shape(lambda *moving: jaxrnn.unroll(e.cell, *moving, **given), *moving)
+    weights = cotangents(shapes)
+    with jax.enable_x64(True):
+        wanted = value_and_grads(
+            e.cell, wide(moving), wide(weights), **given, implementation=REFERENCE
+        )
+    with emulated(blocks) as emulation, jax.default_matmul_precision(product):
+        came = value_and_grads(e.cell, moving, weights, **given, implementation="gpu")
+        jax.block_until_ready(came)
+    assert len(emulation.launched) == 2
+    chex.assert_trees_all_equal_dtypes(came[0], (e.state, moving[1]))
+    chex.assert_trees_all_equal_dtypes(came[1], moving)
+    for found, true, most in zip(came, wanted, tolerance or TOLERANCE[dtype], strict=True):
+        assert error(found, true) < most
+    return emulation.launched
+
+
+@pytest.mark.parametrize(
+    ("name", "reverse"), [*((name, True) for name in CELLS), ("lstm", False), ("gru", False)]
+)
+def test_every_option(name, reverse):
+    agree(name, reverse=reverse)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("lstm", "nothing"), ("gru", "nothing"), ("lstm", "mask"), ("gru", "starts")],
+)
+def test_one_option(name, given):
+    """The paths without masks and resets are others than those with them."""
+    flags = {"mask": False, "starts": False} | ({} if given == "nothing" else {given: True})
+    agree(name, reverse=given == "starts", **flags)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_shape(shape):
+    agree("gru", shape)
+
+
+def test_more_tiles_than_blocks():
+    """Launches follow one another."""
+    launched = agree("lstm", Shape(2, (70,), 3, 16), blocks=2)
+    assert any(at_once < groups for _, at_once, groups in launched)
+
+
+@pytest.mark.parametrize("name", ("lstm", "gru", "peephole"))
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
+def test_every_type(name, dtype):
+    agree(name, Shape(4, (18,), 3, 40), dtype=dtype, tolerance=TOLERANCE["bfloat16"])
+
+
+def test_products_are_rounded_by_default():
+    """Float32's factors as TF32, as XLA has them on these GPUs: the error shows it."""
+    most = 1e-3, 2e-3
+    agree("lstm", product="default", tolerance=most)
+    with pytest.raises(AssertionError):
+        agree("lstm", product="default")
+
+
+def test_weights_in_shared_memory(monkeypatch):
+    """What registers cannot hold lies there."""
+    held = 8
+    monkeypatch.setattr(division, "MOST_HELD", held)
+    constants = source.shared_constants()
+    assert constants["MOST_HELD"] == held
+    agree("lstm", Shape(3, (3,), 2, 130))
+
+
+def test_a_full_nan_in_the_state_stops_nobody():
+    """The very bits that stand for "not there yet" may come from a user."""
+    cell = jaxrnn.elman(16)
+    params = cell.init(jax.random.key(0), 2)
+    bits = np.full((3, 16), 0xFFFFFFFF, np.uint32).view(np.float32)
+    state = (jnp.asarray(np.where(np.arange(3)[:, None] == 1, bits, 0.5)),)
+    xs = jnp.ones((2, 3, 2))
+    with emulated():
+        _, ys = jaxrnn.unroll(cell, params, xs, state, implementation="gpu")
+    assert np.isnan(ys[:, 1]).all() and np.isfinite(ys[:, (0, 2)]).all()
+
+
+def test_padding_changes_no_bit():
+    e = example(GATED["gru"], BASE, dtype=jnp.float32)
+    spoilt = jnp.where(e.mask[..., None], e.xs, jnp.nan)
+
+    @jax.jit
+    def run(params, xs, state):
+        def loss(params, xs, state):
+            state, ys = jaxrnn.unroll(e.cell, params, xs, state, mask=e.mask, implementation="gpu")
+            return (ys**2).sum() + state[0].sum(), ys
+
+        return jax.value_and_grad(loss, (0, 2), has_aux=True)(params, xs, state)
+
+    with emulated():
+        came, clean = run(e.params, spoilt, e.state), run(e.params, e.xs, e.state)
+        jax.tree.map(np.testing.assert_array_equal, came, clean)
+
+
+def three(tree):
+    return jax.tree.map(lambda a: jnp.stack([a, 0.5 * a, -a]), tree)
+
+
+TRANSFORMS = {
+    "vmap of data": lambda f, params, xs: jax.vmap(jax.grad(f, (0, 1)), (None, 0))(
+        params, three(xs)
+    ),
+    "vmap of weights": lambda f, params, xs: jax.vmap(jax.grad(f, (0, 1)), (0, None))(
+        three(params), xs
+    ),
+    "vmap of both": lambda f, params, xs: jax.vmap(jax.grad(f, (0, 1)))(three(params), three(xs)),
+    "jvp": lambda f, params, xs: jax.jvp(f, (params, xs), (params, xs)),
+    "jvp of grad": lambda f, params, xs: jax.jvp(jax.grad(f), (params, xs), (params, xs)),
+    "remat": lambda f, params, xs: jax.grad(jax.remat(f))(params, xs),
+    "scan": lambda f, params, xs: jax.grad(
+        lambda p: jax.lax.scan(lambda c, x: (c + f(p, x), None), 0.0, three(xs))[0]
+    )(params),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms(name):
+    e = example(GATED["lstm"], Shape(3, (3,), 2, 10), dtype=jnp.float32)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, params, xs):
+        def loss(params, xs):
+            ys = jaxrnn.unroll(e.cell, params, xs, starts=e.starts, implementation=implementation)[
+                1
+            ]
+            return jnp.sin(ys).sum()
+
+        return TRANSFORMS[name](loss, params, xs)
+
+    with emulated() as emulation, jax.default_matmul_precision("highest"):
+        came = jax.block_until_ready(run("gpu", e.params, e.xs))
+    assert emulation.launched
+    assert error(came, run(REFERENCE, e.params, e.xs)) < 1e-5
+
+
+def test_sharded_rows_stay_where_they_are():
+    e = example(GATED["lstm"], Shape(3, (16,), 2, 10), dtype=jnp.float32)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, params, xs):
+        loss = lambda p, x: jnp.sin(
+            jaxrnn.unroll(e.cell, p, x, implementation=implementation)[1]
+        ).sum()
+        return jax.grad(loss)(params, xs)
+
+    wanted = run(REFERENCE, e.params, e.xs)
+    with emulated() as emulation, jax.default_matmul_precision("highest"):
+        came = jax.block_until_ready(run("gpu", e.params, jax.device_put(e.xs, rows)))
+    assert len(emulation.launched) == 16, "each device launches its own"
+    assert error(came, wanted) < 1e-5
+
+
+LAYERS = [
+    division.Layer(size, gates, width, groups, rows)
+    for size in (2, 4)
+    for gates in (1, 3, 4)
+    for width, groups in ((1, 1), (100, 1), (128, 8), (512, 1), (1024, 1))
+    for rows in (1, 16, 100, 1024)
+]
+
+
+@pytest.mark.parametrize("backward", (False, True))
+def test_plans_fit(backward):
+    """Every row and every unit is somebody's, and all blocks of a launch run at once."""
+    chip = division.CHIPS["NVIDIA H200"]
+    for layer in LAYERS:
+        plans = division.plans(layer, chip, backward)
+        assert plans, layer
+        for plan in plans:
+            assert plan.units * plan.blocks >= layer.width
+            assert plan.tile * plan.tiles >= layer.rows
+            assert plan.at_once * plan.blocks <= chip.blocks
+            assert plan.shared <= chip.shared
+            assert plan.at_once * plan.launches >= layer.groups * plan.tiles
+
+
+@pytest.mark.skipif(compiler.library() is None, reason="NVRTC is not installed")
+@pytest.mark.parametrize(
+    ("name", "hidden", "rows", "dtype"),
+    [
+        ("lstm", 128, 32, "bfloat16"), ("lstm", 1024, 16, "bfloat16"),
+        ("gru", 512, 64, "float16"), ("lstm", 512, 16, "float32"), ("peephole", 100, 5, "float32"),
+    ],
+)  # fmt: skip
+def test_kernels_compile(name, hidden, rows, dtype, monkeypatch):
+    """For a Hopper GPU, by its own compiler, in the registers there are."""
+    logs = []
+
+    class Compiled:
+        chip = division.CHIPS["NVIDIA H200"]
+
+        def __call__(self, text, shapes, args, **attributes):
+            code, log = compiler.compiled(text)
+            assert code[0] == int.from_bytes(b"\x7fELF", "little")
+            logs.append(log)
+            return [jnp.zeros(s.shape, s.dtype) for s in shapes]
+
+    cell = GATED[name].make(hidden)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), params)
+    xs = jax.ShapeDtypeStruct((9, rows, 8), dtype)
+    loss = lambda params, xs: jaxrnn.unroll(cell, params, xs, implementation="gpu")[1].sum()
+    monkeypatch.setattr(launch, "EMULATED", Compiled())
+    jax.clear_caches()
+    jax.jit(jax.grad(loss)).lower(params, xs)
+    jax.clear_caches()
+    assert logs and all(" 0 bytes spill stores" in log for log in logs), logs
+
+
+def test_every_operation_has_its_expression():
+    """The programs of the kernel for CPUs and those of this one are made of the same."""
+    from jaxrnn.recurrence import native
+
+    if native.library().missing:
+        pytest.skip(native.library().missing)
+    assert set(native.library().operations) == set(source.OPERATIONS)
+
+
+OPERATIONS = {
+    "smooth": lambda a, b: (
+        jnp.tanh(a) + jax.nn.sigmoid(b) + jnp.exp(-a * a) + jnp.log1p(b * b) + jnp.expm1(a / 4)
+        + jax.nn.softplus(b) + jnp.sqrt(1 + a * a) + jnp.cbrt(2 + b * b) + jnp.sin(a) * jnp.cos(b)
+        + jax.lax.erf(a) + jnp.arctan2(a, 2 + b * b) + jnp.power(2 + a * a, b / 4) + a**3
+    ),
+    "rough": lambda a, b: (
+        jnp.where(a < b, a, 2 * b) + jnp.maximum(a, 0.1) + jnp.minimum(b, 0.2) + jnp.abs(a)
+        + jnp.sign(b) + jax.nn.elu(a) + jax.nn.hard_tanh(b) + jnp.where((a > 0) & (b >= 0), a, b)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name):
+    function = OPERATIONS[name]
+
+    def update(state, x, r):
+        return (jnp.tanh(function(x[0] + r[0], x[1] + r[1]) / 4),)
+
+    cell = jaxrnn.gated(update, gates=2)(9)
+    params = cell.init(jax.random.key(0), 3)
+    xs = jax.random.normal(jax.random.key(1), (3, 4, 3))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, params, xs):
+        run = lambda *args: jaxrnn.unroll(cell, *args, implementation=implementation)[1]
+        ys, pull = jax.vjp(run, params, xs)
+        return ys, pull(jnp.cos(ys))
+
+    with emulated(), jax.default_matmul_precision("highest"):
+        came = jax.block_until_ready(run("gpu", params, xs))
+    assert error(came, run(REFERENCE, params, xs)) < 1e-5
+
+
+def why(cell, dtype="float32", rows=3, steps=5, platform="gpu"):
+    with jax.enable_x64(dtype == "float64"):
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
+        xs = jax.ShapeDtypeStruct((steps, rows, 3), dtype)
+        found = jaxrnn.explain(cell, params, xs, platform=platform)
+    return found.choices[0].others.get("gpu", found.choices[0].runs)
+
+
+def test_why_not():
+    assert why(jaxrnn.lstm(8)) == "gpu"
+    assert "for NVIDIA GPUs, not for cpu" in why(jaxrnn.lstm(8), platform="cpu")
+    assert "float64" in why(jaxrnn.lstm(8), dtype="float64")
+    assert "(4096, 4, 4096)" in why(jaxrnn.lstm(4096))
+    assert "one after the other" in why(jaxrnn.lstm(1024), rows=4096)
+    assert "residuals='chunks'" in why(jaxrnn.lstm(1024), rows=16, steps=10**6)
+    assert "no row" in why(jaxrnn.lstm(8), rows=0)
+
+
+@pytest.mark.parametrize(
+    ("lowered", "device", "known"),
+    [("cuda", "gpu", True), ("rocm", "gpu", True), ("cpu", "cpu", True), ("cuda", "cpu", False)],
+)
+def test_the_chip_is_known_when_a_program_is_lowered(lowered, device, known):
+    """JAX lowers for "cuda"; its devices say "gpu"."""
+    device = types.SimpleNamespace(platform=device, device_kind="a chip")
+    place = types.SimpleNamespace(device_assignment=(device,), num_devices=1)
+    parameters = types.SimpleNamespace(for_export=False)
+    module = types.SimpleNamespace(axis_context=place, lowering_parameters=parameters)
+    found = target.of_lowering(lowered, types.SimpleNamespace(module_context=module))
+    assert found == Target(lowered, "a chip" if known else None)
