@@ -1,5 +1,6 @@
 """The command for a GPU or TPU, on a CPU and with tiny sizes: a time is never asserted."""
 
+import concurrent.futures
 import functools
 import json
 import math
@@ -20,7 +21,8 @@ from benchmarks import accelerator_linear as linear
 from benchmarks import accelerator_rows as timed
 from benchmarks.accelerator_words import sentences, tables
 from benchmarks.contenders import OURS
-from benchmarks.shapes import SHAPES, WIDE
+from benchmarks.once import once
+from benchmarks.shapes import SHAPES, WIDE, Shape
 from jaxrnn.linear import xla as linear_xla
 from jaxrnn.recurrence import xla
 
@@ -253,6 +255,55 @@ def test_an_implementation_that_cannot_run_has_not_failed():
     assert row["passed"] is None and "gpu" in row["problem"]
     said = next(sentences([row], [], LEFT))
     assert said.endswith(" 1 of what an implementation cannot run, 0 not run.")
+
+
+def test_a_truth_is_made_once(monkeypatch):
+    """For implementations that are checked at the same time, and compiled once for all types."""
+    asked, computed, shape = [], checking._computed, Shape("base", 2, 3, 4, 5)
+
+    def count(given, kind, implementation):
+        asked.append((given.moving[1].dtype, implementation))
+        return computed(given, kind, implementation)
+
+    monkeypatch.setattr(checking, "_computed", count)
+    cases = [
+        checking.Case("plain", "elman", dtype, shape, name)
+        for dtype in ("float32", "bfloat16") for name in ("xla", "reference")
+    ]  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+        rows = list(pool.map(checking.measure, cases))
+    assert all(row["passed"] for row in rows)
+    assert len(asked) == 4 + 2 and asked.count((jnp.float64, "reference")) == 2
+
+
+def test_nothing_is_tuned_for_a_check_on_a_gpu(monkeypatch):
+    given, programs = checking._given("plain", "elman", "float32", kinds.TINY), []
+    stub = lambda *args: programs.append(args) or (lambda *arrays: {})
+    monkeypatch.setattr(checking, "_program", stub)
+    with jax.default_device(jax.devices("cpu")[0]):
+        checking._computed(given, "plain", "xla")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform="gpu")])
+    checking._computed(given, "plain", "xla")
+    assert [args[-1] for args in programs] == [(), checking.GPU]
+
+
+def test_xla_knows_the_options():
+    assert jax.jit(jnp.sin, compiler_options=dict(checking.GPU))(0.0) == 0
+    with pytest.raises(Exception, match="xla_gpu_autotune_levels"):
+        jax.jit(jnp.cos, compiler_options={"xla_gpu_autotune_levels": 0})(0.0)
+
+
+def test_once():
+    made = []
+
+    @once(None)
+    def double(number):
+        made.append(number)
+        return 2 * number
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(double, [1, 2] * 20)) == [2, 4] * 20
+    assert sorted(made) == [1, 2]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
