@@ -359,6 +359,22 @@ def test_attention_has_heads_of_one_width():
         timed.attention("lstm", SHAPES["tiny-long"], "float32")
 
 
+def test_what_takes_long_is_compiled_seldom():
+    rows = [
+        timed.Case("forward", dtype, SHAPES["small"], cell)
+        for dtype in ("float32", "bfloat16") for cell in contenders.CELLS
+    ]  # fmt: skip
+    found = [timed._contenders(row, timed.PEERS) for row in rows]
+    assert ["linen" in row for row in found] == [True, True, False, False]
+    assert all(set(row) | {"linen"} >= {OURS, *timed.PEERS} for row in found)
+    shape = Shape("tiny", 2, 3, 4, 64)
+    build = timed.PEERS["attention"]
+    first, second = (build(cell, shape, "forward", "float32") for cell in contenders.CELLS)
+    assert first is second and build("lstm", shape, "forward", "bfloat16") is not first
+    with pytest.raises(ImportError, match="H=16"):
+        build("lstm", SHAPES["tiny-long"], "forward", "float32")
+
+
 def test_who_fails_does_not_stop_the_others():
     case = timed.Case("forward", "float32", timed.TINY, "lstm")
 
