@@ -375,6 +375,20 @@ def test_what_takes_long_is_compiled_seldom():
         build("lstm", SHAPES["tiny-long"], "forward", "float32")
 
 
+def test_torch_takes_its_weights_as_they_lie(monkeypatch):
+    """On a GPU, which is not there: PyTorch asks this before it lays them out for cuDNN."""
+    torch = pytest.importorskip("torch")
+    known = torch.backends.cudnn.CUDNN_TENSOR_DTYPES
+    before = set(known)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        contenders.torch("lstm", SHAPES["small"], "forward", "bfloat16")
+        assert known >= {torch.float16, torch.float32, torch.bfloat16}
+    finally:
+        known &= before
+
+
 def test_who_fails_does_not_stop_the_others():
     case = timed.Case("forward", "float32", timed.TINY, "lstm")
 
