@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from benchmarks import accelerator_attention as attention
 from benchmarks import accelerator_linear as linear
 from benchmarks.accelerator_kinds import ALWAYS, CELLS, COMMON, KINDS, SHAPES, TINY
 from benchmarks.once import once
 from benchmarks.shapes import Shape
-from jaxrnn import recurrence
-from jaxrnn.choice import REFERENCE
+from jaxrnn.choice import NAMES, REFERENCE
 
 # Of outputs and states; of gradients and tangents.
 TOLERANCE = {"float32": (5e-6, 1.5e-5), "bfloat16": (2e-2, 4e-2), "float16": (4e-3, 8e-3)}
@@ -28,6 +28,7 @@ TOLERANCE = {"float32": (5e-6, 1.5e-5), "bfloat16": (2e-2, 4e-2), "float16": (4e
 # time: most of a minute for a check that runs for a millisecond. A product is cuBLAS' here, as a
 # tiling would have to be compiled too. The rows are timed with what XLA finds.
 GPU = (("xla_gpu_autotune_level", 0), ("xla_gpu_enable_triton_gemm", False))
+_BEST_FIRST = NAMES[::-1]  # reference stands first there
 OUTPUTS = ("outputs", "outputs kept")  # all else that a kind gives are gradients and tangents
 
 
@@ -49,19 +50,25 @@ def cases(chosen, order):
     """All checks, ``order`` being how to take several axes: see ``accelerator.broadly``."""
     shapes = [TINY] if chosen.tiny else list(SHAPES.values())
     some = [c for c in order(KINDS, chosen.dtypes, shapes, chosen.cells) if _wanted(*c)]
-    names = {like: _names(like, chosen.dtypes, shapes[0]) for like in ("lstm", linear.NAME)}
+    families = ("lstm", linear.NAME, attention.NAME)
+    names = {like: _names(like, chosen.dtypes, shapes[0]) for like in families}
     return [
         Case(kind, cell, dtype, linear.fitted(cell, shape), name)
         for kind, dtype, shape, cell in some
-        for name in names[linear.NAME if cell in linear.CELLS else "lstm"]
+        for name in names[_family(cell)]
         if name != REFERENCE or (kind in ALWAYS and shape.name == "base")
     ]
+
+
+def _family(cell):
+    """A cell with the same implementations."""
+    return next((f.NAME for f in (linear, attention) if cell in f.CELLS), "lstm")
 
 
 def _names(cell, dtypes, shape):
     """Of the implementations that run a cell here in any type."""
     runs = {name for dtype in dtypes for name in implementations(cell, dtype, shape)}
-    return [name for name in (*recurrence.IMPLEMENTATIONS, REFERENCE) if name in runs]
+    return [name for name in _BEST_FIRST if name in runs]
 
 
 def _wanted(kind, dtype, shape, cell):
@@ -69,7 +76,11 @@ def _wanted(kind, dtype, shape, cell):
     always, common = kind in ALWAYS, cell in COMMON
     if cell in linear.CELLS:
         return always and dtype != "float16" and shape.name in ("base", linear.CHUNKS.name)
-    if shape is linear.CHUNKS:
+    if cell in attention.CELLS:
+        return (kind == "plain" or (kind in ALWAYS and dtype != "float16")) and shape.name in (
+            "base", attention.BLOCKS.name,
+        )  # fmt: skip
+    if shape in (linear.CHUNKS, attention.BLOCKS):
         return False
     if shape.name != "base":
         return always and common and dtype != "float16"
@@ -81,8 +92,7 @@ def _wanted(kind, dtype, shape, cell):
 def implementations(cell, dtype, shape):
     """The names of those that can run a cell here, the best first."""
     layer = _layer(cell, dtype, linear.fitted(cell, shape))
-    names = *recurrence.IMPLEMENTATIONS, REFERENCE
-    return [name for name in names if why_not(name, *layer) is None]
+    return [name for name in _BEST_FIRST if why_not(name, *layer) is None]
 
 
 def explained(case):

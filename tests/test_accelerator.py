@@ -15,6 +15,7 @@ import pytest
 from cases import NO_KERNEL, TOLERANCE
 
 from benchmarks import accelerator, contenders, plain, scans, timing
+from benchmarks import accelerator_attention as attention
 from benchmarks import accelerator_checks as checking
 from benchmarks import accelerator_kinds as kinds
 from benchmarks import accelerator_linear as linear
@@ -23,6 +24,7 @@ from benchmarks.accelerator_words import sentences, tables
 from benchmarks.contenders import OURS
 from benchmarks.once import once
 from benchmarks.shapes import SHAPES, WIDE, Shape
+from jaxrnn.attend import cudnn, online
 from jaxrnn.linear import xla as linear_xla
 from jaxrnn.recurrence import xla
 
@@ -146,6 +148,40 @@ def test_the_linear_recurrence(tmp_path, monkeypatch, capsys):
         assert row["passed"] or "gradients.params.a" in row["problem"]
 
 
+def test_attention(tmp_path, monkeypatch):
+    """All of its checks; then with a backward that forgets a gradient; cuDNN where it can run."""
+    arguments = "--cells", *attention.CELLS, "--dtypes", "float32"
+    monkeypatch.setattr(accelerator, "CHECKS", 1)
+    status, content = run(tmp_path, *arguments)
+    assert status == 0 and content["not_run"] == LEFT and content["rows"] == []
+    assert len(content["checks"]) == 2 * 2 * 2  # cells, kinds, implementations
+    assert all(row["passed"] for row in content["checks"])
+
+    right = online.backward
+
+    def backward(*given):
+        gradients = right(*given)
+        return gradients._replace(k=0 * gradients.k)
+
+    monkeypatch.setattr(online, "backward", backward)
+    jax.clear_caches()
+    status, content = run(tmp_path, *arguments)
+    jax.clear_caches()
+    assert status == 1
+    for row in content["checks"]:
+        assert row["passed"] is (row["implementation"] != "xla")
+        assert row["passed"] or "worst gradients." in row["problem"]
+
+    monkeypatch.setattr(cudnn, "_capability", lambda: 9.0)
+    on_a_gpu = types.SimpleNamespace(platform="gpu", device_kind="one")
+    for dtype, names in (("bfloat16", ["gpu", "xla", "reference"]), ("float32", NAMES[-2:])):
+        layer = checking._layer(attention.NAME, dtype, kinds.SHAPES["base"])
+        able = [
+            n for n in checking._BEST_FIRST if not checking.why_not(n, *layer, platform=on_a_gpu)
+        ]
+        assert able == list(names)
+
+
 def test_what_the_time_was_up_for_is_listed(tmp_path):
     status, content = run(tmp_path, "--seconds", "0")
     assert status == 0 and content["checks"] == content["rows"] == []
@@ -222,8 +258,10 @@ def test_a_cut_leaves_something_of_everything():
     assert len(set(checks)) == len(checks)
     first = checks[: len(checks) // 3]
     assert {case.implementation for case in first} == set(NAMES)
-    assert {case.cell for case in first} >= set(kinds.CELLS) - {f"{linear.NAME} complex"}
-    assert {case.cell for case in checks[: len(checks) // 2]} == set(kinds.CELLS)
+    late = {"elman", f"{linear.NAME} complex", f"{attention.NAME} window"}
+    assert {case.cell for case in first} >= set(kinds.CELLS) - late
+    half = {case.cell for case in checks[: len(checks) // 2]}
+    assert half >= set(kinds.CELLS) - {f"{attention.NAME} window"}
     assert {case.dtype for case in first} == set(timed.DTYPES)
 
 
