@@ -151,8 +151,11 @@ def checked(pool, cases, end):
 
 
 def measured(pool, cases, end, peers):
-    """The rows, one at a time; the programs of a few are compiled before them, all at once."""
-    size = max(1, machine.cores() // (len(peers) + 1))
+    """The rows, one at a time; the programs of some are compiled before them, all at once.
+
+    Of many programs, as one waits for the device, on which XLA times its choices, others compile.
+    """
+    size = max(1, machine.cores() // 2)
     for first in range(0, len(cases), size):
         if time.monotonic() >= end:
             return

@@ -5,6 +5,7 @@ given: they are rounded to the type that is checked first. Float32 is computed w
 full precision. An error is the largest one of an array over the largest value of that array.
 """
 
+import functools
 import math
 import time
 from typing import NamedTuple
@@ -14,14 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from benchmarks import accelerator_attention as attention
 from benchmarks import accelerator_linear as linear
 from benchmarks.accelerator_kinds import ALWAYS, CELLS, COMMON, KINDS, SHAPES, TINY
+from benchmarks.once import once
 from benchmarks.shapes import Shape
-from jaxrnn import recurrence
-from jaxrnn.choice import REFERENCE
+from jaxrnn.choice import NAMES, REFERENCE
 
 # Of outputs and states; of gradients and tangents.
 TOLERANCE = {"float32": (5e-6, 1.5e-5), "bfloat16": (2e-2, 4e-2), "float16": (4e-3, 8e-3)}
+# For every product XLA would compile many tilings and time them on the device, one program at a
+# time: most of a minute for a check that runs for a millisecond. A product is cuBLAS' here, as a
+# tiling would have to be compiled too. The rows are timed with what XLA finds.
+GPU = (("xla_gpu_autotune_level", 0), ("xla_gpu_enable_triton_gemm", False))
+_BEST_FIRST = NAMES[::-1]  # reference stands first there
 OUTPUTS = ("outputs", "outputs kept")  # all else that a kind gives are gradients and tangents
 
 
@@ -43,19 +50,25 @@ def cases(chosen, order):
     """All checks, ``order`` being how to take several axes: see ``accelerator.broadly``."""
     shapes = [TINY] if chosen.tiny else list(SHAPES.values())
     some = [c for c in order(KINDS, chosen.dtypes, shapes, chosen.cells) if _wanted(*c)]
-    names = {like: _names(like, chosen.dtypes, shapes[0]) for like in ("lstm", linear.NAME)}
+    families = ("lstm", linear.NAME, attention.NAME)
+    names = {like: _names(like, chosen.dtypes, shapes[0]) for like in families}
     return [
         Case(kind, cell, dtype, linear.fitted(cell, shape), name)
         for kind, dtype, shape, cell in some
-        for name in names[linear.NAME if cell in linear.CELLS else "lstm"]
+        for name in names[_family(cell)]
         if name != REFERENCE or (kind in ALWAYS and shape.name == "base")
     ]
+
+
+def _family(cell):
+    """A cell with the same implementations."""
+    return next((f.NAME for f in (linear, attention) if cell in f.CELLS), "lstm")
 
 
 def _names(cell, dtypes, shape):
     """Of the implementations that run a cell here in any type."""
     runs = {name for dtype in dtypes for name in implementations(cell, dtype, shape)}
-    return [name for name in (*recurrence.IMPLEMENTATIONS, REFERENCE) if name in runs]
+    return [name for name in _BEST_FIRST if name in runs]
 
 
 def _wanted(kind, dtype, shape, cell):
@@ -63,7 +76,11 @@ def _wanted(kind, dtype, shape, cell):
     always, common = kind in ALWAYS, cell in COMMON
     if cell in linear.CELLS:
         return always and dtype != "float16" and shape.name in ("base", linear.CHUNKS.name)
-    if shape is linear.CHUNKS:
+    if cell in attention.CELLS:
+        return (kind == "plain" or (kind in ALWAYS and dtype != "float16")) and shape.name in (
+            "base", attention.BLOCKS.name,
+        )  # fmt: skip
+    if shape in (linear.CHUNKS, attention.BLOCKS):
         return False
     if shape.name != "base":
         return always and common and dtype != "float16"
@@ -75,8 +92,7 @@ def _wanted(kind, dtype, shape, cell):
 def implementations(cell, dtype, shape):
     """The names of those that can run a cell here, the best first."""
     layer = _layer(cell, dtype, linear.fitted(cell, shape))
-    names = *recurrence.IMPLEMENTATIONS, REFERENCE
-    return [name for name in names if why_not(name, *layer) is None]
+    return [name for name in _BEST_FIRST if why_not(name, *layer) is None]
 
 
 def explained(case):
@@ -120,7 +136,7 @@ def _checked(case):
         return {"passed": None, "problem": why}
     with jax.default_matmul_precision("highest"):
         came = _computed(given, case.kind, case.implementation)
-    wanted = _truth(given, case.kind)
+    wanted = _truth(case.kind, case.cell, case.dtype, case.shape)
     errors = {name: _error(came[name], value) for name, value in wanted.items()}
     limits = {n: TOLERANCE[case.dtype][n.split(".")[0] not in OUTPUTS] for n in errors}
     wrong = [n for n, error in errors.items() if error is None or error > limits[n]]
@@ -175,18 +191,10 @@ def _given(kind, cell, dtype, shape):
 def _computed(given, kind, implementation):
     """What the kind computes, as NumPy arrays by name."""
     arrays = {name: flag for name, flag in given.flags.items() if name != "reverse"}
-
-    @jax.jit
-    def compute(moving, cotangents, arrays):
-        def run(*moving):
-            return jaxrnn.unroll(
-                given.cell, *moving, **arrays, reverse="reverse" in given.flags,
-                implementation=implementation,
-            )  # fmt: skip
-
-        return KINDS[kind].compute(run, moving, cotangents)
-
-    tree = compute(given.moving, given.cotangents, arrays)
+    device = jax.config.jax_default_device or jax.devices()[0]
+    options = GPU if device.platform == "gpu" else ()
+    program = _program(given.cell, kind, "reverse" in given.flags, implementation, options)
+    tree = program(given.moving, given.cotangents, arrays)
     found, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(value)
@@ -194,10 +202,30 @@ def _computed(given, kind, implementation):
     }
 
 
-def _truth(given, kind):
+@functools.cache
+def _program(cell, kind, reverse, implementation, options):
+    """One for all types: the truth of each is in float64, and is compiled once."""
+
+    @functools.partial(jax.jit, compiler_options=dict(options))
+    def compute(moving, cotangents, arrays):
+        def run(*moving):
+            return jaxrnn.unroll(
+                cell, *moving, **arrays, reverse=reverse, implementation=implementation
+            )
+
+        return KINDS[kind].compute(run, moving, cotangents)
+
+    return compute
+
+
+@once(16)  # the implementations follow one another, and some truths are 150 MB
+def _truth(kind, cell, dtype, shape):
+    """What is right, as NumPy arrays by name: of all implementations."""
+
     def wide(a):
         return a.astype(np.float64)
 
+    given = _given(kind, cell, dtype, shape)
     moving, cotangents = jax.tree.map(wide, (given.moving, given.cotangents))
     given = given._replace(moving=moving, cotangents=cotangents)
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxrnn
+from benchmarks import accelerator_attention as attention
 from benchmarks import accelerator_linear as linear
 from benchmarks.shapes import Shape
 
@@ -21,13 +22,17 @@ CELLS = {
     "lstm": jaxrnn.lstm,
     "gru": jaxrnn.gru,
     "user": jaxrnn.gated(user_update, gates=2, unit={"p": jax.random.normal}),
+    attention.NAME: attention.attention,
+    linear.NAME: linear.linear_scan,
     "elman": jaxrnn.elman,
     **linear.CELLS,
+    **attention.CELLS,
 }
 COMMON = ("lstm", "gru")
 
 # Kernels divide a layer by its units, its rows and its steps: each has its corners. Those that are
-# not "base" are for the common cells; "chunks" is for the linear recurrence.
+# not "base" are for the common cells; "chunks" is for the linear recurrence and "blocks" for
+# attention.
 SHAPES = {
     shape.name: shape
     for shape in (
@@ -37,6 +42,7 @@ SHAPES = {
         Shape("h512", 16, 9, 64, 512),
         Shape("rows", 300, 3, 16, 64),
         Shape("steps", 2, 130, 8, 64),
+        attention.BLOCKS,
         linear.CHUNKS,
         Shape("h2048", 9, 4, 64, 2048),
     )

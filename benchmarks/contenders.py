@@ -157,6 +157,11 @@ def torch(cell, shape, direction, dtype):
     on_gpu = backend == "gpu"
     if on_gpu and not torch.cuda.is_available():
         raise ImportError("torch sees no GPU")
+    if on_gpu:
+        # PyTorch's list of what cuDNN takes lacks bfloat16, which cuDNN and all else of PyTorch
+        # take. Without it `.to` would not lay the weights out as cuDNN wants them, and every call
+        # would copy them.
+        torch.backends.cudnn.CUDNN_TENSOR_DTYPES.add(torch.bfloat16)
     torch.set_num_threads(cores())
     device = "cuda" if on_gpu else "cpu"
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]

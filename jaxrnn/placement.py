@@ -5,8 +5,12 @@ type it will have after a step. Under ``jax.shard_map`` a type says over which m
 varies; with explicit mesh axes it says how the array is sharded. Elsewhere nothing happens here.
 """
 
+import functools
+
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
@@ -44,3 +48,16 @@ def automatic(run, xs, features=1):
 
     out = (on_mesh(*batch), on_mesh(time, *batch))
     return jax.sharding.auto_axes(run, out_sharding=out)
+
+
+@functools.cache
+def wants_devices():
+    """A jaxpr to be among a primitive's parameters, for its lowering to know the devices.
+
+    JAX tells a lowering of the devices only where the program has ``custom_partitioning`` in it,
+    and it looks for that before the lowering, in jaxprs. A primitive that comes to it only while
+    it is lowered, as cuDNN's attention and ``recurrence.by_rows`` do, would fail.
+    """
+    alone = custom_partitioning(lambda a: a)
+    alone.def_partition(None, sharding_rule="i -> i")  # it never runs
+    return jax.make_jaxpr(alone)(jax.ShapeDtypeStruct((1,), jnp.float32))

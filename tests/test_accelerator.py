@@ -1,5 +1,6 @@
 """The command for a GPU or TPU, on a CPU and with tiny sizes: a time is never asserted."""
 
+import concurrent.futures
 import functools
 import json
 import math
@@ -14,13 +15,16 @@ import pytest
 from cases import NO_KERNEL, TOLERANCE
 
 from benchmarks import accelerator, contenders, plain, scans, timing
+from benchmarks import accelerator_attention as attention
 from benchmarks import accelerator_checks as checking
 from benchmarks import accelerator_kinds as kinds
 from benchmarks import accelerator_linear as linear
 from benchmarks import accelerator_rows as timed
 from benchmarks.accelerator_words import sentences, tables
 from benchmarks.contenders import OURS
-from benchmarks.shapes import SHAPES, WIDE
+from benchmarks.once import once
+from benchmarks.shapes import SHAPES, WIDE, Shape
+from jaxrnn.attend import cudnn, online
 from jaxrnn.linear import xla as linear_xla
 from jaxrnn.recurrence import xla
 
@@ -144,6 +148,40 @@ def test_the_linear_recurrence(tmp_path, monkeypatch, capsys):
         assert row["passed"] or "gradients.params.a" in row["problem"]
 
 
+def test_attention(tmp_path, monkeypatch):
+    """All of its checks; then with a backward that forgets a gradient; cuDNN where it can run."""
+    arguments = "--cells", *attention.CELLS, "--dtypes", "float32"
+    monkeypatch.setattr(accelerator, "CHECKS", 1)
+    status, content = run(tmp_path, *arguments)
+    assert status == 0 and content["not_run"] == LEFT and content["rows"] == []
+    assert len(content["checks"]) == 2 * 2 * 2  # cells, kinds, implementations
+    assert all(row["passed"] for row in content["checks"])
+
+    right = online.backward
+
+    def backward(*given):
+        gradients = right(*given)
+        return gradients._replace(k=0 * gradients.k)
+
+    monkeypatch.setattr(online, "backward", backward)
+    jax.clear_caches()
+    status, content = run(tmp_path, *arguments)
+    jax.clear_caches()
+    assert status == 1
+    for row in content["checks"]:
+        assert row["passed"] is (row["implementation"] != "xla")
+        assert row["passed"] or "worst gradients." in row["problem"]
+
+    monkeypatch.setattr(cudnn, "_capability", lambda: 9.0)
+    on_a_gpu = types.SimpleNamespace(platform="gpu", device_kind="one")
+    for dtype, names in (("bfloat16", ["gpu", "xla", "reference"]), ("float32", NAMES[-2:])):
+        layer = checking._layer(attention.NAME, dtype, kinds.SHAPES["base"])
+        able = [
+            n for n in checking._BEST_FIRST if not checking.why_not(n, *layer, platform=on_a_gpu)
+        ]
+        assert able == list(names)
+
+
 def test_what_the_time_was_up_for_is_listed(tmp_path):
     status, content = run(tmp_path, "--seconds", "0")
     assert status == 0 and content["checks"] == content["rows"] == []
@@ -220,8 +258,10 @@ def test_a_cut_leaves_something_of_everything():
     assert len(set(checks)) == len(checks)
     first = checks[: len(checks) // 3]
     assert {case.implementation for case in first} == set(NAMES)
-    assert {case.cell for case in first} >= set(kinds.CELLS) - {f"{linear.NAME} complex"}
-    assert {case.cell for case in checks[: len(checks) // 2]} == set(kinds.CELLS)
+    late = {"elman", f"{linear.NAME} complex", f"{attention.NAME} window"}
+    assert {case.cell for case in first} >= set(kinds.CELLS) - late
+    half = {case.cell for case in checks[: len(checks) // 2]}
+    assert half >= set(kinds.CELLS) - {f"{attention.NAME} window"}
     assert {case.dtype for case in first} == set(timed.DTYPES)
 
 
@@ -253,6 +293,55 @@ def test_an_implementation_that_cannot_run_has_not_failed():
     assert row["passed"] is None and "gpu" in row["problem"]
     said = next(sentences([row], [], LEFT))
     assert said.endswith(" 1 of what an implementation cannot run, 0 not run.")
+
+
+def test_a_truth_is_made_once(monkeypatch):
+    """For implementations that are checked at the same time, and compiled once for all types."""
+    asked, computed, shape = [], checking._computed, Shape("base", 2, 3, 4, 5)
+
+    def count(given, kind, implementation):
+        asked.append((given.moving[1].dtype, implementation))
+        return computed(given, kind, implementation)
+
+    monkeypatch.setattr(checking, "_computed", count)
+    cases = [
+        checking.Case("plain", "elman", dtype, shape, name)
+        for dtype in ("float32", "bfloat16") for name in ("xla", "reference")
+    ]  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+        rows = list(pool.map(checking.measure, cases))
+    assert all(row["passed"] for row in rows)
+    assert len(asked) == 4 + 2 and asked.count((jnp.float64, "reference")) == 2
+
+
+def test_nothing_is_tuned_for_a_check_on_a_gpu(monkeypatch):
+    given, programs = checking._given("plain", "elman", "float32", kinds.TINY), []
+    stub = lambda *args: programs.append(args) or (lambda *arrays: {})
+    monkeypatch.setattr(checking, "_program", stub)
+    with jax.default_device(jax.devices("cpu")[0]):
+        checking._computed(given, "plain", "xla")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform="gpu")])
+    checking._computed(given, "plain", "xla")
+    assert [args[-1] for args in programs] == [(), checking.GPU]
+
+
+def test_xla_knows_the_options():
+    assert jax.jit(jnp.sin, compiler_options=dict(checking.GPU))(0.0) == 0
+    with pytest.raises(Exception, match="xla_gpu_autotune_levels"):
+        jax.jit(jnp.cos, compiler_options={"xla_gpu_autotune_levels": 0})(0.0)
+
+
+def test_once():
+    made = []
+
+    @once(None)
+    def double(number):
+        made.append(number)
+        return 2 * number
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(double, [1, 2] * 20)) == [2, 4] * 20
+    assert sorted(made) == [1, 2]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -306,6 +395,36 @@ def test_attention_has_heads_of_one_width():
     assert params["qkv"].shape == (shape.I, 3, shape.H // timed.HEAD, timed.HEAD)
     with pytest.raises(ImportError, match="H=16"):
         timed.attention("lstm", SHAPES["tiny-long"], "float32")
+
+
+def test_what_takes_long_is_compiled_seldom():
+    rows = [
+        timed.Case("forward", dtype, SHAPES["small"], cell)
+        for dtype in ("float32", "bfloat16") for cell in contenders.CELLS
+    ]  # fmt: skip
+    found = [timed._contenders(row, timed.PEERS) for row in rows]
+    assert ["linen" in row for row in found] == [True, True, False, False]
+    assert all(set(row) | {"linen"} >= {OURS, *timed.PEERS} for row in found)
+    shape = Shape("tiny", 2, 3, 4, 64)
+    build = timed.PEERS["attention"]
+    first, second = (build(cell, shape, "forward", "float32") for cell in contenders.CELLS)
+    assert first is second and build("lstm", shape, "forward", "bfloat16") is not first
+    with pytest.raises(ImportError, match="H=16"):
+        build("lstm", SHAPES["tiny-long"], "forward", "float32")
+
+
+def test_torch_takes_its_weights_as_they_lie(monkeypatch):
+    """On a GPU, which is not there: PyTorch asks this before it lays them out for cuDNN."""
+    torch = pytest.importorskip("torch")
+    known = torch.backends.cudnn.CUDNN_TENSOR_DTYPES
+    before = set(known)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        contenders.torch("lstm", SHAPES["small"], "forward", "bfloat16")
+        assert known >= {torch.float16, torch.float32, torch.bfloat16}
+    finally:
+        known &= before
 
 
 def test_who_fails_does_not_stop_the_others():

@@ -8,7 +8,7 @@ from jaxrnn import choice
 from jaxrnn.attend import cudnn, online, rows
 from jaxrnn.attend.problem import Operands, Problem
 from jaxrnn.operation import Operation
-from jaxrnn.placement import varying
+from jaxrnn.placement import varying, wants_devices
 
 IMPLEMENTATIONS = {"gpu": cudnn, "xla": online}  # the best first
 
@@ -31,7 +31,7 @@ def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=N
       ys [B, T, N, D]; zero for a query that sees no key.
     """
     operands = varying(Operands(q, k, v, q_place, k_place))
-    problem = Problem(window, q_place is None, implementation)
+    problem = Problem(window, q_place is None, implementation, wants_devices())
     choice.check(IMPLEMENTATIONS, implementation)
     choice.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
     run = rows.run if implementation == choice.REFERENCE else _operation

@@ -5,7 +5,6 @@ told. ``vmap`` adds a leading axis of members to all arrays; one that all member
 there.
 """
 
-import functools
 import itertools
 from typing import NamedTuple
 
@@ -15,6 +14,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from jaxrnn.placement import wants_devices as wants_devices
 
 
 def by_rows(function, ranks, out_ranks):
@@ -116,17 +117,6 @@ def _lower_sum(context, *args, names, mesh):
 
 
 mlir.register_lowering(_sum, _lower_sum)
-
-
-@functools.cache
-def wants_devices():
-    """A jaxpr to be among a primitive's parameters, so that ``by_rows`` may be in its lowering.
-
-    JAX tells a lowering of the devices only where the program has ``custom_partitioning`` in it,
-    and it looks for that before the lowering, in jaxprs.
-    """
-    one = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return jax.make_jaxpr(_partitioned(lambda a: (a,), [(0, 1)], [(0, 1)], 0))(one)
 
 
 def _partitioned(function, ranks, out_ranks, levels):
