@@ -11,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <vector>
 
 #define __device__
@@ -40,6 +41,7 @@ struct Block {
   std::vector<uint4> shared;
   Barrier all;
   std::vector<Barrier> warps;
+  std::vector<int> paused;  // for how many turns, of each warp
   std::vector<std::vector<unsigned>> given;  // of each warp: what its lanes multiply
   unsigned index;
 };
@@ -99,6 +101,7 @@ inline int launch(unsigned blocks, unsigned threads, unsigned bytes, std::functi
     block->shared.assign(bytes / 16 + 1, {0x7fc00000, 0x7fc00000, 0x7fc00000, 0x7fc00000});
     block->all.size = threads;
     block->warps.assign(threads / 32, Barrier{32});
+    block->paused.assign(threads / 32, 0);
     block->given.assign(threads / 32, std::vector<unsigned>(32 * 6));
     block->index = b;
     for (unsigned t = 0; t < threads; ++t) {
@@ -114,12 +117,19 @@ inline int launch(unsigned blocks, unsigned threads, unsigned bytes, std::functi
     }
     grid.push_back(std::move(block));
   }
+  waits = 0;
+  std::minstd_rand random(1);
   for (bool left = true; left;) {
     left = false;
-    if (++waits > 1000) return 1;  // all of them wait for something that nobody will do
+    if (++waits > 20000) return 1;  // all of them wait for something that nobody will do
+    // Warps fall behind at random, so that one that does not wait where it must is found out.
+    for (auto& block : grid)
+      for (int& paused : block->paused)
+        paused = paused > 0 ? paused - 1 : random() % 64 == 0 ? random() % 512 : 0;
     for (auto& fiber : fibers) {
       if (fiber->done) continue;
       left = true;
+      if (fiber->block->paused[fiber->thread / 32] > 0) continue;
       go_on(fiber.get());
     }
   }

@@ -7,6 +7,7 @@ import hashlib
 import pathlib
 import subprocess
 import tempfile
+import threading
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jaxrnn.recurrence.gpu import division, launch
 from jaxrnn.recurrence.gpu.division import Chip
 
 HEADER = pathlib.Path(__file__).with_name("emulate.h")
+_ONE_AT_A_TIME = threading.Lock()
 _FOLDER = tempfile.TemporaryDirectory(prefix="jaxrnn-emulated-")
 
 _ENTRY = """
@@ -50,11 +52,12 @@ class Emulation:
             out = [np.frombuffer(b"\xff" * _bytes(s), s.dtype).reshape(s.shape) for s in shapes]
             out = [a.copy() for a in out]
             pointers = [a.ctypes.data for a in (*args, *out)]
-            status = _compiled(text)(
-                (ctypes.c_void_p * len(pointers))(*pointers),
-                np.array(members).ctypes.data_as(ctypes.c_void_p),
-                np.array(numbers).ctypes.data_as(ctypes.c_void_p),
-            )
+            with _ONE_AT_A_TIME:  # several devices may call at once
+                status = _compiled(text)(
+                    (ctypes.c_void_p * len(pointers))(*pointers),
+                    np.array(members).ctypes.data_as(ctypes.c_void_p),
+                    np.array(numbers).ctypes.data_as(ctypes.c_void_p),
+                )
             assert status == 0, "blocks wait for each other"
             self.launched.append((*numbers[:2].tolist(), int(numbers[7])))
             return out

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BASE, GATED, REFERENCE, TOLERANCE, Shape, cotangents, error, example
+from cases import BASE, GATED, REFERENCE, TOLERANCE, Case, Shape, cotangents, error, example
 from emulated import emulated
 from test_laws import options, value_and_grads, wide
 
@@ -86,6 +86,27 @@ def test_more_tiles_than_blocks():
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
 def test_every_type(name, dtype):
     agree(name, Shape(4, (18,), 3, 40), dtype=dtype, tolerance=TOLERANCE["bfloat16"])
+
+
+def test_the_initial_states_gradient():
+    """What starts put back is learned."""
+    cell = jaxrnn.learned_state(jaxrnn.lstm(9))
+    e = example(Case(lambda hidden: cell), BASE, dtype=jnp.float32)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, params, xs):
+        loss = lambda params: jnp.sin(
+            jaxrnn.unroll(
+                cell, params, xs, mask=e.mask, starts=e.starts, implementation=implementation
+            )[1]
+        ).sum()
+        return jax.grad(loss)(params)
+
+    wanted = run(REFERENCE, e.params, e.xs)
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(wanted))
+    with emulated(), jax.default_matmul_precision("highest"):
+        came = jax.block_until_ready(run("gpu", e.params, e.xs))
+    assert error(came, wanted) < TOLERANCE["float32"][1]
 
 
 def test_products_are_rounded_by_default():

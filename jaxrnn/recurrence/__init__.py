@@ -12,9 +12,8 @@ import jax.numpy as jnp
 
 from jaxrnn import choice
 from jaxrnn.operation import WEIGHT, Operation
-from jaxrnn.placement import varying
+from jaxrnn.placement import varying, wants_devices
 from jaxrnn.recurrence import chunks, cpu, gpu, reference, tpu, xla
-from jaxrnn.recurrence.by_rows import wants_devices
 from jaxrnn.recurrence.problem import Operands, Problem
 from jaxrnn.scan import resets
 

@@ -15,8 +15,6 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from jaxrnn.placement import wants_devices as wants_devices
-
 
 def by_rows(function, ranks, out_ranks):
     """``function`` of arrays, each [...members, (T,) B, K] or without rows, giving such arrays.
