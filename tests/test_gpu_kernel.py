@@ -30,7 +30,7 @@ SHAPES = (
 
 
 def agree(
-    name, shape=BASE, *, dtype="float32", product="highest", tolerance=None, blocks=8, **flags
+    name, shape=BASE, *, dtype="float32", product="highest", tolerance=None, chip=None, **flags
 ):
     """Results and gradients are those of the reference in float64, and of the right type."""
     e = example(GATED[name], shape, dtype=jnp.float32)
@@ -44,7 +44,7 @@ def agree(
         wanted = value_and_grads(
             e.cell, wide(moving), wide(weights), **given, implementation=REFERENCE
         )
-    with emulated(blocks) as emulation, jax.default_matmul_precision(product):
+    with emulated(**(chip or {})) as emulation, jax.default_matmul_precision(product):
         came = value_and_grads(e.cell, moving, weights, **given, implementation="gpu")
         jax.block_until_ready(came)
     assert len(emulation.launched) == 2
@@ -79,7 +79,7 @@ def test_every_shape(shape):
 
 def test_more_tiles_than_blocks():
     """Launches follow one another."""
-    launched = agree("lstm", Shape(2, (70,), 3, 16), blocks=2)
+    launched = agree("lstm", Shape(2, (70,), 3, 16), chip={"blocks": 2})
     assert any(at_once < groups for _, at_once, groups in launched)
 
 
@@ -116,6 +116,10 @@ def test_products_are_rounded_by_default():
     agree("lstm", product="default", tolerance=most)
     with pytest.raises(AssertionError):
         agree("lstm", product="default")
+
+
+def test_as_many_warps_as_on_a_gpu():
+    agree("lstm", Shape(3, (18,), 2, 150), chip={"warps": 8})
 
 
 def test_weights_in_shared_memory(monkeypatch):
@@ -168,6 +172,11 @@ TRANSFORMS = {
         three(params), xs
     ),
     "vmap of both": lambda f, params, xs: jax.vmap(jax.grad(f, (0, 1)))(three(params), three(xs)),
+    "vmap of two weights": lambda f, params, xs: jax.vmap(
+        lambda r: jax.vmap(lambda b: jax.grad(f)(params | {"r": r, "b": b}, xs))(
+            three(params["b"])
+        )
+    )(three(params["r"])),
     "jvp": lambda f, params, xs: jax.jvp(f, (params, xs), (params, xs)),
     "jvp of grad": lambda f, params, xs: jax.jvp(jax.grad(f), (params, xs), (params, xs)),
     "remat": lambda f, params, xs: jax.grad(jax.remat(f))(params, xs),
