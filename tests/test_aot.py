@@ -20,6 +20,7 @@ from benchmarks import (  # noqa: E402
     traffic,
 )  # fmt: skip
 from benchmarks.shapes import SHAPES  # noqa: E402
+from jaxrnn.recurrence.gpu import launch  # noqa: E402
 
 HLO = """\
 HloModule jit_f, is_scheduled=true, entry_computation_layout={(f32[32,8]{1,0})->f32[32,8]{1,0}}
@@ -375,6 +376,17 @@ def test_few_kernels_a_step(h200, cell, dtype, direction):
     found = launches.count(text)
     assert len(found.loops) == 1 + direction
     assert found.a_step(shape.T) <= MOST[cell, dtype][direction]
+
+
+@needs_compiler
+@pytest.mark.skipif(launch._loaded() is not None, reason=str(launch._loaded()))
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_kernel_for_gpus_is_what_runs(h200, cell):
+    """One call for all steps, forward and backward, and no loop."""
+    case = aot_gpu.Case(cell, "bfloat16", SHAPES["large"], "value_and_grad")
+    text, _ = aot_gpu.layer(contenders.ours, case, h200)
+    assert text.count('custom_call_target="jaxrnn_gpu"') == 2
+    assert not launches.count(text).loops
 
 
 @needs_compiler
