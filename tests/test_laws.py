@@ -84,6 +84,14 @@ def value_and_grads(cell, moving, weights, **options):
     return out, cases.floating(grads)
 
 
+def weights_of(cell, moving, key):
+    """Random ones for ``value_and_grads``; a step tells their shapes sooner than ``unroll``."""
+    params, xs, state = moving
+    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    state, y = jax.eval_shape(cell.step, params, state, x, key)
+    return cases.cotangents((state, jax.ShapeDtypeStruct((len(xs), *y.shape), y.dtype)))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _step(cell, *args):
     return cell.step(*args)
@@ -157,9 +165,7 @@ def test_the_paper(name, reverse):
     moving = (e.params, e.xs, e.state)
     params, xs, state = jax.tree.map(np.array, moving)
     wanted = by_paper(params, xs, tuple(parts(state)))
-    weights = cases.cotangents(
-        jax.eval_shape(lambda *moving: jaxrnn.unroll(e.cell, *moving, **given), *moving)
-    )
+    weights = weights_of(e.cell, moving, None)
     with interpreted():
         runs = [
             value_and_grads(e.cell, moving, weights, **given, implementation=which)
@@ -265,8 +271,7 @@ def wide(tree):
 def agree(e, given, implementation, params, xs, state, tolerance):
     """Results and gradients are those of the reference in float64, and of the right type."""
     moving = params, xs, state
-    shapes = jax.eval_shape(lambda *moving: jaxrnn.unroll(e.cell, *moving, **given), *moving)
-    weights = cases.cotangents(shapes)
+    weights = weights_of(e.cell, moving, given["key"])
     wanted, wanted_grads = value_and_grads(
         e.cell, wide(moving), wide(weights), **given, implementation=REFERENCE
     )
