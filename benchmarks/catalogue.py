@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import functools
 import inspect
 import math
 import re
@@ -18,6 +19,7 @@ PAGE = ROOT / "docs" / "cells.md"
 _INPUTS, _HIDDEN = 104, 88
 _AS_MANY = ("lru", "rg_lru", "s5", "sru", "transformer_block")  # inputs as outputs
 _LARGE = 1024  # I and H where products are counted
+_LESS = {"s5": 256}  # the eigenvectors of 2048 x 2048 numbers take half a minute
 # Who a test compares with: the word that a test says, and the name for the table.
 _PEERS = {"torch": "PyTorch", "keras": "Keras", "nnx": "Flax", "linen": "Flax",
           "eqx": "Equinox", "equinox": "Equinox", "haiku": "Haiku", "onnx": "ONNX"}  # fmt: skip
@@ -116,11 +118,12 @@ def _runs(cell, params, inputs):
 
 def _products(name):
     """Multiply-adds of a step of one row, in H^2."""
-    cell = zoo.cell(name, _LARGE)
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), _LARGE))
+    size = _LESS.get(name, _LARGE)
+    cell = zoo.cell(name, size)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), size))
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
-    x = jax.ShapeDtypeStruct((_LARGE,), "float32")
-    return _counted(jax.make_jaxpr(cell.step)(params, state, x).jaxpr) / _LARGE**2
+    x = jax.ShapeDtypeStruct((size,), "float32")
+    return _counted(jax.make_jaxpr(cell.step)(params, state, x).jaxpr) / size**2
 
 
 def _counted(jaxpr):
@@ -142,15 +145,23 @@ def _counted(jaxpr):
 
 def _peers(name):
     """Whom a test that has the cell's name compares it with."""
+    for file, text in _with_peers():
+        if re.search(rf"jaxrnn\.{name}\(|jaxrnn\.{name}\b[,)]", text):
+            words = set(re.findall(r"\w+", text)) | {file.removeprefix("test_")}
+            yield from (peer for word, peer in _PEERS.items() if word in words)
+
+
+@functools.cache
+def _with_peers():
+    """The tests of other libraries: the name of the file, and the text of each piece of it."""
+    found = []
     for path in sorted((ROOT / "tests").glob("test_*.py")):
         source = path.read_text(encoding="utf-8")
-        if not re.search(r"importorskip|^from flax", source, re.MULTILINE):
-            continue
-        for node in ast.parse(source).body:
-            text = ast.get_source_segment(source, node) or ""
-            if re.search(rf"jaxrnn\.{name}\(|jaxrnn\.{name}\b[,)]", text):
-                words = set(re.findall(r"\w+", text)) | {path.stem.removeprefix("test_")}
-                yield from (peer for word, peer in _PEERS.items() if word in words)
+        if re.search(r"importorskip|^from flax", source, re.MULTILINE):
+            lines = source.splitlines()
+            pieces = ast.parse(source).body
+            found += [(path.stem, "\n".join(lines[n.lineno - 1 : n.end_lineno])) for n in pieces]
+    return found
 
 
 def _listed(texts):

@@ -7,10 +7,12 @@ import pathlib
 # Thousands of tiny programs are compiled: LLVM's optimisations would take most of the time. XLA's
 # own passes, which rewrite programs and could get one wrong, all run.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-# The CPU's older code generator takes a third of the time. Newer versions, of which CI runs the
-# newest, no longer have it.
+MAPS = 40_000  # at most so many memory maps, of which a process may have 65,530
+# The CPU's older code generator takes a third of the time, and a program in one piece less than
+# one cut up for many threads. Newer versions, of which CI runs the newest, no longer have either.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+    FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    MAPS = 12_000  # as many programs, and as much memory, have fewer
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -37,12 +39,18 @@ def plain_jax():
         yield
 
 
+def pytest_collection_modifyitems(items):
+    """A file's tests of one cell follow each other: what one compiled, the next need not."""
+    name = lambda item: getattr(item, "callspec", None) and item.callspec.params.get("name")
+    items.sort(key=lambda item: (item.path, str(name(item) or "")))
+
+
 _MAPS = pathlib.Path("/proc/self/maps")
 
 
 def pytest_runtest_teardown():
-    """Lets go of compiled programs: each holds memory maps, and a process may have 65,530."""
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 40_000:
+    """Lets go of compiled programs: each holds memory, and memory maps."""
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > MAPS:
         jax.clear_caches()
 
 

@@ -1,6 +1,10 @@
 """The kernel for CPUs under random shapes, and under calls that nobody should make."""
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import cases
 import jax
@@ -56,6 +60,21 @@ def test_random_shapes(
     came, wanted = (jax.jit(functools.partial(results, which))() for which in ("cpu", "reference"))
     for ours, theirs, most in zip(came, wanted, cases.TOLERANCE[dtype], strict=True):
         assert cases.error(ours, theirs) < most
+
+
+@pytest.mark.parametrize("threads", (3, 5))
+def test_random_slices(threads):
+    """With several threads, a batch is cut into slices, of which the last may be smaller.
+
+    In a process of its own, which has so many: here each of eight devices has one.
+    """
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    # NPROC is how many threads XLA makes, whatever the machine has.
+    own = os.environ | {"XLA_FLAGS": flags, "NPROC": str(threads)}
+    program = pathlib.Path(__file__).with_name("slices.py")
+    command = [sys.executable, str(program), str(threads), "10"]
+    done = subprocess.run(command, env=own, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @functools.cache
