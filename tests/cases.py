@@ -1,6 +1,7 @@
 """The table of the tests: cells, shapes, tolerances. A new cell is one more row in ``CELLS``."""
 
 import functools
+import importlib.metadata
 from typing import NamedTuple
 
 import jax
@@ -63,6 +64,7 @@ peephole = jaxrnn.gated(
 )
 
 
+OLDEST = importlib.metadata.version("jaxlib").startswith("0.10.")  # that is supported
 REFERENCE = "reference"
 TPU = (*RECUR, "tpu")  # by an interpreter: see `interpreted`
 ATTEND = tuple(name for name in attend.IMPLEMENTATIONS if name != "gpu")

@@ -55,5 +55,11 @@ def pytest_runtest_teardown():
 
 
 def pytest_report_header():
-    missing = native.library().missing
-    return f"jaxrnn: implementation cpu NOT tested: {missing}" if missing else None
+    from cases import OLDEST  # not before the environment is set
+
+    lines = []
+    if not OLDEST:
+        lines.append("jaxrnn: each cell sees some of the laws' shapes; all on the oldest jax")
+    if native.library().missing:
+        lines.append(f"jaxrnn: implementation cpu NOT tested: {native.library().missing}")
+    return lines
