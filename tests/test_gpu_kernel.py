@@ -124,10 +124,10 @@ def test_as_many_warps_as_on_a_gpu():
 
 def test_weights_in_shared_memory(monkeypatch):
     """What registers cannot hold lies there."""
-    held = 8
-    monkeypatch.setattr(division, "MOST_HELD", held)
-    constants = source.shared_constants()
-    assert constants["MOST_HELD"] == held
+    layer, chip = division.Layer(4, 4, 130, 1, 3), division.CHIPS["NVIDIA H200"]
+    before = division.plan(layer, chip, backward=False)
+    monkeypatch.setattr(division, "MOST_HELD", 8)
+    assert division.plan(layer, chip, backward=False).shared > before.shared
     agree("lstm", Shape(3, (3,), 2, 130))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence import xla
 from jaxrnn.recurrence.by_rows import Argument, Result, call
-from jaxrnn.recurrence.gpu import launch, source
+from jaxrnn.recurrence.gpu import division, launch, source
 from jaxrnn.recurrence.gpu.division import CHIPS, KIB, Layer, plan
 from jaxrnn.recurrence.packed import Packed, Packing
 from jaxrnn.recurrence.program import Unknown
@@ -243,6 +243,7 @@ class _Plan:
             "SLOT": [order.index(gate) for gate in range(self.problem.gates)],
             "EXCHANGE": count,
             "Output": source.TYPES[self.operands.xs.dtype.name],
-            **source.shared_constants(),
+            "WARPS": division.WARPS,
+            "MOST_HELD": division.MOST_HELD,
             **places,
         }

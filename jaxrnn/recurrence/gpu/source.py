@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 
-from jaxrnn.recurrence.gpu import division
 from jaxrnn.recurrence.program import Program
 
 # What a program is made of, as expressions; truth values are 1 and 0.
@@ -87,8 +86,3 @@ def _function(name, program):
 @functools.cache
 def _kernel():
     return (pathlib.Path(__file__).parent / "kernel.cu").read_text()
-
-
-def shared_constants():
-    """Those that do not depend on the problem."""
-    return {"WARPS": division.WARPS, "MOST_HELD": division.MOST_HELD}
