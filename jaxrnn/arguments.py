@@ -3,6 +3,7 @@
 import math
 import numbers
 import operator
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -137,9 +138,10 @@ def check_same_size(in_size, hidden):
 
 
 def check_names(params, want):
-    """The parameters are a dict with the names of ``want``."""
-    if not isinstance(params, dict) or sorted(params) != sorted(want):
-        came = sorted(params) if isinstance(params, dict) else type(params).__name__
+    """The parameters are a mapping with the names of ``want``."""
+    known = isinstance(params, Mapping)
+    if not known or sorted(params) != sorted(want):
+        came = sorted(params) if known else type(params).__name__
         raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
 
 
@@ -158,12 +160,8 @@ def check_params(params, want, input_weight, x, axis=0, places=1):
             raise ValueError(f"params[{name!r}]: got shape {params[name].shape}, want {shape}")
 
 
-def check_layers(params, state, count):
-    """The parameters, and the states if there are, of ``count`` layers."""
-    want = sorted(map(str, range(count)))
-    came = sorted(params) if isinstance(params, dict) else type(params).__name__
-    if came != want:
-        raise ValueError(f"params: got {came}, want a dict of {want}, one for each layer")
+def check_states(state, count):
+    """The states, if there are, of ``count`` layers."""
     if state is not None and (not isinstance(state, tuple) or len(state) != count):
         raise ValueError(f"state: got {_shapes(state)}, want a tuple of {count}, one a layer")
 

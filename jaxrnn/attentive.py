@@ -1,9 +1,11 @@
 """Decoders that look back at a memory, as the outputs of an encoder."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments
+from jaxrnn import arguments, mappings
 from jaxrnn.affine import affine
 from jaxrnn.cell import cell as from_step
 from jaxrnn.cell import constructor, output_size
@@ -80,13 +82,14 @@ def remember(params, memory, *, lengths=None, mask=None):
         included, changes nothing.
 
     Returns:
-      ``params`` and ``"memory"``, in place of one that was there.
+      ``params``, as a dict, and ``"memory"``, in place of one that was there.
 
     >>> decoder = jaxrnn.attentive(jaxrnn.gru(4), memory=6)
     >>> params = jaxrnn.remember(decoder.init(jax.random.key(0), 3), jnp.ones((7, 2, 6)))
     >>> sorted(params["memory"])
     ['keys', 'real', 'values']
     """
+    params = mappings.dicts(params)
     arguments.check_inputs(memory, "[S, ...batch, E]", "memory")
     memory = jnp.asarray(memory)
     if mask is not None:
@@ -105,11 +108,16 @@ def remember(params, memory, *, lengths=None, mask=None):
 
 def _before(cell, features, size):
     """Bahdanau's: the context is part of the cell's input."""
+    parts = functools.partial(_parts, cell, ("query", "key", "v"))
 
     def init(key, in_size):
         keys = jax.random.split(key, 4)
         inner = cell.init(keys[0], arguments.size("in_size", in_size) + features)
-        query = jax.tree.leaves(cell.initial_state(inner, ()))[0].shape[-1]
+        asks = jax.tree.leaves(cell.initial_state(inner, ()))[:1]
+        if not asks or not asks[0].ndim:
+            want = "a cell whose state begins with an array, which additive scores ask with"
+            raise ValueError(f"attentive: got {cell}, want {want}")
+        query = asks[0].shape[-1]
         width = query if size is None else size
         return {
             "cell": inner,
@@ -118,8 +126,11 @@ def _before(cell, features, size):
             "v": input_init(keys[3], (width, 1))[:, 0],
         }
 
+    def initial_state(params, batch):
+        return cell.initial_state(parts(params)["cell"], batch)
+
     def step(params, state, x, key):
-        h = jax.tree.leaves(state)[0]
+        params, h = parts(params), jax.tree.leaves(state)[0]
 
         def score(keys):
             asked = affine(h, params["query"])[..., None, :]
@@ -130,30 +141,42 @@ def _before(cell, features, size):
         state, y = cell.step(params["cell"], state, x, key)
         return state, jnp.concatenate([y, context], -1)
 
-    return from_step(init, lambda params, batch: cell.initial_state(params["cell"], batch), step)
+    return from_step(init, initial_state, step)
 
 
 def _after(cell, features, score, size):
     """Luong's: the context is part of the output, which is fed to the next step."""
+    parts = functools.partial(_parts, cell, ("combine", *(["key"] if score == "general" else [])))
+
+    @functools.cache  # or a nest of such cells would ask twice as often at each level
+    def width_of(in_size):
+        """The size of ``a``, before there are parameters for inputs that have it beside them."""
+        if size is not None:
+            return size
+        if score == "dot":
+            return features
+        made = lambda: cell.init(jax.random.key(0), in_size)
+        return jax.eval_shape(lambda: jnp.zeros(output_size(cell, made(), in_size))).size
 
     def init(key, in_size):
-        keys = jax.random.split(key, 3)
-        output = output_size(cell, in_size)
-        width = output if size is None else size
+        keys, width = jax.random.split(key, 3), width_of(in_size)
+        inner = cell.init(keys[0], in_size + width)
+        output = output_size(cell, inner, in_size + width)
         if score == "dot" and output != features:
             raise ValueError(
                 f"memory: got {features}, want {output}, the size of the output: {cell}"
             )
         own = {"key": input_init(keys[1], (features, output))} if score == "general" else {}
         combine = input_init(keys[2], (features + output, width))
-        return {"cell": cell.init(keys[0], in_size + width), "combine": combine, **own}
+        return {"cell": inner, "combine": combine, **own}
 
     def initial_state(params, batch):
+        params = parts(params)
         inner, width = cell.initial_state(params["cell"], batch), params["combine"].shape[1]
         return inner, jnp.zeros((*batch, width), arithmetic(params["combine"]))
 
     def step(params, state, x, key):
-        state, fed = state
+        params, (state, fed) = parts(params), state
         x = jnp.concatenate([x, fed.astype(x.dtype)], -1)
         state, y = cell.step(params["cell"], state, x, key)
         h = y.astype(fed.dtype)
@@ -163,6 +186,12 @@ def _after(cell, features, score, size):
         return (state, a.astype(fed.dtype)), a.astype(x.dtype)
 
     return from_step(init, initial_state, step)
+
+
+def _parts(cell, own, params):
+    """The parameters, which may hold a memory."""
+    own = (*own, "memory") if isinstance(params, dict) and "memory" in params else own
+    return mappings.parts(params, {"cell": cell.init}, own)
 
 
 def _context(params, features, x, score):

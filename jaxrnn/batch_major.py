@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments
+from jaxrnn import arguments, mappings
 from jaxrnn.cell import unroll
 
 LAYOUT = "[...batch, T, I]"
@@ -15,7 +15,7 @@ def run(cell, params, xs, state, *, dtype, seq_lengths, mask, starts, **options)
     Parameters and inputs are cast to ``dtype``, unless it is None.
     """
     arguments.check_inputs(xs, LAYOUT)
-    params, xs = cast(dtype, params, xs)
+    params, xs = cast(dtype, mappings.dicts(params), xs)
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
             arguments.check_flags(name, flags, xs.shape[:-1], "[...batch, T]")

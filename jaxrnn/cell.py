@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from jaxrnn import arguments, choice
 from jaxrnn.equations import equations
+from jaxrnn.mappings import OfDicts, dicts
 from jaxrnn.placement import automatic, varying
 from jaxrnn.scan import resets, scan, select
 
@@ -49,6 +50,9 @@ class Cell:
       made: the call that made it.
       gated: what a cell made by ``jaxrnn.gated`` shows of itself; None of others.
 
+    Where these take ``params``, any mapping may come, as Flax's ``FrozenDict``: the functions see
+    dicts. A part without parameters, as ``dropout`` in a stack, may be missing from them.
+
     >>> cell = jaxrnn.lstm(hidden=8)
     >>> cell == jaxrnn.lstm(8), hash(cell) == hash(jaxrnn.lstm(8))
     (True, True)
@@ -64,6 +68,12 @@ class Cell:
     unroll: Callable[..., Any]
     made: "Made | None" = None
     gated: Any = None
+
+    def __post_init__(self):
+        for name in ("initial_state", "step", "unroll"):
+            function = getattr(self, name)
+            if not isinstance(function, OfDicts):
+                object.__setattr__(self, name, OfDicts(function))
 
     def __repr__(self):
         return repr(self.made)
@@ -226,7 +236,7 @@ def unroll(
 
     Args:
       cell: a ``Cell``.
-      params: from ``cell.init``.
+      params: from ``cell.init``, in any mapping.
       xs: [T, ...batch, I], floating.
       state: the state before the first step processed; None for the initial state.
       lengths: int [...batch]: the first ``lengths`` steps are real, the rest is padding.
@@ -255,6 +265,7 @@ def unroll(
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
     arguments.check_sequence(xs, mask, starts, reverse, key, implementation)
+    params = dicts(params)
     xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
     mask = arguments.combined_mask(xs, lengths, mask)
     if state is not None:
@@ -292,7 +303,7 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
     """
     target = arguments.target(platform)
     with choice.recording(target) as choices:
-        arrays = (params, xs, state, {k: v for k, v in options.items() if _is_array(v)})
+        arrays = (dicts(params), xs, state, {k: v for k, v in options.items() if _is_array(v)})
         static = {k: v for k, v in options.items() if not _is_array(v)}
         jax.eval_shape(lambda p, x, s, a: unroll(cell, p, x, s, **a, **static), *arrays)
     return choice.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
@@ -302,13 +313,11 @@ def _is_array(value):
     return hasattr(value, "shape")
 
 
-def output_size(cell, in_size):
-    """The size of a cell's output for inputs of ``in_size`` features."""
+def output_size(cell, params, in_size):
+    """The size of a cell's output, with parameters for inputs of ``in_size`` features."""
 
-    def run(key):
-        params = cell.init(key, in_size)
-        return cell.unroll(
-            params, None, jnp.zeros((1, in_size)), None, None, False, None, None
-        )[1]  # fmt: skip
+    def run(xs):
+        return cell.unroll(params, None, xs, None, None, False, None, None)[1]
 
-    return jax.eval_shape(run, jax.random.key(0)).shape[-1]
+    xs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
+    return jax.eval_shape(run, xs).shape[-1]

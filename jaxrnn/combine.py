@@ -7,7 +7,7 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments, draws, parameters
+from jaxrnn import arguments, draws, mappings, parameters
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor, output_size
 from jaxrnn.equations import equations
@@ -34,7 +34,7 @@ def stack(*cells):
     >>> jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
     (5, 4)
     """
-    return _several("a stack", cells, lambda x, ys: ys[-1] if ys else x, lambda ys: ys[-1])
+    return _several("a stack", cells, lambda ys: ys[-1], deep=True)
 
 
 @constructor
@@ -57,46 +57,48 @@ def parallel(*cells, merge="concat"):
     (5, 12)
     """
     merged = merge_function(merge)
-    return _several("parallel", cells, lambda x, ys: x, lambda ys: merged(*ys), zero=False)
+    return _several("parallel", cells, lambda ys: merged(*ys), zero=False)
 
 
-def _several(whole, cells, fed, output, zero=True):
+def _several(whole, cells, output, deep=False, zero=True):
     """A cell made of cells.
 
     Args:
       whole: what they are together, for errors.
-      fed: ``(x, ys) -> x``, what a cell is fed: of the input and the outputs of those before it.
-        It is asked for sizes too.
       output: of all outputs.
+      deep: each is fed with the output of the one before, not all with the same input.
       zero: that the output of zeros is zero.
     """
     if not cells:
         raise ValueError(f"{whole}: got no cells, want one or more")
     for cell in cells:
         check_cell(whole, cell)
+    inits = {str(i): cell.init for i, cell in enumerate(cells)}
 
     def init(key, in_size):
-        params, sizes = {}, []
+        params, size = {}, in_size
         for i, (k, cell) in enumerate(zip(jax.random.split(key, len(cells)), cells)):
             with _layer(i, whole, cell):
-                size = fed(in_size, sizes)
                 params[str(i)] = cell.init(k, size)
-                sizes.append(output_size(cell, size))
+                if deep and i + 1 < len(cells):
+                    size = output_size(cell, params[str(i)], size)
         return params
 
     def initial_state(params, batch_shape):
-        arguments.check_layers(params, None, len(cells))
+        params = mappings.parts(params, inits)
         return tuple(c.initial_state(params[str(i)], batch_shape) for i, c in enumerate(cells))
 
     def run(params, state, x, key, call):
-        arguments.check_layers(params, state, len(cells))
+        params = mappings.parts(params, inits)
+        arguments.check_states(state, len(cells))
         after, ys = [], []
         for i, cell in enumerate(cells):
             with _layer(i, whole, cell):
                 before = None if state is None else state[i]
-                new, y = call(cell, params[str(i)], before, fed(x, ys), draws.fold(key, i))
+                new, y = call(cell, params[str(i)], before, x, draws.fold(key, i))
             after.append(new)
             ys.append(y)
+            x = y if deep else x
         return tuple(after), output(ys)
 
     return Cell(init, initial_state, *views(run, zero))
@@ -150,7 +152,7 @@ def highway(cell, *, bias=-1.0):
     (5, 4)
     """
     check_cell("highway", cell)
-    names = ("cell", "w", "b")
+    parts = lambda params: mappings.parts(params, {"cell": cell.init}, ("w", "b"))
 
     def init(key, in_size):
         inner, own = jax.random.split(key)
@@ -158,12 +160,11 @@ def highway(cell, *, bias=-1.0):
         return {"cell": cell.init(inner, in_size), "w": w, "b": jnp.full(in_size, bias, w.dtype)}
 
     def initial_state(params, batch_shape):
-        arguments.check_names(params, names)
-        return cell.initial_state(params["cell"], batch_shape)
+        return cell.initial_state(parts(params)["cell"], batch_shape)
 
     @equations
     def run(params, state, x, key, call):
-        arguments.check_names(params, names)
+        params = parts(params)
         own = {"w": params["w"], "b": params["b"]}
         arguments.check_params(own, {"w": (x.shape[-1],) * 2, "b": x.shape[-1:]}, "w", x)
         state, y = call(cell, params["cell"], state, x, key)
@@ -235,6 +236,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
     for cell in (forward, backward):
         check_cell("bidirectional", cell)
     merged = merge_function(merge)
+    inits = {"forward": forward.init, "backward": backward.init}
 
     def init(key, in_size):
         keys = jax.random.split(key)
@@ -244,7 +246,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
         }
 
     def initial_state(params, batch_shape):
-        arguments.check_names(params, ("forward", "backward"))
+        params = mappings.parts(params, inits)
         return (
             forward.initial_state(params["forward"], batch_shape),
             backward.initial_state(params["backward"], batch_shape),
@@ -254,7 +256,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
         raise ValueError("bidirectional has no step: it needs the whole sequence; use unroll")
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        arguments.check_names(params, ("forward", "backward"))
+        params = mappings.parts(params, inits)
         first, second = (None, None) if state is None else state
         first, ahead = forward.unroll(
             params["forward"], first, xs, mask, starts, reverse, draws.fold(key, 0), implementation
@@ -331,6 +333,6 @@ def _layer(number, whole, cell):
     """Says in which layer an error came up."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         error.add_note(f"in layer {number} of {whole}, {cell}")
         raise

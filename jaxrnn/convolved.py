@@ -28,7 +28,9 @@ def convolved(spec, kernel, dilation, run, widths=()):
 
     Returns:
       A ``Cell`` with the state ``(window, *state)``: before those of ``run`` the last inputs
-      [..., (kernel - 1) * dilation, I], the latest last. Outputs are in the type of the inputs.
+      [..., (kernel - 1) * dilation, I], the latest last. A kernel of 1 has none to remember, and
+      then there is no window: what stores arrays may refuse one of size zero. Outputs are in the
+      type of the inputs.
     """
     room = (kernel - 1) * dilation
     rest = zero_state(widths)
@@ -36,17 +38,21 @@ def convolved(spec, kernel, dilation, run, widths=()):
     def initial_state(params, batch_shape):
         arguments.check_names(params, spec)
         shape = (*batch_shape, room, params["w"].shape[1])
-        return jnp.zeros(shape, arithmetic(params)), *rest(params, batch_shape)
+        window = (jnp.zeros(shape, arithmetic(params)),) if room else ()
+        return *window, *rest(params, batch_shape)
 
     def whole(params, state, xs, mask, starts, reverse, implementation):
         parameters.check(spec, params, xs)
-        window, *state = initial_state(params, xs.shape[1:-1]) if state is None else state
-        lags = range(0, room + 1, dilation)
-        window, inputs = lagged(window, xs, lags, mask, starts, reverse)
+        state = initial_state(params, xs.shape[1:-1]) if state is None else state
+        window, inputs = (), [xs]
+        if room:
+            given, *state = state
+            given, inputs = lagged(given, xs, range(0, room + 1, dilation), mask, starts, reverse)
+            window = (given,)
         dtype = promoted(xs.dtype, params["w"].dtype)
         z = _sum([x.astype(dtype) for x in inputs], params["w"], params["b"])
         state, ys = run(z, tuple(state), mask, starts, reverse, implementation)
-        return (window, *state), select(mask, ys, 0).astype(xs.dtype)
+        return (*window, *state), select(mask, ys, 0).astype(xs.dtype)
 
     def step(params, state, x, key=None):
         del key

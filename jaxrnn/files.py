@@ -23,6 +23,7 @@ import safetensors
 import safetensors.numpy
 
 import jaxrnn.interop.onnx
+from jaxrnn import mappings
 from jaxrnn.cell import Cell, Made, constructor, repr_of
 from jaxrnn.interop.onnx.activations import Activation
 
@@ -51,8 +52,8 @@ def save(path, cell, params, *, names=None):
       path: of the file, as "model.safetensors".
       cell: a ``Cell``. All it was made of is written down as calls of jaxrnn's constructors, with
         numbers, strings, None and tuples.
-      params: its parameters: dicts, tuples and lists of arrays of any real floating, integer or
-        bool type, or complex64.
+      params: its parameters: dicts or other mappings, tuples and lists of arrays of any real
+        floating, integer or bool type, or complex64. ``load`` makes dicts of mappings.
       names: what else the cell was made of, each under a name for it: constructors and functions
         of your own. ``load`` has to be given them too: a file holds no code.
 
@@ -83,6 +84,7 @@ def save(path, cell, params, *, names=None):
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+    params = mappings.dicts(params)
     contents, arrays = {"cell": _described(cell, cell, (names or {}) | OWN)}, {}
     contents["params"] = _outline(params, (), arrays)
     _check_fits(cell, params)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments
+from jaxrnn import arguments, mappings
 from jaxrnn.cell import constructor
 from jaxrnn.parameters import each_gate, input_init, recurrent_init
 from jaxrnn.wrap import check_cell
@@ -65,7 +65,7 @@ def initialized(cell, scheme=None, **by_name):
 
         arguments.check_key(key)
         own, other = jax.random.split(key)
-        params = remade(cell.init(own, in_size), other)
+        params = remade(mappings.dicts(cell.init(own, in_size)), other)
         if not set(named) <= found:
             came = sorted(set(named) - found)
             raise ValueError(f"initialized: got {came}, want some of {sorted(found)}: {cell}")

@@ -69,6 +69,8 @@ def gradient_norms(
         given = params, state, xs, mask, starts, key
         found = jax.grad(lambda nudges: loss(outputs(nudges, *given)))(nudges)
         flat = [jnp.abs(a).reshape(*xs.shape[:-1], -1) for a in jax.tree.leaves(found)]
+        if not flat:  # a cell without a state
+            return state, jnp.zeros(xs.shape[:-1], xs.dtype)
         flat = jnp.concatenate(flat, -1)
         # Divided by the largest: squares of what has vanished would be zero long before it is.
         top = flat.max(-1, keepdims=True, initial=jnp.finfo(flat.dtype).tiny)
@@ -133,7 +135,9 @@ def spectral_radius(
                 return ravel_pytree(floating)[0]
 
             jacobian = jax.jacfwd(after)(flat)
-            radius = jnp.abs(jnp.linalg.eigvals(jacobian)).max()
+            # A cell without a state has a Jacobian without numbers, and no eigenvalue.
+            values = jnp.linalg.eigvals(jacobian) if flat.size else jnp.zeros((1,))
+            radius = jnp.abs(values).max()
             radius = radius if start is None else jnp.where(start, 0, radius)
             return radius if real is None else jnp.where(real, radius, 1)
 

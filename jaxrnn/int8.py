@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments
+from jaxrnn import arguments, mappings
 from jaxrnn.cell import constructor
 from jaxrnn.reparameterised import with_params
 from jaxrnn.wrap import check_cell
@@ -45,6 +45,7 @@ def quantize(cell, params):
     >>> bool(abs(ys - wanted).max() < 0.01)
     True
     """
+    params = mappings.dicts(params)
     small, rounded = int8(cell), _rounded(params)
     if jax.tree.structure(rounded) == jax.tree.structure(params):
         names = sorted({path[-1].key for path, _ in jax.tree.leaves_with_path(params)})
@@ -73,7 +74,7 @@ def int8(cell):
     (['b', 'r', 'r_scale', 'rb', 'w', 'w_scale'], dtype('int8'))
     """
     check_cell("int8", cell)
-    init = lambda key, in_size: _rounded(cell.init(key, in_size))
+    init = lambda key, in_size: _rounded(mappings.dicts(cell.init(key, in_size)))
     return with_params(cell, lambda params, key: _wide(params), init)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn import arguments
+from jaxrnn import arguments, mappings
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.cell import cell as from_step
 from jaxrnn.wrap import check_cell
@@ -33,7 +33,6 @@ def learned_state(cell):
     ((4,), (2, 4))
     """
     check_cell("learned_state", cell)
-    names = ("cell", "state")
 
     def init(key, in_size):
         params = cell.init(key, in_size)
@@ -41,8 +40,12 @@ def learned_state(cell):
         learned = {str(i): _real(a) for i, a in leaves if jnp.issubdtype(a.dtype, jnp.inexact)}
         return {"cell": params, "state": learned}
 
+    def parts(params):
+        state = lambda key, in_size: init(key, in_size)["state"]
+        return mappings.parts(params, {"cell": cell.init, "state": state})
+
     def initial_state(params, batch_shape):
-        arguments.check_names(params, names)
+        params = parts(params)
         leaves, tree = jax.tree.flatten(cell.initial_state(params["cell"], ()))
         learned = [i for i, a in enumerate(leaves) if jnp.issubdtype(a.dtype, jnp.inexact)]
         arguments.check_names(params["state"], list(map(str, learned)))
@@ -51,12 +54,13 @@ def learned_state(cell):
         return tree.unflatten(jnp.broadcast_to(a, (*batch_shape, *a.shape)) for a in leaves)
 
     def step(params, state, x, key):
-        return cell.step(params["cell"], state, x, key)
+        return cell.step(parts(params)["cell"], state, x, key)
 
     scanned = from_step(init, initial_state, step)
     takes_initial = "initial" in inspect.signature(cell.unroll).parameters
 
     def unroll(params, state, xs, *options):
+        params = parts(params)
         initial = initial_state(params, xs.shape[1:-1])
         state = initial if state is None else state
         if takes_initial:

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxrnn import arguments, batch_major
+from jaxrnn import arguments, batch_major, mappings
 from jaxrnn.cell import Cell
 from jaxrnn.combine import bidirectional
 
@@ -52,7 +52,7 @@ class RNN(nn.Module):
         arguments.check_inputs(xs, batch_major.LAYOUT)
         cell = self._cell()
         state, ys = batch_major.run(
-            cell, self.param("cell", cell.init, xs.shape[-1]), xs, initial_state,
+            cell, self._params(cell, xs.shape[-1]), xs, initial_state,
             dtype=self.dtype, seq_lengths=seq_lengths, mask=mask, starts=starts,
             reverse=reverse, implementation=self.implementation,
             key=self.make_rng("dropout") if self.has_rng("dropout") else None,
@@ -61,6 +61,13 @@ class RNN(nn.Module):
 
     def _cell(self):
         return self.cell
+
+    def _params(self, cell, in_size):
+        """Flattened, the empty dict of a cell without parameters is lost: so it may be missing."""
+        lost = not self.is_initializing() and not self.has_variable("params", "cell")
+        if lost and mappings.is_empty(cell.init, in_size):
+            return {}
+        return self.param("cell", cell.init, in_size)
 
 
 class Bidirectional(RNN):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrnn import batch_major
+from jaxrnn import batch_major, mappings
 from jaxrnn.combine import bidirectional
 
 
@@ -34,7 +34,7 @@ class RNN(nnx.Module):
         self.dtype = dtype
         self.implementation = implementation
         self.deterministic = False
-        params = cell.init(rngs.params(), in_features)
+        params = mappings.dicts(cell.init(rngs.params(), in_features))
         self.rngs = rngs.dropout.fork() if _draws(cell, params, in_features) else nnx.data(None)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
 

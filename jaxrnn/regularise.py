@@ -54,7 +54,8 @@ def zoneout(cell, rate):
         return jnp.where(draws.kept(key, rate, count, new.shape[count.ndim :]), new, old)
 
     def change(params, state, x, count, key):
-        if not _gives_its_state(cell, *_shapes(params, state, x)):
+        leaves = jax.tree.leaves(state)
+        if not leaves or not _gives_its_state(cell, *_shapes(params, state, x)):
             want = "a cell whose output is its state's first array"
             raise ValueError(f"zoneout: got {cell}, want {want}")
         after, _ = cell.step(params, state, x, draws.fold(key, 0))

@@ -128,7 +128,7 @@ def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
         def run(inner, state, xs, mask, starts, reverse, key, implementation, **initial):
             del implementation
             state, own = _whole(child, inner, state, xs, mask, starts, reverse, key, **initial)
-            found.update(_under(_prefix(cell, params, name), own))
+            found.update(_under(_prefix(cell, params, name, inner, xs), own))
             return state, own[OUTPUT,]
 
         return dataclasses.replace(child, unroll=run)
@@ -140,12 +140,12 @@ def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
 
 def _one(cell, params, state, x, key):
     """A step of a cell, as ``_Step``."""
-    cell, found, within = _written(cell), {}, []
+    cell, outer, found, within = _written(cell), x, {}, []
 
     def spied(name, child):
         def step(inner, state, x, key=None):
             state, y, own, paths = _one(child, inner, state, x, key)
-            prefix = _prefix(cell, params, name)
+            prefix = _prefix(cell, params, name, inner, outer)
             found.update(_under(prefix, own | {(OUTPUT,): y}))
             within[:] = [path and prefix + path for path in paths]
             return state, y
@@ -164,7 +164,7 @@ def _one(cell, params, state, x, key):
     found |= {
         (name,): a for name, a in own.items() if id(a) not in known and _is_shown(a, batch)
     }  # fmt: skip
-    paths, told = [], _told(cell)
+    paths, told = [], _told(cell, len(before))
     for k, (leaf, last) in enumerate(zip(jax.tree.leaves(new), before)):
         if not _is_shown(leaf, batch):
             paths.append(None)
@@ -213,11 +213,13 @@ def _name_of(part, letter, names):
     return next(fits, None)
 
 
-def _told(cell):
-    """The names of the states that a constructor's docstring has."""
+def _told(cell, count):
+    """The names that a constructor's docstring has for ``count`` states: options may change it."""
     doc = cell.made and cell.made.constructor.__doc__
-    found = re.search(r"State ``\((\w+(?:, \w+)*),?\)``", doc or "")
-    return found[1].split(", ") if found else ()
+    _, begins, rest = (doc or "").partition("State ``(")
+    found = re.findall(r"``\((\w+(?:, \w+)*),?\)``", f"``({rest}") if begins else []
+    named = [names.split(", ") for names in found]
+    return next((n for n in named if len(n) == count), named[0] if named else ())
 
 
 def _is_shown(a, batch):
@@ -283,12 +285,19 @@ def _remade(cell, change):
 
 def _alike(one, other):
     """Whether two cells have the same step, but for what it is a closure of."""
-    codes = [getattr(cell.step, "__code__", None) for cell in (one, other)]
+    codes = [getattr(cell.step.__wrapped__, "__code__", None) for cell in (one, other)]
     return codes[0] is codes[1]
 
 
-def _prefix(cell, params, name):
-    """Where what is found in a child belongs: under its name if its parameters are its own."""
+def _prefix(cell, params, name, inner, x):
+    """Where what is found in a child belongs: under its name if its parameters are its own.
+
+    Args:
+      cell, params, x: what is traced.
+      name, inner: of the child, and its parameters.
+    """
+    if not jax.tree.leaves(inner):  # then they may be missing
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), x.shape[-1]))
     shared = not isinstance(params, dict) or name not in params
     return () if shared and len(_children(cell)) == 1 else (name,)
 

@@ -109,6 +109,45 @@ def test_recurrent_convolution_is_orthogonal():
         assert cases.error(r[:, gate].T @ r[:, gate], jnp.eye(2)) < 1e-6
 
 
+SMALLEST = (
+    jaxrnn.conv1d(1, kernel=1), jaxrnn.conv1d(1, kernel=1, dilation=3, depthwise=True),
+    *(jaxrnn.qrnn(1, kernel=1, pooling=pooling) for pooling in ("f", "fo", "ifo")),
+    jaxrnn.conv_lstm(1, shape=(1,), kernel=1), jaxrnn.conv_gru(1, shape=(1,), kernel=1, stride=2),
+    jaxrnn.attention(1, heads=1, window=1), jaxrnn.attention(1, heads=1, context=1),
+    jaxrnn.lstm(1, projection=1), jaxrnn.s5(1, state=1), jaxrnn.rhn(1, depth=1),
+    jaxrnn.learned_state(jaxrnn.conv1d(1, kernel=1)), jaxrnn.zoneout(jaxrnn.elman(1), 1),
+    *(case.make(case.heads) for case in cases.CELLS.values() if case.inputs in (None, 1)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", SMALLEST, ids=str)
+def test_no_array_is_empty(cell):
+    """Neither in a state nor among parameters: Orbax refuses to store one."""
+    params = jax.eval_shape(lambda: cell.init(KEY, 1))
+    state = jax.eval_shape(lambda p: cell.initial_state(p, (2,)), params)
+    assert all(a.size for a in jax.tree.leaves((params, state)))
+
+
+@pytest.mark.parametrize("make", [jaxrnn.conv1d, jaxrnn.qrnn])
+def test_a_kernel_of_one_remembers_nothing(make):
+    """It has no window, and is otherwise what it is as a convolution."""
+    one, two = make(4, kernel=1), make(4, kernel=2)
+    params = one.init(KEY, 3)
+    padded = params | {"w": jnp.concatenate([params["w"], jnp.zeros_like(params["w"])])}
+    xs = jax.random.normal(KEY, (5, 2, 3))
+    given = dict(mask=jnp.ones((5, 2), bool).at[2, 1].set(False), reverse=True)
+    state, ys = jaxrnn.unroll(one, params, xs, **given)
+    (_, *rest), wanted = jaxrnn.unroll(two, padded, xs, **given)
+    assert state == tuple(state) and len(state) == len(rest)
+    assert cases.error((state, ys), (tuple(rest), wanted)) < 1e-6
+    found = jaxrnn.trace(one, params, xs)
+    assert sorted(found) == (["y"] if make is jaxrnn.conv1d else ["c", "y"])
+    norms = jaxrnn.inside.gradient_norms(one, params, xs)
+    radius = jaxrnn.inside.spectral_radius(one, params, xs, **given)
+    assert norms.shape == radius.shape == (5, 2) and radius[2, 1] == 1
+    assert norms.any() == radius[0].any() == (make is jaxrnn.qrnn)
+
+
 def unroll(cell, inputs, features):
     return lambda: jaxrnn.unroll(cell, cell.init(KEY, inputs), jnp.ones((2, features)))
 

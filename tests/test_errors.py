@@ -109,7 +109,7 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         run(GRU, PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']", "['b', 'r', 'rb', 'w']",
     ),
     "params of one layer": (
-        run(STACK, PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']", "one for each layer",
+        run(STACK, PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']", "a dict of ['0', '1']",
     ),
     "params of a layer": (
         run(STACK, {**PARAMS[STACK], "1": PARAMS[STACK]["1"] | {"rb": XS}}), V,

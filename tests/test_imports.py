@@ -14,7 +14,7 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws", "equations"),
     ("operation",),
     ("arguments", "affine", "normal"),
-    ("parameters",),
+    ("parameters", "mappings"),
     ("cell", "recurrence", "attend", "linear", "loop", "window"),
     ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory", "episodes"),
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),

@@ -1,5 +1,7 @@
 """Cells made of other cells: what they draw, and what they leave alone."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -208,3 +210,40 @@ def test_learned_state(inner):
     if inner == jaxrnn.lstm(5):
         explained = jaxrnn.explain(cell, params, XS, starts=STARTS)
         assert explained.choices == jaxrnn.explain(inner, bare, XS, starts=STARTS).choices
+
+
+def test_a_nest_is_as_deep_as_it_is():
+    """Making one makes each cell in it once; a run is traced at most once for each level."""
+    counts, levels = {"init": 0, "step": 0}, 12
+
+    def init(key, in_size):
+        counts["init"] += 1
+        return {"w": jax.random.normal(key, (in_size, 3))}
+
+    def step(params, state, x):
+        counts["step"] += 1
+        return state, x @ params["w"]
+
+    around = (
+        lambda cell: jaxrnn.stack(cell, jaxrnn.project(3)),
+        lambda cell: jaxrnn.residual(jaxrnn.stack(jaxrnn.project(3), jaxrnn.parallel(cell))),
+        lambda cell: jaxrnn.highway(jaxrnn.stack(jaxrnn.project(3), jaxrnn.learned_state(cell))),
+        lambda cell: jaxrnn.stack(jaxrnn.attentive(cell, 3, score="dot"), jaxrnn.project(3)),
+    )
+    cell = jaxrnn.cell(init, lambda params, batch: jnp.zeros((*batch, 1)), step)
+    for level in range(levels):
+        cell = around[level % len(around)](cell)
+    jax.eval_shape(lambda key: cell.init(key, 3), KEY)
+    assert counts["init"] == 1 and 0 < counts["step"] <= levels
+
+
+def test_a_nest_of_decoders():
+    """What is fed with its own output asks for its size first: at each level for one size more."""
+    counts, levels = [], 8
+    elman = jaxrnn.elman(3)
+    cell = dataclasses.replace(elman, init=lambda *a: counts.append(a) or elman.init(*a))
+    for _ in range(levels):
+        cell = jaxrnn.attentive(cell, 3, score="general")
+    params = jax.eval_shape(lambda key: cell.init(key, 3), KEY)
+    assert params["combine"].shape == (6, 3)
+    assert len(counts) <= 1 + levels * (levels + 1) / 2

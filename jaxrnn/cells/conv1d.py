@@ -27,8 +27,9 @@ def conv1d(hidden, *, kernel, dilation=1, depthwise=False, activation=None):
 
     Returns:
       A ``Cell``. State ``(window,)``: the last inputs, [..., (K - 1) * dilation, I], the latest
-      last; parameters ``w`` [K, I, H], or [K, I] if ``depthwise``, and ``b`` [H]. ``w[0]`` is of
-      the newest input: elsewhere it is the last.
+      last; with ``kernel=1`` there is nothing to remember, and it is ``()``. Parameters ``w`` [K,
+      I, H], or [K, I] if ``depthwise``, and ``b`` [H]. ``w[0]`` is of the newest input: elsewhere
+      it is the last.
 
     Raises:
       ValueError: ``depthwise`` with a ``hidden`` that is not the size of the input.

@@ -29,8 +29,9 @@ def qrnn(hidden, *, kernel=2, pooling="fo"):
 
     Returns:
       A ``Cell``. State ``(window, c)``: the last inputs [..., K - 1, I], the latest last, and
-      [..., H]; parameters ``w`` [K, I, G, H] and ``b`` [G, H], as many as the pooling has of the
-      gates z f o i, in this order. ``w[0]`` is of the newest input.
+      [..., H]; with ``kernel=1`` it is ``(c,)``. Parameters ``w`` [K, I, G, H] and ``b`` [G, H],
+      as many as the pooling has of the gates z f o i, in this order. ``w[0]`` is of the newest
+      input.
 
     Raises:
       ValueError: an unknown ``pooling``.

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments
+from jaxrnn import arguments, mappings
 from jaxrnn.cell import repr_of
 from jaxrnn.combine import bidirectional, merge_function
 from jaxrnn.interop.flax_cells import ROWS
@@ -55,7 +55,7 @@ def from_flax(source, variables=None, *, shape=None):
         if not hasattr(variables, "keys") or "params" not in variables:
             came = type(variables).__name__
             raise TypeError(f"variables: got {came}, want {{'params': ...}} of a Linen module")
-        arrays = flax.core.unfreeze(flax.core.meta.unbox(variables["params"]))
+        arrays = flax.core.meta.unbox(mappings.dicts(variables["params"]))
         return _from(linen, source, arrays, "variables['params']", shape)
     if isinstance(source, nnx.Module):
         if variables is not None:
@@ -91,6 +91,7 @@ def to_linen(cell, params):
     """
     from flax import linen
 
+    params = mappings.dicts(params)
     if _is_bidirectional(cell):
         both, merge = _directions(cell, params, to_linen)
         rnns = [linen.RNN(module) for module, _ in both]
@@ -132,6 +133,7 @@ def to_nnx(cell, params):
     """
     from flax import nnx
 
+    params = mappings.dicts(params)
     if _is_bidirectional(cell):
         both, merge = _directions(cell, params, to_nnx)
         return nnx.Bidirectional(*map(nnx.RNN, both), **merge)
@@ -276,9 +278,9 @@ def _is_bidirectional(cell):
 
 def _directions(cell, params, convert):
     """Both cells of a ``bidirectional``, converted, and what Flax calls its ``merge``."""
-    arguments.check_names(params, ("forward", "backward"))
     given = dict(cell.made.kwargs)
     forward, backward, merge = given["forward"], given["backward"], given["merge"]
     backward = forward if backward is None else backward
+    params = mappings.parts(params, {"forward": forward.init, "backward": backward.init})
     both = convert(forward, params["forward"]), convert(backward, params["backward"])
     return both, {} if merge == "concat" else {"merge_fn": merge_function(merge)}

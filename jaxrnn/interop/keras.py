@@ -5,7 +5,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import combine
+from jaxrnn import combine, mappings
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
@@ -215,6 +215,7 @@ def to_keras(cell, params):
     """
     import keras
 
+    params = mappings.dicts(params)
     dtype = check(cell, params)
     if dtype not in ("float32", "float64"):
         want = "float32 or float64: Keras makes no layers of others, but has mixed_bfloat16"

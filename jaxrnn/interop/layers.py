@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn import mappings
 from jaxrnn.cell import unroll
 from jaxrnn.combine import bidirectional, stack
 from jaxrnn.initialized import initialized
@@ -32,7 +33,9 @@ def layers(cell, params):
     cell = plain(cell)
     if not is_a(cell, stack):
         return [(cell, params)]
-    pairs = ((one, params[str(i)]) for i, one in enumerate(cell.made.args))
+    inits = {str(i): one.init for i, one in enumerate(cell.made.args)}
+    params = mappings.parts(params, inits)
+    pairs = zip(cell.made.args, map(params.get, inits))
     return [layer for pair in pairs for layer in layers(*pair)]
 
 
@@ -51,6 +54,7 @@ def ends(cell, params):
     given = options(cell)
     forward, backward = given["forward"], given["backward"]
     backward = forward if backward is None else backward
+    params = mappings.parts(params, {"forward": forward.init, "backward": backward.init})
     return [(plain(forward), params["forward"]), (plain(backward), params["backward"])]
 
 

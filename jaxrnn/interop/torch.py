@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import arguments, combine
+from jaxrnn import arguments, combine, mappings
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
@@ -204,6 +204,7 @@ def to_torch(cell, params):
     """
     import torch
 
+    params = mappings.dicts(params)
     dtype = check(cell, params)
     rate, pairs = _without_dropout(cell, layers(cell, params))
     for layer, _ in pairs:

@@ -9,9 +9,10 @@ import jaxrnn
 
 def conv1d(dilation=1, activation=lambda a: a):
     def step(params, state, x):
-        seen = np.concatenate([state[0], x[None]])[::-1][::dilation]  # the newest first
-        z = sum(np.tensordot(a, w, 1) for a, w in zip(seen, params["w"], strict=True))
-        return (np.concatenate([state[0], x[None]])[1:],), activation(z + params["b"])
+        seen = np.concatenate([*state, x[None]])  # a kernel of 1 has no state
+        newest_first = seen[::-1][::dilation]
+        z = sum(np.tensordot(a, w, 1) for a, w in zip(newest_first, params["w"], strict=True))
+        return tuple(seen[None, 1:][: len(state)]), activation(z + params["b"])
 
     return step
 
@@ -49,6 +50,7 @@ ROWS = {
     ),
     "conv1d_of_one": Case(lambda h: jaxrnn.conv1d(h, kernel=1), conv1d(), LIFTED),
     "qrnn": Case(jaxrnn.qrnn, qrnn("fo"), LIFTED, alone=True),
+    "qrnn_of_one": Case(lambda h: jaxrnn.qrnn(h, kernel=1), qrnn("fo"), LIFTED),
     "qrnn_f": Case(lambda h: jaxrnn.qrnn(h, kernel=3, pooling="f"), qrnn("f"), LIFTED),
     "qrnn_ifo": Case(lambda h: jaxrnn.qrnn(h, pooling="ifo"), qrnn("ifo"), LIFTED),
 }

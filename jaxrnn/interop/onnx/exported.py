@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxrnn import arguments
+from jaxrnn import mappings
 from jaxrnn.combine import bidirectional, dropout, stack
 from jaxrnn.interop.onnx.activations import DEFAULTS
 from jaxrnn.interop.onnx.cells import backward
@@ -45,7 +45,7 @@ def to_onnx(cell, params, *, lengths=False, state=False):
     from onnx import helper
 
     check_cell("cell", cell)
-    params = jax.tree.map(np.asarray, params)
+    params = jax.tree.map(np.asarray, mappings.dicts(params))
     layers = list(_layers(cell, params))
     if not layers:
         raise ValueError(f"cell: got {cell}, want a recurrent layer in it")
@@ -73,7 +73,7 @@ def _layers(cell, params):
     """``(cell, params)`` of each layer that does something in evaluation."""
     made = cell.made
     if made is not None and made.constructor is stack:
-        arguments.check_layers(params, None, len(made.args))
+        params = mappings.parts(params, {str(i): c.init for i, c in enumerate(made.args)})
         for i, inner in enumerate(made.args):
             yield from _layers(inner, params[str(i)])
     elif made is None or made.constructor is not dropout:
@@ -90,8 +90,8 @@ def _directions(cell, params):
         return "forward", [from_cell(cell, params)]
     if given["merge"] != "concat":
         raise ValueError(f"merge: got {given['merge']!r}, want 'concat'")
-    arguments.check_names(params, ("forward", "backward"))
     cells = given["forward"], given["backward"] or given["forward"]
+    params = mappings.parts(params, dict(zip(("forward", "backward"), (c.init for c in cells))))
     both = [from_cell(one, params[way]) for one, way in zip(cells, ("forward", "backward"))]
     shared = [
         (one.op, one.hidden, one.clip, one.flag, one.b is None, one.p is None) for one in both
