@@ -3,6 +3,7 @@
 #   make test    the tests
 #   make docs    the pages as a site, with the reference: build/site/index.html
 # Each makes its own environment. ARGS are handed on; another Python: PYTHON=python3.12 VENV=.venv12
+# What is measured goes to benchmarks/runs/, or with ARGS=--record where the docs quote it.
 
 PYTHON ?= python3
 VENV ?= .venv

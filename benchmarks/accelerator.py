@@ -13,7 +13,6 @@ import itertools
 import os
 import re
 import time
-from pathlib import Path
 
 import jax
 
@@ -71,9 +70,7 @@ def parse(argv):
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes, also on a CPU: to try this command"
     )
-    parser.add_argument(
-        "--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results"
-    )
+    record.add_folder(parser, os.environ.get("OUT"))
     return parser.parse_args(argv)
 
 

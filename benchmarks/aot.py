@@ -11,7 +11,6 @@ import argparse
 import datetime
 import itertools
 import json
-from pathlib import Path
 
 import jax
 
@@ -83,9 +82,7 @@ def parse(argv):
         help=f"of {', '.join(CHIPS)}",
     )  # fmt: skip
     parser.add_argument("--most", type=int, help="cases of each chip; None for all")
-    parser.add_argument(
-        "--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results"
-    )
+    record.add_folder(parser)
     return parser.parse_args(argv)
 
 

@@ -8,7 +8,6 @@ import argparse
 import datetime
 import functools
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +43,7 @@ def parse(argv):
         help=f"of {', '.join(SHAPES)}",
     )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each row, about")
-    parser.add_argument(
-        "--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results"
-    )
+    record.add_folder(parser)
     return parser.parse_args(argv)
 
 

@@ -8,7 +8,6 @@ import datetime
 import functools
 import math
 import statistics
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +41,7 @@ def parse(argv):
     parser.add_argument("--length", type=int, default=256, help="T")
     parser.add_argument("--batch", type=int, default=16, help="B")
     parser.add_argument("--steps", type=int, default=500, help="of training")
-    parser.add_argument(
-        "--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results"
-    )
+    record.add_folder(parser)
     return parser.parse_args(argv)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from jaxrnn.recurrence import native
+
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax")
 
 
@@ -21,6 +23,7 @@ def describe(packages=PACKAGES, device=None):
     return {
         "cpu": _cpu(),
         "cores": cores(),
+        "instruction_sets": _instruction_sets(),
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.machine()}",
         "platform": device.platform,
@@ -68,6 +71,12 @@ def _cpu():
         if text.startswith("model name"):
             return text.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _instruction_sets():
+    """This CPU's that jaxrnn's kernel is made for, the best first; None without a kernel."""
+    library = native.library()
+    return None if library.missing else list(library.instruction_sets)
 
 
 def _memory():

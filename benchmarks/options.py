@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-from pathlib import Path
 
 import jax
 
@@ -99,7 +98,7 @@ def parse(argv=None):
         default=argparse.SUPPRESS,
         help="timed calls of every row, however long they take",
     )
-    add("--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results")
+    record.add_folder(parser)
     # SUPPRESS keeps a misleading "default: None" out of the help
     unset = dict.fromkeys(("tokens", "batch", "implementation", "device", "repeats"))
     chosen = parser.parse_args(argv, argparse.Namespace(**unset))

@@ -6,7 +6,6 @@ A ratio is a peer's time over jaxrnn's, round by round: above 1, jaxrnn is the f
 import argparse
 import datetime
 import os
-from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -64,9 +63,7 @@ def parse(argv):
         default=10.0,
         help=f"to time each row, about; {3 * PLACES} rounds at least",
     )
-    parser.add_argument(
-        "--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results"
-    )
+    record.add_folder(parser)
     return parser.parse_args(argv)
 
 

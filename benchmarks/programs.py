@@ -38,9 +38,7 @@ def parse(argv):
         help=f"of {', '.join(SHAPES)}",
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=12, help="of each shape")
-    parser.add_argument(
-        "--out", metavar="DIRECTORY", type=Path, default=record.RESULTS, help="of the results"
-    )
+    record.add_folder(parser)
     return parser.parse_args(argv)
 
 

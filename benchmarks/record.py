@@ -1,12 +1,31 @@
 """Results on disk: one JSON file a run, whole at any time."""
 
+import argparse
 import json
 import os
 import re
 import tempfile
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"  # which docs/ quotes
+RUNS = Path(__file__).parent / "runs"  # which Git ignores
+
+
+def add_folder(parser, usual=None):
+    """Adds the options that say where a command writes: ``out``, the folder.
+
+    Args:
+      parser: of the command, an ``argparse.ArgumentParser``.
+      usual: the folder where neither option is given; None for ``RUNS``.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--out", metavar="DIRECTORY", type=Path, default=Path(usual or RUNS), help="of the results"
+    )
+    group.add_argument(
+        "--record", dest="out", action="store_const", const=RESULTS, default=argparse.SUPPRESS,
+        help="write into benchmarks/results, which the docs quote: for a commit",
+    )  # fmt: skip
 
 
 def save(path, content):

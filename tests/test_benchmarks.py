@@ -1,8 +1,10 @@
 """The benchmarks: what they time is right, what they say follows, and nothing measured is lost."""
 
 import dataclasses
+import importlib
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +90,8 @@ def test_the_record_says_where_it_comes_from(complete):
     about = content["machine"]
     assert about["cores"] >= 1 and about["platform"] == "cpu" and about["cpu"]
     assert about["versions"]["jax"] == jax.__version__
+    sets = about["instruction_sets"]
+    assert sets is None if NO_KERNEL else sets and sets == list(native.library().instruction_sets)
     assert set(about["versions"]) == {"jaxrnn", "jax", "jaxlib", "flax", "optax"}
     assert content["options"]["cells"] == list(CELLS)
     assert content["options"]["width"] == 8 and content["options"]["tokens"] == 16
@@ -212,6 +216,38 @@ def test_attention_has_room_for_the_sequence():
     assert options.cell(jaxrnn.attention, 8, 5000, "train") == jaxrnn.attention(8, context=5000)
     assert options.cell(jaxrnn.attention, 8, 5000, "decode") == jaxrnn.attention(8, window=5000)
     assert options.cell(jaxrnn.gru, 8, 5000, "decode") == jaxrnn.gru(8)
+
+
+WRITE = {"sequences": "options", "programs": "programs"}  # where the options are
+WRITE |= {name: name for name in ("peers", "cells", "accelerator", "int8", "aot")}
+
+
+@pytest.mark.parametrize("command", WRITE)
+def test_a_run_leaves_the_recorded_results_alone(command, monkeypatch):
+    """They are for `--record`: the docs quote them, and the tests hold the docs to them."""
+    monkeypatch.delenv("OUT", raising=False)
+    parse = importlib.import_module(f"benchmarks.{WRITE[command]}").parse
+    given = ["kernel.so"] if command == "programs" else []
+    assert parse(given).out == record.RUNS != record.RESULTS
+    assert parse([*given, "--record"]).out == record.RESULTS
+    assert parse([*given, "--out", "mine"]).out == pathlib.Path("mine")
+    with pytest.raises(SystemExit):
+        parse([*given, "--out", "mine", "--record"])
+    monkeypatch.setenv("OUT", "elsewhere")
+    anywhere = "elsewhere" if command == "accelerator" else record.RUNS
+    assert parse(given).out == pathlib.Path(anywhere)
+    assert parse([*given, "--record"]).out == record.RESULTS
+
+
+def test_every_command_that_writes_is_in_this_test():
+    others = {"catalogue", "quotes"}  # which write docs/
+    assert set(WRITE) | others == set(__main__.COMMANDS)
+
+
+def test_git_ignores_where_runs_are_written():
+    root = record.RUNS.parents[1]
+    ignored = (root / ".gitignore").read_text().splitlines()
+    assert f"{record.RUNS.relative_to(root)}/" in ignored
 
 
 # what it times

@@ -228,7 +228,7 @@ def test_a_nest_is_as_deep_as_it_is():
         lambda cell: jaxrnn.stack(cell, jaxrnn.project(3)),
         lambda cell: jaxrnn.residual(jaxrnn.stack(jaxrnn.project(3), jaxrnn.parallel(cell))),
         lambda cell: jaxrnn.highway(jaxrnn.stack(jaxrnn.project(3), jaxrnn.learned_state(cell))),
-        lambda cell: jaxrnn.stack(jaxrnn.attentive(cell, 3, score="dot"), jaxrnn.project(3)),
+        lambda cell: jaxrnn.attentive(jaxrnn.stack(jaxrnn.project(3), cell), 3, score="dot"),
     )
     cell = jaxrnn.cell(init, lambda params, batch: jnp.zeros((*batch, 1)), step)
     for level in range(levels):
