@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
 from jaxrnn.placement import varies
 
@@ -74,26 +75,30 @@ class _Converted:
 
     def __init__(self, name, jaxpr, operands, counts, names, row):
         self.__name__ = name
-        self.row = row
-        self._jaxpr, self._counts, self._names = jaxpr.jaxpr, counts, names
-        # What stays a constant: an array that is not traced.
-        pairs = zip(jaxpr.consts, operands, strict=True)
-        self._consts = [None if moves else const for const, moves in pairs]
+        self.row, self._names = row, names
+        pairs = list(zip(jaxpr.consts, operands, strict=True))
+
+        def run(moved, *flat):
+            moved = iter(moved)  # the others stay: they are not traced
+            consts = [next(moved) if moves else const for const, moves in pairs]
+            return jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *flat)
+
+        self._avals = [jax.ShapeDtypeStruct(c.shape, c.dtype) for c, moves in pairs if moves]
+        rows = [row] * (sum(counts) + len(names) - len(self._avals))
+        self._jaxpr = jax.make_jaxpr(run)(self._avals, *rows)  # another one: `jaxpr` has tracers
 
     def __call__(self, state, x, r, **unit):
         weights = [unit[name] for name in self._names]
-        own = len(weights) - self._consts.count(None)
-        flat = [*state, *x, *r, *weights[:own]]
+        own = len(weights) - len(self._avals)
+        flat = [*weights[own:], *state, *x, *r, *weights[:own]]
         run = self._run
-        for _ in range(flat[0].ndim - len(self.row.shape)):
+        for _ in range(flat[-1].ndim - len(self.row.shape)):
             run = jax.vmap(run)
-        return tuple(run(weights[own:], flat))
+        return tuple(run(*flat))
 
-    def _run(self, closed, flat):
-        closed = iter(closed)
-        pairs = zip(self._consts, self._jaxpr.constvars, strict=True)
-        consts = [_like(next(closed), v.aval) if c is None else c for c, v in pairs]
-        return jax.core.eval_jaxpr(self._jaxpr, consts, *flat)
+    def _run(self, *flat):
+        moved = map(_like, flat, self._avals)
+        return jaxpr_as_fun(self._jaxpr)(*moved, *flat[len(self._avals) :])
 
 
 def traced_with(update, default):
