@@ -81,7 +81,8 @@ class _Converted:
         def run(moved, *flat):
             moved = iter(moved)  # the others stay: they are not traced
             consts = [next(moved) if moves else const for const, moves in pairs]
-            return jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *flat)
+            out = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *flat)
+            return [o.reshape(row.shape) for o in out]  # an array of one number makes arrays
 
         self._avals = [jax.ShapeDtypeStruct(c.shape, c.dtype) for c, moves in pairs if moves]
         rows = [row] * (sum(counts) + len(names) - len(self._avals))

@@ -112,14 +112,14 @@ def test_a_number_that_is_closed_over(name):
     assert abs(eager - gradient) < 1e-5 * max(1, abs(gradient))
 
 
-@pytest.mark.parametrize("how", ("row", "table", "count", "flag"))
+@pytest.mark.parametrize("how", ("row", "one", "table", "count", "flag"))
 def test_arrays_that_are_closed_over(how):
     """A number for each unit is a weight; of what no kernel can take, the step is scanned."""
 
     def make(a):
         def closing_update(state, x, r):
             z = x[0] + r[0]
-            if how == "row":
+            if how in ("row", "one"):
                 return (jnp.tanh(a * z),)
             if how == "table":
                 return (jnp.tanh(a[2] * z),)
@@ -131,6 +131,7 @@ def test_arrays_that_are_closed_over(how):
 
     a = {
         "row": jnp.array([0.3, 1.0, -0.7, 2.0]),
+        "one": jnp.array([0.7]),
         "table": jnp.arange(3.0) / 2,
         "count": jnp.int32(2),
         "flag": jnp.array([True, False, True, True]),
@@ -162,7 +163,7 @@ def test_arrays_that_are_closed_over(how):
         return a
 
     jax.eval_shape(explained, a)
-    if how in ("row", "flag"):
+    if how in ("row", "one", "flag"):
         assert runs[0].runs == ("xla" if NO_KERNEL else "cpu")
     else:
         assert runs[0].runs == "reference" and "closes over a traced" in runs[0].others["xla"]
