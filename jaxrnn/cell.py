@@ -19,6 +19,7 @@ the same numbers. Time leads, any number of batch axes follows, features come la
 import dataclasses
 import functools
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,8 +37,9 @@ from jaxrnn.scan import resets, scan, select
 class Cell:
     """A recurrence as a plain record of pure functions.
 
-    Prints as the call that made it, compares and hashes by that call, and pickles. So a cell can
-    be a static argument of ``jax.jit`` and a field of any module.
+    A cell from a constructor prints as the call that made it, compares and hashes by that call,
+    and pickles. A cell made by hand, or changed by ``dataclasses.replace``, compares by its
+    functions. So a cell can be a static argument of ``jax.jit`` and a field of any module.
 
     Attributes:
       init: ``(key, in_size) -> params``, a dict of arrays.
@@ -47,11 +49,14 @@ class Cell:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state. If it also takes ``initial``, this is what
         ``starts`` puts back in place of the cell's own.
-      made: the call that made it.
+      made: the call that made it; None of a cell made by hand, or changed since.
       gated: what a cell made by ``jaxrnn.gated`` shows of itself; None of others.
 
     Where these take ``params``, any mapping may come, as Flax's ``FrozenDict``: the functions see
     dicts. A part without parameters, as ``dropout`` in a stack, may be missing from them.
+
+    Raises:
+      TypeError: a cell made by hand is pickled, and one of its functions cannot be.
 
     >>> cell = jaxrnn.lstm(hidden=8)
     >>> cell == jaxrnn.lstm(8), hash(cell) == hash(jaxrnn.lstm(8))
@@ -66,8 +71,9 @@ class Cell:
     initial_state: Callable[..., Any]
     step: Callable[..., Any]
     unroll: Callable[..., Any]
-    made: "Made | None" = None
-    gated: Any = None
+    # Not arguments: so `dataclasses.replace` drops them, which say nothing of a changed cell.
+    made: "Made | None" = dataclasses.field(default=None, init=False)
+    gated: Any = dataclasses.field(default=None, init=False)
 
     def __post_init__(self):
         for name in ("initial_state", "step", "unroll"):
@@ -76,16 +82,48 @@ class Cell:
                 object.__setattr__(self, name, OfDicts(function))
 
     def __repr__(self):
-        return repr(self.made)
+        if self.made is not None:
+            return repr(self.made)
+        return f"Cell({', '.join(f'{n}={repr_of(f)}' for n, f in self._functions().items())})"
 
     def __eq__(self, other):
-        return isinstance(other, Cell) and self.made == other.made
+        return isinstance(other, Cell) and self._identity() == other._identity()
 
     def __hash__(self):
-        return hash(self.made)
+        return hash(self._identity())
+
+    def __copy__(self):
+        return self  # a constant, like a tuple of functions
+
+    def __deepcopy__(self, memo):
+        return self
 
     def __reduce__(self):
-        return _make, tuple(self.made)
+        if self.made is not None:
+            return _make, tuple(self.made)
+        for name, function in self._functions().items():
+            try:
+                pickle.dumps(function)
+            except Exception as error:
+                raise TypeError(
+                    f"pickle: the cell's {name} is {repr_of(function)}, which cannot be pickled;"
+                    f" decorate what builds the cell with jaxrnn.constructor: {error}"
+                ) from error
+        return Cell, tuple(self._functions().values())
+
+    def _functions(self):
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+
+    def _identity(self):
+        return self.made or tuple(self._functions().values())
+
+
+def labelled(cell, made=None, gated=None):
+    """The cell with what it says of itself; its functions alone say nothing."""
+    cell = dataclasses.replace(cell)
+    object.__setattr__(cell, "made", made)
+    object.__setattr__(cell, "gated", gated)
+    return cell
 
 
 class Made(NamedTuple):
@@ -154,7 +192,7 @@ class constructor:  # noqa: N801, a decorator
             hash(made)
         except TypeError as error:
             raise TypeError(f"{made}: a cell's arguments must be hashable: {error}") from None
-        return dataclasses.replace(cell, made=made)
+        return labelled(cell, made, cell.gated)
 
     def __repr__(self):
         return self.__name__

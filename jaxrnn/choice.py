@@ -117,6 +117,17 @@ def _name(table, module):
     return next(name for name, known in table.items() if known is module)
 
 
+def only_reference(operation, why, name):
+    """``operation`` runs as its reference, for a reason that holds for all implementations.
+
+    Raises:
+      ValueError: ``name`` is another one, which was asked for.
+    """
+    if name not in (None, REFERENCE):
+        raise ValueError(f"implementation={name!r} cannot run this: {why}")
+    record_reference(operation, why)
+
+
 def record_reference(operation, why):
     """The same for an operation that has no implementation but its reference."""
     if _recorder.get() is not None:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import arguments, parameters
-from jaxrnn.cell import Cell, constructor
+from jaxrnn.cell import Cell, constructor, labelled
+from jaxrnn.closures import units
 from jaxrnn.dtypes import arithmetic
 from jaxrnn.equations import equations
 from jaxrnn.recurrence import RESIDUALS, recur, reference
@@ -73,10 +75,13 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     if not set(recurrent) <= set(range(gates)) or len(set(recurrent)) < len(recurrent):
         raise ValueError(f"recurrent: got {recurrent}, want different gates below {gates}")
     form = Form(update, gates, states, bias, unit, recurrent)
-    _check_update(form)
+    size = _check_update(form)
     equations(update)
 
     def build(hidden, *, heads=1, residuals="gates"):
+        if size is not None and hidden != size:
+            why = f"update {update.__name__} closes over an array of so many units"
+            raise ValueError(f"hidden: got {hidden}, want {size}: {why}")
         return _build(form, hidden, heads, residuals)
 
     name = update.__name__.removesuffix("_update")
@@ -125,11 +130,15 @@ class Parts(NamedTuple):
     step: Callable
 
 
-@functools.lru_cache(1024)
 def _update(form):
-    """The update as ``recur`` calls it, with recurrent parts of all gates."""
+    """The update as ``recur`` calls it, with recurrent parts of all gates.
+
+    The same function for the same form, as long as something uses it.
+    """
     if form.whole:
         return form.update
+    if form in _updates:
+        return _updates[form]
 
     @functools.wraps(form.update)
     def update(state, x, r, **unit):
@@ -137,7 +146,11 @@ def _update(form):
         x = tuple(a if k in form.recurrent else a + r[k] for k, a in enumerate(x))
         return form.update(state, x, tuple(r[k] for k in form.recurrent), **unit)
 
+    _updates[form] = update
     return update
+
+
+_updates = weakref.WeakValueDictionary()
 
 
 def _gated(update, gates, states, bias, unit, recurrent):
@@ -186,17 +199,22 @@ def _build(form, hidden, heads, residuals):
         )  # fmt: skip
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
-    return Cell(init, initial_state, step, unroll, gated=Parts(form, changed))
+    return labelled(Cell(init, initial_state, step, unroll), gated=Parts(form, changed))
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}
 
 
 def _check_update(form):
-    """Traces ``update`` on rows of an odd size and looks for anything that is not elementwise."""
+    """Traces ``update`` on rows of an odd size and looks for anything that is not elementwise.
+
+    An update that closes over arrays of H units is traced on rows of that size, which is returned;
+    None is returned for any other.
+    """
     update, gates, states = form.update, form.gates, form.states
     unit = tuple(name for name, _ in form.unit)
-    row = jax.ShapeDtypeStruct((3,), jnp.float32)
+    size = units(update, (states, gates, len(form.recurrent)), unit)
+    row = jax.ShapeDtypeStruct((size or 3,), jnp.float32)
     name = f"update {update.__name__}"
     try:
         inspect.signature(update).bind(None, None, None, **dict.fromkeys(unit))
@@ -212,22 +230,28 @@ def _check_update(form):
         error.add_note(f"in {name}, called with states={states} and gates={gates}")
         raise
     shapes = [o.shape for o in out] if isinstance(out, tuple) else type(out).__name__
-    if shapes != [(3,)] * states:
+    if shapes != [row.shape] * states:
         raise TypeError(f"{name}: gave {shapes}, want a tuple of {states} arrays like its inputs")
     for eqn in _equations(jaxpr.jaxpr):
         # What is made of rows are rows: a smaller array is a sum over them, or a part of them.
-        made_of_rows = any(v.aval.shape == (3,) for v in eqn.invars)
+        made_of_rows = any(v.aval.shape == row.shape for v in eqn.invars)
         sizes = {v.aval.shape for v in eqn.outvars}
-        mixes = not sizes <= ({(3,)} if made_of_rows else {(), (1,), (3,)})
+        mixes = not sizes <= ({row.shape} if made_of_rows else {(), (1,), row.shape})
         if mixes or eqn.primitive.name in _MIXING:
             raise TypeError(
                 f"{name}: {eqn.primitive.name} is not elementwise over the hidden axis;"
                 f" lift the cell from its step with jaxrnn.cell instead"
             )
+    return size
 
 
 def _equations(jaxpr):
+    """Those that depend on the arguments, into all that hold others."""
+    reached = set(jaxpr.invars)
     for eqn in jaxpr.eqns:
+        if reached.isdisjoint(v for v in eqn.invars if not hasattr(v, "val")):
+            continue
+        reached.update(eqn.outvars)
         inner = [v for v in eqn.params.values() if hasattr(v, "jaxpr") or hasattr(v, "eqns")]
         if not inner:
             yield eqn

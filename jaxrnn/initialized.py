@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import arguments, mappings
-from jaxrnn.cell import constructor
+from jaxrnn.cell import constructor, labelled
 from jaxrnn.parameters import each_gate, input_init, recurrent_init
 from jaxrnn.wrap import check_cell
 
@@ -71,7 +71,7 @@ def initialized(cell, scheme=None, **by_name):
             raise ValueError(f"initialized: got {came}, want some of {sorted(found)}: {cell}")
         return params
 
-    return dataclasses.replace(cell, init=init)
+    return labelled(dataclasses.replace(cell, init=init), gated=cell.gated)
 
 
 @dataclasses.dataclass(frozen=True)

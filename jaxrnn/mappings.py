@@ -40,6 +40,12 @@ class OfDicts:
     def __hash__(self):
         return hash(self.__wrapped__)
 
+    def __repr__(self):
+        return repr(self.__wrapped__)
+
+    def __reduce__(self):
+        return OfDicts, (self.__wrapped__,)
+
 
 def parts(params, inits, own=()):
     """The parameters of a cell made of others, with an empty dict for each part that has none.

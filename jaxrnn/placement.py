@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 
 def varying(tree):
@@ -25,6 +25,11 @@ def varying(tree):
         return lax.pcast(a, missing, to="varying") if missing else a
 
     return jax.tree.map(cast, tree)
+
+
+def varies(a):
+    """Whether an array differs between the devices of a ``jax.shard_map``."""
+    return bool(_axes(a))
 
 
 def _axes(a):
@@ -48,6 +53,11 @@ def automatic(run, xs, features=1):
 
     out = (on_mesh(*batch), on_mesh(time, *batch))
     return jax.sharding.auto_axes(run, out_sharding=out)
+
+
+def nowhere():
+    """A context in which arrays have no place: what is traced there holds on every mesh."""
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
 
 
 @functools.cache

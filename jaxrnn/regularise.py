@@ -10,6 +10,7 @@ from jaxrnn import arguments, draws
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.cell import cell as from_step
 from jaxrnn.combine import dropout
+from jaxrnn.placement import nowhere
 from jaxrnn.wrap import check_cell, views
 
 _counter = dropout(0.0)  # its state is the number of steps
@@ -206,5 +207,6 @@ def _shapes(params, state, x):
 @functools.lru_cache(256)
 def _gives_its_state(cell, leaves, tree):
     """Whether a step's output is the first array of the state it gives: the same in its jaxpr."""
-    outs = jax.make_jaxpr(cell.step)(*tree.unflatten(leaves)).jaxpr.outvars
+    with nowhere():
+        outs = jax.make_jaxpr(cell.step)(*tree.unflatten(leaves)).jaxpr.outvars
     return outs[0] is outs[-1]

@@ -48,7 +48,7 @@ def checked(cell, spec):
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
     step, unroll = views(run)
-    return dataclasses.replace(cell, init=init, step=step, unroll=unroll, gated=None)
+    return dataclasses.replace(cell, init=init, step=step, unroll=unroll)
 
 
 @constructor

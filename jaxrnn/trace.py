@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn.cell import Cell, unroll
+from jaxrnn.cell import Cell, labelled, unroll
 from jaxrnn.combine import bidirectional
 from jaxrnn.equations import code_of, watched
 from jaxrnn.placement import varying
@@ -131,7 +131,7 @@ def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
             found.update(_under(_prefix(cell, params, name, inner, xs), own))
             return state, own[OUTPUT,]
 
-        return dataclasses.replace(child, unroll=run)
+        return labelled(dataclasses.replace(child, unroll=run), gated=child.gated)
 
     made = _remade(cell, spied)
     state, ys = made.unroll(params, state, xs, mask, starts, reverse, key, None)
@@ -150,7 +150,7 @@ def _one(cell, params, state, x, key):
             within[:] = [path and prefix + path for path in paths]
             return state, y
 
-        return dataclasses.replace(child, step=step)
+        return labelled(dataclasses.replace(child, step=step), gated=child.gated)
 
     children = _children(cell)
     with watched() as frames:
@@ -255,8 +255,6 @@ def _written(cell):
     while cell.made is not None:
         make, args, named = cell.made
         inner = make.build(*args, **dict(named))
-        if not _alike(inner, cell):  # changed by hand since
-            return dataclasses.replace(cell, made=None)
         if inner.made is None or (_children(cell) and not _children(inner)):
             return cell
         cell = inner
@@ -281,12 +279,6 @@ def _remade(cell, change):
     make, args, named = cell.made
     args = [children.pop(str(i), value) for i, value in enumerate(args)]
     return make(*args, **(dict(named) | children))
-
-
-def _alike(one, other):
-    """Whether two cells have the same step, but for what it is a closure of."""
-    codes = [getattr(cell.step.__wrapped__, "__code__", None) for cell in (one, other)]
-    return codes[0] is codes[1]
 
 
 def _prefix(cell, params, name, inner, x):

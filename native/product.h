@@ -50,7 +50,7 @@ inline void tile(Sum sums, const T* const* a, const Factor<T>* f, int64_t out_ro
     for (int n = 0; n < N; ++n)
       for (int v = 0; v < VECTORS; ++v) right[n][v] = load(panel[n] + r + v * L);
     for (int m = 0; m < ROWS; ++m) {
-      V left = V{} + row[m][l];
+      V left = broadcast(row[m][l]);
       for (int n = 0; n < N; ++n)
         for (int v = 0; v < VECTORS; ++v) sum[n][m][v] += left * right[n][v];
     }

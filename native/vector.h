@@ -38,6 +38,14 @@ inline void store(T* p, typename Vector<T>::type v) {
   *reinterpret_cast<typename Vector<T>::type*>(p) = v;
 }
 
+// x in every lane, as one broadcast. `x - 0` is x for every x, so the subtraction folds away. `0 + x`
+// is not: -0 would become 0. There the compiler has to add, once for each scalar, before it can
+// broadcast from a register, on the ports that multiply-adds need.
+template <class T>
+inline typename Vector<T>::type broadcast(T x) {
+  return x - typename Vector<T>::type{};
+}
+
 template <class T>
 struct Functions;
 
@@ -48,7 +56,7 @@ struct Functions<float> {
   typedef Vector<float>::type V;
   typedef Vector<float>::bits I;
 
-  static V splat(float x) { return V{} + x; }
+  static V splat(float x) { return broadcast(x); }
   template <class C>
   static V where(C c, V a, V b) { return c ? a : b; }
 
@@ -102,7 +110,7 @@ template <>
 struct Functions<double> {
   typedef Vector<double>::type V;
 
-  static V splat(double x) { return V{} + x; }
+  static V splat(double x) { return broadcast(x); }
   template <class C>
   static V where(C c, V a, V b) { return c ? a : b; }
 

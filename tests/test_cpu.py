@@ -2,7 +2,11 @@
 
 import concurrent.futures
 import functools
+import importlib.metadata
 import os
+import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -202,6 +206,24 @@ def test_every_instruction_set(monkeypatch, isa, name):
             assert cases.error(ours, theirs) < most
 
 
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump reads the machine code")
+def test_a_number_meets_a_vector_by_one_broadcast():
+    """No number is added to zero before it is put into all lanes: see ``broadcast``."""
+    if "avx2" not in SETS:
+        pytest.skip("the names of its instructions are those of AVX")
+    command = ["objdump", "--disassemble", "--no-show-raw-insn", str(native.file())]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    code = [line.split("\t")[-1] for line in text.splitlines() if "\t" in line]
+    added = [re.match(r"vadds[sd] .*%xmm(\d+)$", line) for line in code]
+    spread = [
+        line
+        for i, add in enumerate(added)
+        for line in code[i + 1 : i + 9]
+        if add and re.match(rf"(vbroadcasts[sd]|vmovddup) +%xmm{add[1]},", line)
+    ]
+    assert len(code) > 10_000 and not spread
+
+
 @every_set
 def test_float64_on_every_instruction_set(x64, monkeypatch, isa):
     monkeypatch.setenv(native.ISA, isa)
@@ -232,8 +254,38 @@ def test_a_missing_library_is_told_once(monkeypatch, tmp_path, caplog):
     assert load().missing == load().missing != ""
     monkeypatch.setattr(native, "file", lambda: tmp_path / "absent.so")
     assert "absent.so" in native.library.__wrapped__().missing
-    compiler, absent = caplog.messages
-    assert "no C++ compiler" in compiler and "absent.so" in absent
+    missing, absent = caplog.messages
+    assert native.why_none() in missing and "absent.so" in absent
+
+
+class Installed:
+    """What ``importlib.metadata.distribution`` gives of an installed jaxrnn with some files."""
+
+    def __init__(self, *files):
+        self.files = [importlib.metadata.PackagePath(name) for name in files]
+        for file in self.files:
+            file.dist = self
+
+    def locate_file(self, path):
+        return pathlib.Path("/site-packages", path)
+
+
+def test_why_there_is_no_library(monkeypatch):
+    """Not installed; installed without a compiler; another copy of the sources imported."""
+
+    def none(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    for found, why in (
+        (none, "jaxrnn is not installed, only imported from"),
+        (lambda name: Installed("jaxrnn/__init__.py"), "it was not built"),
+        (
+            lambda name: Installed("jaxrnn/recurrence/lib/cpu.so"),
+            "the installed one is /site-packages/jaxrnn/recurrence/lib/cpu.so",
+        ),
+    ):
+        monkeypatch.setattr(importlib.metadata, "distribution", found)
+        assert why in native.why_none()
 
 
 @pytest.mark.parametrize("name", ("lstm", "gru"))

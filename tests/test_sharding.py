@@ -125,3 +125,20 @@ def test_implementations_are_told_of_devices(monkeypatch):
     targets.clear()
     jax.export.export(jax.jit(run), platforms=("tpu",))(*shapes)
     assert targets[-1] == ("tpu", None, 1, True)  # the chip of this machine is another one
+
+
+@pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
+def test_an_update_first_seen_on_an_explicit_mesh_keeps_its_kernel():
+    def fresh_update(state, x, r):
+        return (jax.nn.sigmoid(x[0] + r[0]) * jnp.where(state[0] > 0, state[0], 1.0),)
+
+    cell = jaxrnn.gated(fresh_update, gates=1)(6)
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((5, 16, 3))
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        params, xs = placed(mesh, (params, xs), "batch")
+        (choice,) = jaxrnn.explain(cell, params, xs).choices
+        run = jax.jit(jax.grad(lambda params: jaxrnn.unroll(cell, params, xs)[1].sum()))
+        text = run.lower(params).compile().as_text()
+    assert choice.runs == "cpu", choice.others
+    assert "jaxrnn_backward" in text

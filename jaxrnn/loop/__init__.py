@@ -6,10 +6,13 @@ For cells whose step is not elementwise, or takes products one after the other. 
 gradients are taken after the loop, as those of ``jaxrnn.recurrence`` are.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import choice
+from jaxrnn.closures import closed_over
 from jaxrnn.loop import reference, xla
 from jaxrnn.loop.problem import Operands, Problem, split
 from jaxrnn.operation import WEIGHT, Operation
@@ -58,8 +61,16 @@ def loop(
     problem = problem._replace(reverse=reverse, implementation=implementation)
     operands = varying(operands)
     choice.check(IMPLEMENTATIONS, implementation)
-    choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
-    run = reference.run if implementation == choice.REFERENCE else _operation
+    described, why = _describe(problem, operands), None
+    if implementation != choice.REFERENCE:  # a scan may close over arrays
+        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+        why = closed_over(functools.partial(reference.step, problem), operands, state, x)
+    if why is None:
+        choice.record(described, IMPLEMENTATIONS, problem, operands)
+    else:
+        choice.only_reference(described, why, implementation)
+    plain = why is not None or implementation == choice.REFERENCE
+    run = reference.run if plain else _operation
     *final, ys = run(problem, operands)
     return jax.tree.structure(state).unflatten(final), ys
 

@@ -11,6 +11,7 @@ import functools
 import jax.numpy as jnp
 
 from jaxrnn import choice
+from jaxrnn.closures import closed_update
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import varying, wants_devices
 from jaxrnn.recurrence import chunks, cpu, gpu, reference, tpu, xla
@@ -65,16 +66,27 @@ def recur(
       ``(state, ys)``: the final state, and ys [T, B, H].
     """
     starts = resets(starts, mask, reverse)
+    choice.check(IMPLEMENTATIONS, implementation)
+    names, why = tuple(sorted(unit)), None
+    if implementation != choice.REFERENCE:  # a scan may close over arrays
+        closed = closed_update(
+            update, len(state), w.shape[1], names, w.shape[2], state[0].dtype
+        )  # fmt: skip
+        update, unit, why = closed.update, unit | closed.unit, closed.why
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
     kept = "gates" if residuals == "chunks" else residuals  # within a chunk
     problem = Problem(
         update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices()
     )  # fmt: skip
-    choice.check(IMPLEMENTATIONS, implementation)
-    choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
+    described = _describe(problem, operands)
+    if why is None:
+        choice.record(described, IMPLEMENTATIONS, problem, operands)
+    else:
+        choice.only_reference(described, why, implementation)
     if xs.shape[0] == 0:
         return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
-    run = reference.run if implementation == choice.REFERENCE else _operation
+    plain = why is not None or implementation == choice.REFERENCE
+    run = reference.run if plain else _operation
     if residuals == "chunks":
         run = functools.partial(chunks.run, run)
     *final, ys = run(problem, operands)

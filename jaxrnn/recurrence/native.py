@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib.metadata
 import logging
 import os
 import pathlib
@@ -48,7 +49,7 @@ def library() -> Library:
     """Loads the library once and tells XLA of its functions; if there is none, logs why."""
     found = file()
     if found is None:
-        return _without("it was not built: no C++ compiler was found when jaxrnn was installed")
+        return _without(why_none())
     try:
         lib = ctypes.CDLL(str(found))
     except OSError as error:
@@ -66,6 +67,22 @@ def library() -> Library:
         for name in ("states", "gates", "unit weights", "registers")
     }
     return Library(None, names(lib.jaxrnn_operations), names(lib.jaxrnn_instruction_sets), most)
+
+
+def why_none(name: str = "cpu.so") -> str:
+    """Why a library is not beside the sources that were imported."""
+    here = pathlib.Path(sys.modules[__package__].__path__[0]).parent
+    try:
+        installed = importlib.metadata.distribution("jaxrnn").files or ()
+    except importlib.metadata.PackageNotFoundError:
+        return f"jaxrnn is not installed, only imported from {here}: pip install it"
+    built = next((f.locate() for f in installed if f.name == name), None)
+    if built is None:
+        return "it was not built when jaxrnn was installed, which takes a C++17 compiler"
+    return (
+        f"jaxrnn was imported from {here}, which has no compiled library; the installed one is"
+        f" {built}: start Python in another directory, or install with pip install --editable"
+    )
 
 
 def _without(why):

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrnn.closures import traced_with
+from jaxrnn.placement import nowhere
 from jaxrnn.recurrence import problem as p
 
 Array = jax.Array
@@ -163,9 +165,12 @@ def _side_by_side(arrays, count):
 @functools.lru_cache(1024)
 def _apart(update, gates, states, unit):
     """The gates k whose x[k] and r[k] the update uses otherwise than once each, in x[k] + r[k]."""
-    row = jax.ShapeDtypeStruct((1,), jnp.float32)
+    row = traced_with(update, jax.ShapeDtypeStruct((1,), jnp.float32))
     rows = (row,) * gates
-    jaxpr = jax.make_jaxpr(update)((row,) * states, rows, rows, **dict.fromkeys(unit, row)).jaxpr
+    with nowhere():
+        jaxpr = jax.make_jaxpr(update)(
+            (row,) * states, rows, rows, **dict.fromkeys(unit, row)
+        ).jaxpr
 
     def uses(var):
         found = [eqn for eqn in jaxpr.eqns for v in eqn.invars if v is var]

@@ -5,6 +5,8 @@ import functools
 import jax
 import numpy as np
 
+from jaxrnn.closures import traced_with
+from jaxrnn.placement import nowhere
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence.packed import Packing
 from jaxrnn.recurrence.program import Program, compiled
@@ -32,7 +34,7 @@ def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Prog
 def _programs(update, gates, states, unit, dtype, operations):
     problem = p.Problem(update, gates, states, False, "gates", None)
     packing = Packing(problem, unit)
-    row = jax.ShapeDtypeStruct((3,), dtype)
+    row = traced_with(update, jax.ShapeDtypeStruct((3,), dtype))
     slots = len(packing.summed) + 2 * len(packing.apart)
     ends = np.cumsum([states, len(packing.summed), len(packing.apart), len(packing.apart)])
 
@@ -49,7 +51,8 @@ def _programs(update, gates, states, unit, dtype, operations):
         return pull(tuple(flat[count:]))
 
     rows = [row] * (states + slots + len(unit))
-    return (
-        compiled(value, rows, operations),
-        compiled(derivative, rows + [row] * states, operations),
-    )
+    with nowhere():
+        return (
+            compiled(value, rows, operations),
+            compiled(derivative, rows + [row] * states, operations),
+        )

@@ -29,7 +29,7 @@ def _loaded():
         return "there is no NVRTC (nvidia-cuda-nvrtc), which comes with jax[cuda12] or jax[cuda13]"
     found = native.file("gpu.so", FILE)
     if found is None:
-        return "it was not built: no C++ compiler was found when jaxrnn was installed"
+        return native.why_none("gpu.so")
     try:
         lib = ctypes.CDLL(str(found))
     except OSError as error:

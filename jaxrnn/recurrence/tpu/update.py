@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxrnn.placement import nowhere
 from jaxrnn.recurrence.packed import Packing
 
 
@@ -43,7 +44,8 @@ def _with_rows(problem, unit):
 @functools.lru_cache(1024)
 def _looks_at(problem, unit):
     function, rows = _with_rows(problem, unit)
-    jaxpr = jax.make_jaxpr(function)(*rows).jaxpr
+    with nowhere():
+        jaxpr = jax.make_jaxpr(function)(*rows).jaxpr
     read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars}
     return tuple(id(v) in read for v in jaxpr.invars[: problem.states])
 
@@ -63,7 +65,8 @@ def _error(problem, unit):
 
     call = jax.jit(pl.pallas_call(kernel, out_shape=results))
     try:
-        call.trace(*flat).lower(lowering_platforms=("tpu",))
+        with nowhere():
+            call.trace(*flat).lower(lowering_platforms=("tpu",))
     except Exception as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return None
