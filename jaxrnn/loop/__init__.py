@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxrnn import choice
 from jaxrnn.loop import reference, xla
 from jaxrnn.loop.problem import Operands, Problem, split
+from jaxrnn.once import once_each
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import varying
 from jaxrnn.scan import resets
@@ -59,7 +60,7 @@ def loop(
     operands = varying(operands)
     choice.check(IMPLEMENTATIONS, implementation)
     choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
-    run = reference.run if implementation == choice.REFERENCE else _operation
+    run = _reference if implementation == choice.REFERENCE else _operation
     *final, ys = run(problem, operands)
     return jax.tree.structure(state).unflatten(final), ys
 
@@ -79,6 +80,7 @@ def _describe(problem, operands):
     return f"{name} T={steps} B={tuple(batch)} {problem.product}"
 
 
+_reference = once_each(reference.run)
 _operation = Operation(
     "loop",
     reference=reference.run,

@@ -11,6 +11,7 @@ import functools
 import jax.numpy as jnp
 
 from jaxrnn import choice
+from jaxrnn.once import once_each
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import varying, wants_devices
 from jaxrnn.recurrence import chunks, cpu, gpu, reference, tpu, xla
@@ -74,9 +75,8 @@ def recur(
     choice.record(_describe(problem, operands), IMPLEMENTATIONS, problem, operands)
     if xs.shape[0] == 0:
         return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
-    run = reference.run if implementation == choice.REFERENCE else _operation
-    if residuals == "chunks":
-        run = functools.partial(chunks.run, run)
+    run = _reference if implementation == choice.REFERENCE else _operation
+    run = _IN_CHUNKS[run] if residuals == "chunks" else run
     *final, ys = run(problem, operands)
     return tuple(final), ys
 
@@ -88,6 +88,7 @@ def _describe(problem, operands):
     return f"{problem.update.__name__} {sizes} {operands.xs.dtype}"
 
 
+_reference = once_each(reference.run)
 _operation = Operation(
     "recur",
     reference=reference.run,
@@ -100,3 +101,6 @@ _operation = Operation(
     residual_axis=1,
     folded=lambda problem: problem._replace(batch_first=True),
 )
+_IN_CHUNKS = {
+    whole: once_each(functools.partial(chunks.run, whole)) for whole in (_reference, _operation)
+}
