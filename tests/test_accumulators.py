@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from jaxrnn.affine import affine
 from jaxrnn.dtypes import promoted
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -50,7 +51,8 @@ def remembering(params, xs):
 
 
 def linear(params, xs):
-    return jaxrnn.linear_scan(params["b"], xs @ params["w"] * 0.1, implementation="reference")
+    added = 0.1 * affine(xs, params["w"]).astype(xs.dtype)
+    return jaxrnn.linear_scan(params["b"], added, implementation="reference")
 
 
 def traced(params, xs):
@@ -107,3 +109,43 @@ def test_gradients_of_bfloat16_weights(name):
         want = np.asarray(dict(jax.tree.leaves_with_path(wanted))[path])
         error = abs(np.asarray(g, float) - want).max() / abs(want).max()
         assert error < 4e-3, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+
+
+def test_transforms_see_the_same_numbers():
+    """Values and tangents to the bit as a plain scan gives them, gradients close to float64's."""
+    xs, rows = XS[:16], jnp.asarray([[0.5, -1.0, 2.0, 0.0], [1.0, 0.25, 0.5, -0.5]], BF16)
+    params = cast(init(KEY, H), BF16)
+
+    def plain(b, xs):
+        own = params | {"w": params["w"].astype(b.dtype), "b": b}
+        return jax.lax.scan(lambda h, x: leaky(own, h, x), zeros(own, (B,)), xs)
+
+    def ours(b, xs):
+        return jaxrnn.unroll(USERS, params | {"b": b}, xs)
+
+    def loss(run):
+        return lambda b, xs: jnp.sin(run(b, xs)[1].astype(float)).sum()
+
+    def exact(run):
+        ahead = jax.vmap(lambda t: jax.jvp(lambda b: run(b, xs), (rows[0],), (t,))[1])
+        return run(rows[0], xs), ahead(rows)
+
+    came, wanted = jax.jit(lambda: exact(ours))(), jax.jit(lambda: exact(plain))()
+    jax.tree.map(np.testing.assert_array_equal, came, wanted)
+
+    @jax.jit
+    def close(rows, xs):
+        gradient = jax.vmap(jax.grad(loss(ours)), (0, None))
+        again = jax.vmap(jax.grad(jax.checkpoint(loss(ours))), (0, None))
+        return gradient(rows, xs), again(rows, xs), jax.hessian(loss(ours))(rows[0], xs)
+
+    exported = jax.export.deserialize(jax.export.export(close)(rows, xs).serialize()).call
+    gradient, again, hessian = exported(rows, xs)
+    rows, xs = rows.astype(float), xs.astype(float)
+    truth = lambda rows, xs: (
+        jax.vmap(jax.grad(loss(plain)), (0, None))(rows, xs),
+        jax.hessian(loss(plain))(rows[0], xs),
+    )
+    want, curved = jax.jit(truth)(rows, xs)
+    for a, b in ((gradient, want), (again, want), (hessian, curved)):
+        assert abs(a.astype(float) - b).max() < 0.02 * abs(b).max()
