@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jaxrnn import arguments, choice
 from jaxrnn.equations import equations
 from jaxrnn.mappings import OfDicts, dicts
+from jaxrnn.once import once
 from jaxrnn.placement import automatic, varying
 from jaxrnn.scan import resets, scan, select
 
@@ -254,7 +255,7 @@ def cell(init, initial_state, step):
             state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse,
         )  # fmt: skip
 
-    return Cell(init, initial_state, one, whole)
+    return Cell(init, initial_state, one, once(whole, "reverse", "implementation"))
 
 
 def unroll(

@@ -95,9 +95,14 @@ def recording(target):
         _recorder.reset(token)
 
 
+def is_recording():
+    """Whether somebody wants to know what is chosen."""
+    return _recorder.get() is not None
+
+
 def record(operation, table, problem, operands):
     """Tells ``explain`` what ``operation`` runs on; nothing if nobody asked."""
-    if _recorder.get() is None:
+    if not is_recording():
         return
     target, choices = _recorder.get()
     asked, runs, others = problem.implementation, REFERENCE, {}
@@ -130,6 +135,6 @@ def only_reference(operation, why, name):
 
 def record_reference(operation, why):
     """The same for an operation that has no implementation but its reference."""
-    if _recorder.get() is not None:
+    if is_recording():
         others = {name: why for name in NAMES if name != REFERENCE}
         _recorder.get()[1].append(Choice(operation, REFERENCE, others))

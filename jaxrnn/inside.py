@@ -9,8 +9,10 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxrnn import arguments
+from jaxrnn import arguments, widened
 from jaxrnn.cell import unroll
+from jaxrnn.dtypes import promoted
+from jaxrnn.once import kept_by
 from jaxrnn.scan import resets, select
 from jaxrnn.wrap import check_cell
 
@@ -45,28 +47,15 @@ def gradient_norms(
     """
     loss = (lambda ys: ys[0 if reverse else -1].sum()) if loss is None else loss
 
-    def outputs(nudges, params, state, xs, mask, starts, key):
-        def step(state, inputs):
-            *given, nudge = inputs
-            leaves, tree = jax.tree.flatten(state)
-            state = tree.unflatten(a if n is None else a + n for a, n in zip(leaves, nudge))
-            state, y, _ = _stepped(cell, params, initial, state, given, key)
-            return state, y
-
-        initial = cell.initial_state(params, xs.shape[1:-1])
-        state = initial if state is None else state
-        inputs = xs, mask, resets(starts, mask, reverse), nudges
-        return lax.scan(step, state, inputs, reverse=reverse)[1]
-
     def run(params, state, xs, mask, starts, reverse, key, implementation):
         del implementation
-        batch = xs.shape[1:-1]
+        batch, outputs = xs.shape[1:-1], kept_by(cell, _nudged, "reverse")
         like = jax.eval_shape(lambda p: cell.initial_state(p, batch), params)
         nudges = [
             jnp.zeros((len(xs), *a.shape), a.dtype) if _floating(a) else None
             for a in jax.tree.leaves(like)
         ]
-        given = params, state, xs, mask, starts, key
+        given = params, state, xs, mask, starts, reverse, key
         found = jax.grad(lambda nudges: loss(outputs(nudges, *given)))(nudges)
         flat = [jnp.abs(a).reshape(*xs.shape[:-1], -1) for a in jax.tree.leaves(found)]
         if not flat:  # a cell without a state
@@ -109,42 +98,8 @@ def spectral_radius(
     >>> jaxrnn.inside.spectral_radius(cell, params, jnp.zeros((5, 3))).round(3)
     Array([1., 1., 1., 1., 1.], dtype=float32)
     """
-
-    def run(params, state, xs, mask, starts, reverse, key, implementation):
-        del implementation
-        batch = xs.shape[1:-1]
-        initial = cell.initial_state(params, batch)
-        state = initial if state is None else state
-
-        def step(state, given):
-            new, _, before = _stepped(cell, params, initial, state, given, key)
-            return new, before
-
-        starts = resets(starts, mask, reverse)
-        _, before = lax.scan(step, state, (xs, mask, starts), reverse=reverse)
-
-        def radius(before, x, real, start):
-            leaves, tree = jax.tree.flatten(before)
-            flat, back = ravel_pytree([_real(a) for a in leaves if _floating(a)])
-
-            def after(flat):
-                moved = iter(back(flat))
-                moved = [_like(a, next(moved)) if _floating(a) else a for a in leaves]
-                new, _ = cell.step(params, tree.unflatten(moved), x, key)
-                floating = [_real(a) for a in jax.tree.leaves(new) if _floating(a)]
-                return ravel_pytree(floating)[0]
-
-            jacobian = jax.jacfwd(after)(flat)
-            # A cell without a state has a Jacobian without numbers, and no eigenvalue.
-            values = jnp.linalg.eigvals(jacobian) if flat.size else jnp.zeros((1,))
-            radius = jnp.abs(values).max()
-            radius = radius if start is None else jnp.where(start, 0, radius)
-            return radius if real is None else jnp.where(real, radius, 1)
-
-        for _ in range(1 + len(batch)):
-            radius = jax.vmap(radius)
-        return state, radius(before, xs, mask, starts)
-
+    check_cell("spectral_radius", cell)
+    run = kept_by(cell, _radii, "reverse", "implementation")
     return _over(
         run, cell, "spectral_radius", params, xs, state, lengths, mask, starts, reverse, key
     )
@@ -224,14 +179,17 @@ def integrated_gradients(function, xs, baseline=None, *, points=32):
         came = f"{baseline.dtype}{list(baseline.shape)}"
         raise ValueError(f"baseline: got {came}, want {xs.dtype}{list(xs.shape)}, like xs")
     places, weights = np.polynomial.legendre.leggauss(points)
-    gradient = jax.grad(lambda xs: function(xs).sum())
+    gradient, dtype = jax.grad(lambda xs: function(xs).sum()), xs.dtype
+    total = promoted(dtype, jnp.dtype("float32"))
+    xs, baseline = xs.astype(total), baseline.astype(total)
 
-    def add(total, at):
+    def add(found, at):
         place, weight = at
-        return total + weight * gradient(baseline + place * (xs - baseline)), None
+        here = (baseline + place * (xs - baseline)).astype(dtype)
+        return found + weight * gradient(here).astype(total), None
 
-    at = jnp.asarray((places + 1) / 2, xs.dtype), jnp.asarray(weights / 2, xs.dtype)
-    return (xs - baseline) * lax.scan(add, jnp.zeros_like(xs), at)[0]
+    at = jnp.asarray((places + 1) / 2, total), jnp.asarray(weights / 2, total)
+    return ((xs - baseline) * widened.scan(add, jnp.zeros_like(xs), at)[0]).astype(dtype)
 
 
 def _over(run, cell, name, params, xs, state, lengths, mask, starts, reverse, key):
@@ -241,6 +199,59 @@ def _over(run, cell, name, params, xs, state, lengths, mask, starts, reverse, ke
         dataclasses.replace(cell, unroll=run), params, xs, state,
         lengths=lengths, mask=mask, starts=starts, reverse=reverse, key=key,
     )[1]  # fmt: skip
+
+
+def _nudged(cell, nudges, params, state, xs, mask, starts, reverse, key):
+    """The outputs of steps before which something is added to the state."""
+
+    def step(state, inputs):
+        *given, nudge = inputs
+        leaves, tree = jax.tree.flatten(state)
+        state = tree.unflatten(a if n is None else a + n for a, n in zip(leaves, nudge))
+        state, y, _ = _stepped(cell, params, initial, state, given, key)
+        return state, y
+
+    initial = cell.initial_state(params, xs.shape[1:-1])
+    state = initial if state is None else state
+    inputs = xs, mask, resets(starts, mask, reverse), nudges
+    return widened.scan(step, state, inputs, reverse=reverse)[1]
+
+
+def _radii(cell, params, state, xs, mask, starts, reverse, key, implementation):
+    """``spectral_radius``, in place of the cell's unroll."""
+    del implementation
+    batch = xs.shape[1:-1]
+    initial = cell.initial_state(params, batch)
+    state = initial if state is None else state
+
+    def step(state, given):
+        new, _, before = _stepped(cell, params, initial, state, given, key)
+        return new, before
+
+    starts = resets(starts, mask, reverse)
+    _, before = widened.scan(step, state, (xs, mask, starts), reverse=reverse)
+
+    def radius(before, x, real, start):
+        leaves, tree = jax.tree.flatten(before)
+        flat, back = ravel_pytree([_real(a) for a in leaves if _floating(a)])
+
+        def after(flat):
+            moved = iter(back(flat))
+            moved = [_like(a, next(moved)) if _floating(a) else a for a in leaves]
+            new, _ = cell.step(params, tree.unflatten(moved), x, key)
+            floating = [_real(a) for a in jax.tree.leaves(new) if _floating(a)]
+            return ravel_pytree(floating)[0]
+
+        jacobian = jax.jacfwd(after)(flat)
+        # A cell without a state has a Jacobian without numbers, and no eigenvalue.
+        values = jnp.linalg.eigvals(jacobian) if flat.size else jnp.zeros((1,))
+        radius = jnp.abs(values).max()
+        radius = radius if start is None else jnp.where(start, 0, radius)
+        return radius if real is None else jnp.where(real, radius, 1)
+
+    for _ in range(1 + len(batch)):
+        radius = jax.vmap(radius)
+    return state, radius(before, xs, mask, starts)
 
 
 def _stepped(cell, params, initial, state, given, key):

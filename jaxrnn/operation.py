@@ -290,11 +290,11 @@ class Operation:
         primitive = Primitive(name)
         primitive.multiple_results = True
 
-        @functools.cache
+        @functools.lru_cache(1024)
         def compiled(parameters):
             return jax.jit(lambda *args: primitive.bind(*args, **dict(parameters)))
 
-        @functools.cache
+        @functools.lru_cache(1024)
         def shapes(avals, parameters):
             return jax.make_jaxpr(build(**dict(parameters)))(*avals).out_avals
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrnn import widened
+
 
 def select(condition, new, old):
     """Picks between two trees of arrays row by row, without arithmetic (a NaN not picked is gone).
@@ -88,7 +90,8 @@ def scan(step, state, xs, *, initial=None, mask=None, starts=None, reverse=False
       reverse: runs from the last step to the first; outputs stay at their input's time.
 
     Returns:
-      ``(state, ys)``, as ``jax.lax.scan``.
+      ``(state, ys)``, as ``jax.lax.scan``. Gradients of what ``step`` closes over are summed in
+      float32 at least.
     """
 
     def body(state, inputs):
@@ -98,4 +101,4 @@ def scan(step, state, xs, *, initial=None, mask=None, starts=None, reverse=False
         new, y = step(state, x)
         return select(real, new, state), select(real, y, 0)
 
-    return lax.scan(body, state, (xs, mask, starts), reverse=reverse)
+    return widened.scan(body, state, (xs, mask, starts), reverse=reverse)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from jaxrnn import widened
 from jaxrnn.cell import Cell, labelled, unroll
 from jaxrnn.combine import bidirectional
 from jaxrnn.equations import code_of, watched
+from jaxrnn.once import kept_by
 from jaxrnn.placement import varying
 from jaxrnn.scan import resets, select
 from jaxrnn.wrap import check_cell
@@ -68,17 +69,19 @@ def trace(
     {'0': {'a_h': (5, 4), 'h': (5, 4), 'y': (5, 4)}, '1': {'y': (5, 2)}, 'y': (5, 2)}
     """
     check_cell("trace", cell)
-
-    def run(params, state, xs, mask, starts, reverse, key, implementation):
-        del implementation
-        state, found = _whole(cell, params, state, xs, mask, starts, reverse, key)
-        return state, _nested(found)
-
+    run = kept_by(cell, _run, "reverse", "implementation")
     # What checks a sequence's arguments checks them here too.
     return unroll(
         dataclasses.replace(cell, unroll=run), params, xs, state,
         lengths=lengths, mask=mask, starts=starts, reverse=reverse, key=key,
     )[1]  # fmt: skip
+
+
+def _run(cell, params, state, xs, mask, starts, reverse, key, implementation):
+    """What stands in place of the cell's unroll."""
+    del implementation
+    state, found = _whole(cell, params, state, xs, mask, starts, reverse, key)
+    return state, _nested(found)
 
 
 # What is found is a dict from a path, a tuple of names, to an array.
@@ -116,7 +119,7 @@ def _whole(cell, params, state, xs, mask, starts, reverse, key, initial=None):
         held.pop((OUTPUT,), None)  # a state of the same name: the output it is
         return new, select(real, found, 0) | held
 
-    return lax.scan(body, state, (xs, mask, starts), reverse=reverse)
+    return widened.scan(body, state, (xs, mask, starts), reverse=reverse)
 
 
 def _by_parts(cell, params, state, xs, mask, starts, reverse, key):

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn import arguments
+from jaxrnn import arguments, widened
 from jaxrnn.cell import Cell, constructor
+from jaxrnn.once import once
 from jaxrnn.placement import varying
 from jaxrnn.scan import resets
 from jaxrnn.wrap import check_cell
@@ -74,9 +75,10 @@ def truncated(cell, chunk):
         cut, ys = seams * chunk, []
         if seams:
             chunks = lambda a: a[:cut].reshape(seams, chunk, *a.shape[1:])
-            state, most = lax.scan(one_chunk, state, jax.tree.map(chunks, given))
+            state, most = widened.scan(one_chunk, state, jax.tree.map(chunks, given))
             ys = [most.reshape(cut, *most.shape[2:])]
         state, last = run(state, jax.tree.map(lambda a: a[cut:], given))
         return state, in_order(jnp.concatenate([*ys, last]))
 
-    return Cell(cell.init, cell.initial_state, cell.step, unroll)
+    whole = once(unroll, "reverse", "implementation")
+    return Cell(cell.init, cell.initial_state, cell.step, whole)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrnn import widened
 from jaxrnn.attend.blocks import block_size, blocks, heads_first, joined
 from jaxrnn.attend.problem import places, scores
 
@@ -28,5 +29,5 @@ def run(problem, operands):
 
     size = block_size(_ROWS, q.shape[-2])
     cut = blocks(q, size, -2), tuple(blocks(p, size, -1) for p in q_place)
-    out = lax.map(lambda block: some(*block), cut)
+    out = widened.scan(lambda _, block: (None, some(*block)), None, cut)[1]
     return (heads_first(joined(out, -2, q.shape[-2])),)

@@ -12,7 +12,7 @@ from jaxrnn.gated import gated
 from jaxrnn.lifted import lifted
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _ran_update(activation):
     def ran_update(state, x, r):
         (_, c), (xi, xf, xc), (ri, rf) = state, x, r

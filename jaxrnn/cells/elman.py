@@ -7,7 +7,7 @@ from jaxrnn.cell import constructor
 from jaxrnn.gated import gated
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _update(activation):
     def elman_update(state, x, r):
         (xh,), (rh,) = x, r

@@ -11,7 +11,7 @@ from jaxrnn.gated import gated
 from jaxrnn.initialized import chrono, initialized
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _update(beta):
     def janet_update(state, x, r, drop=lambda g: g):
         (h,), (xf, xg), (rf, rg) = state, x, r

@@ -10,7 +10,7 @@ from jaxrnn.gated import gated
 from jaxrnn.reparameterised import checked, with_params
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _update(alpha, activation):
     def leaky_update(state, x, r):
         (h,), (xh,), (rh,) = state, x, r

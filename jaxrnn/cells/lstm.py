@@ -13,7 +13,7 @@ from jaxrnn.equations import equations
 from jaxrnn.gated import gated
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _update(gates, cell_clip, activation, gate_activation):
     @equations
     def lstm_update(state, x, r, drop=lambda g: g, **peephole):

@@ -31,6 +31,13 @@ def mlstm(hidden, *, heads=4, gate="exp"):
     head that the papers' blocks have before o, their convolution and their other layers are not of
     this cell.
 
+    With ``gate="exp"`` the division is ill-conditioned: n' q passes through zero, and near there a
+    small change of what is divided is a large change of h. At 1,000 steps, parameters and inputs
+    changed by up to 2^-9, which is what bfloat16 rounds away, change h by 3 to 14% of its largest
+    value, and gradients by 8 to 110%, also in float64; the error of bfloat16 is of that size. Where
+    that is too much, use float32 parameters and inputs, or ``gate="sigmoid"``, which divides by
+    nothing (0.6% and 2%).
+
     Args:
       hidden: H, the size of the output, and of all heads together.
       heads: N, a divisor of ``hidden``.

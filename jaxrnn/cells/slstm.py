@@ -16,7 +16,7 @@ _LOGARITHMS = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda f: f}
 _NOTHING = -1e30  # the logarithm of no weight at all, in sums with which nothing overflows
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _update(forget):
     def slstm_update(state, x, r):
         _, c, n, m = state

@@ -8,6 +8,7 @@ Elementwise: no channel sees another.
 from jaxrnn import choice
 from jaxrnn.linear import reference, tpu, xla
 from jaxrnn.linear.problem import Operands, Problem, completed
+from jaxrnn.once import once_each
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import automatic, varying
 from jaxrnn.scan import resets
@@ -57,7 +58,7 @@ def linear_scan(a, b, h0=None, *, mask=None, starts=None, reverse=False, impleme
         choice.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
         if operands.b.shape[0] == 0:
             return operands.h0, operands.b
-        whole = reference.run if implementation == choice.REFERENCE else _operation
+        whole = _reference if implementation == choice.REFERENCE else _operation
         return tuple(whole(problem, operands))
 
     return automatic(run, operands.b, features=0)(operands)
@@ -69,6 +70,7 @@ def _describe(operands):
     return f"linear_scan T={steps} B={tuple(batch)} D={size}{same} {operands.b.dtype}"
 
 
+_reference = once_each(reference.run)
 _operation = Operation(
     "linear_scan",
     reference=reference.run,

@@ -15,6 +15,7 @@ from jaxrnn import choice
 from jaxrnn.closures import closed_over
 from jaxrnn.loop import reference, xla
 from jaxrnn.loop.problem import Operands, Problem, split
+from jaxrnn.once import once_each
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import varying
 from jaxrnn.scan import resets
@@ -61,16 +62,15 @@ def loop(
     problem = problem._replace(reverse=reverse, implementation=implementation)
     operands = varying(operands)
     choice.check(IMPLEMENTATIONS, implementation)
-    described, why = _describe(problem, operands), None
-    if implementation != choice.REFERENCE:  # a scan may close over arrays
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        why = closed_over(functools.partial(reference.step, problem), operands, state, x)
+    described = _describe(problem, operands)
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    why = closed_over(functools.partial(reference.step, problem), operands, state, x)
     if why is None:
         choice.record(described, IMPLEMENTATIONS, problem, operands)
+        run = _reference if implementation == choice.REFERENCE else _operation
     else:
         choice.only_reference(described, why, implementation)
-    plain = why is not None or implementation == choice.REFERENCE
-    run = reference.run if plain else _operation
+        run = reference.run
     *final, ys = run(problem, operands)
     return jax.tree.structure(state).unflatten(final), ys
 
@@ -90,6 +90,7 @@ def _describe(problem, operands):
     return f"{name} T={steps} B={tuple(batch)} {problem.product}"
 
 
+_reference = once_each(reference.run)
 _operation = Operation(
     "loop",
     reference=reference.run,

@@ -14,6 +14,7 @@ from jaxrnn import choice
 from jaxrnn.matrix_memory import chunked, reference
 from jaxrnn.matrix_memory.problem import Operands, Problem
 from jaxrnn.matrix_memory.reference import step as one  # noqa: F401, for cells
+from jaxrnn.once import once_each
 from jaxrnn.placement import varying
 from jaxrnn.scan import resets
 
@@ -47,8 +48,11 @@ def matrix_memory(
     problem = Problem(stabilised, reverse, implementation)
     choice.check(IMPLEMENTATIONS, implementation)
     choice.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-    run = reference.run if implementation == choice.REFERENCE else chunked.run
+    run = _reference if implementation == choice.REFERENCE else _chunked
     return run(problem, operands)
+
+
+_reference, _chunked = once_each(reference.run), once_each(chunked.run)
 
 
 def _describe(operands):

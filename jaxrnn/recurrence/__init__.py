@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxrnn import choice
 from jaxrnn.closures import closed_update
+from jaxrnn.once import once_each
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import varying, wants_devices
 from jaxrnn.recurrence import chunks, cpu, gpu, reference, tpu, xla
@@ -67,28 +68,30 @@ def recur(
     """
     starts = resets(starts, mask, reverse)
     choice.check(IMPLEMENTATIONS, implementation)
-    names, why = tuple(sorted(unit)), None
-    if implementation != choice.REFERENCE:  # a scan may close over arrays
-        closed = closed_update(
-            update, len(state), w.shape[1], names, w.shape[2], state[0].dtype
-        )  # fmt: skip
-        update, unit, why = closed.update, unit | closed.unit, closed.why
+    names = tuple(sorted(unit))
+    closed = closed_update(update, len(state), w.shape[1], names, w.shape[2], state[0].dtype)
+    # A scan of the step may close over arrays, and then is no function to be kept.
+    as_it_is = closed.why is not None or (implementation == choice.REFERENCE and closed.unit)
+    if not as_it_is:
+        update, unit = closed.update, unit | closed.unit
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
     kept = "gates" if residuals == "chunks" else residuals  # within a chunk
     problem = Problem(
         update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices()
     )  # fmt: skip
     described = _describe(problem, operands)
-    if why is None:
+    if closed.why is None:
         choice.record(described, IMPLEMENTATIONS, problem, operands)
     else:
-        choice.only_reference(described, why, implementation)
+        choice.only_reference(described, closed.why, implementation)
     if xs.shape[0] == 0:
         return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
-    plain = why is not None or implementation == choice.REFERENCE
-    run = reference.run if plain else _operation
-    if residuals == "chunks":
-        run = functools.partial(chunks.run, run)
+    if as_it_is:
+        chunked = residuals == "chunks"
+        run = functools.partial(chunks.run, reference.run) if chunked else reference.run
+    else:
+        run = _reference if implementation == choice.REFERENCE else _operation
+        run = _IN_CHUNKS[run] if residuals == "chunks" else run
     *final, ys = run(problem, operands)
     return tuple(final), ys
 
@@ -100,6 +103,7 @@ def _describe(problem, operands):
     return f"{problem.update.__name__} {sizes} {operands.xs.dtype}"
 
 
+_reference = once_each(reference.run)
 _operation = Operation(
     "recur",
     reference=reference.run,
@@ -112,3 +116,6 @@ _operation = Operation(
     residual_axis=1,
     folded=lambda problem: problem._replace(batch_first=True),
 )
+_IN_CHUNKS = {
+    whole: once_each(functools.partial(chunks.run, whole)) for whole in (_reference, _operation)
+}

@@ -9,7 +9,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+
+from jaxrnn import widened
 
 
 def run(whole, problem, operands):
@@ -28,9 +29,11 @@ def run(whole, problem, operands):
         if (value := getattr(operands, name)) is not None
     }
 
+    shared = operands._replace(state=None, **dict.fromkeys(timed))
+
     @jax.checkpoint
-    def chunk(operands, state, part):
-        *state, ys = whole(problem, operands._replace(state=state, **part))
+    def chunk(shared, state, part):
+        *state, ys = whole(problem, shared._replace(state=state, **part))
         return tuple(state), ys
 
     def several(state, first):
@@ -39,15 +42,15 @@ def run(whole, problem, operands):
         def parts(a):
             return a[first : first + count * size].reshape(count, size, *a.shape[1:])
 
-        state, ys = lax.scan(
-            lambda state, part: chunk(operands, state, part),
+        state, ys = widened.scan(
+            lambda state, part: chunk(shared, state, part),
             state, jax.tree.map(parts, timed), reverse=problem.reverse,
         )  # fmt: skip
         return state, ys.reshape(count * size, *ys.shape[2:])
 
     def others(state, first):
         part = jax.tree.map(lambda a: a[first : first + rest], timed)
-        return chunk(operands, state, part) if rest else (state, None)
+        return chunk(shared, state, part) if rest else (state, None)
 
     state = operands.state
     if problem.reverse:

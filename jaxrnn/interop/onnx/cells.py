@@ -10,7 +10,7 @@ from jaxrnn.loop import split
 from jaxrnn.wrap import check_cell
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _lstm_update(f, g, h, input_forget):
     def onnx_lstm_update(state, x, r, **peephole):
         (_, c), enters = state, [a + b for a, b in zip(x, r)]
@@ -56,7 +56,7 @@ def onnx_lstm(
     return gated(update, gates=len(gates), states=2, unit=unit)(hidden)
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _gru_updates(f, g):
     """With the reset after the product, and as a step before it."""
 
