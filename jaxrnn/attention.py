@@ -143,7 +143,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
         ys = _output(params, ys, xs.dtype)
         poisoned = poisoned if window else poisoned | (position >= room)
-        ys = jnp.moveaxis(_without(ys, poisoned), len(batch), 0)
+        ys = jnp.moveaxis(_without(ys, poisoned & real), len(batch), 0)
         ys = select(mask, ys, 0)
         return after, ys[::-1] if reverse else ys
 
@@ -275,4 +275,7 @@ def _sees(bad, position, episode, window):
 
 def _without(ys, rows):
     """NaN in place of the rows of ys [..., H] that are marked."""
-    return ys if rows is None else select(~rows, ys, jnp.full_like(ys, jnp.nan))
+    if rows is None:
+        return ys
+    # Not an array of NaN: `jax_debug_nans` would find that, where no row is marked too.
+    return jnp.where(rows[..., None], jnp.nan, ys)
