@@ -4,14 +4,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxrnn import arguments
-from jaxrnn.attend import attend
+from jaxrnn.attend import attend, attend_ring
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.combine import residual, stack
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.equations import equations
+from jaxrnn.rotary import rotated
 from jaxrnn.scan import positions, resets, select
 from jaxrnn.stateless import layer_norm, project
 
@@ -24,7 +26,8 @@ def attention(hidden, *, heads=4, window=None, context=1024):
 
     Each step attends to itself and the steps before it, of its own episode. Positions are
     rotary (Su et al. 2021, arXiv:2104.09864) and count the real steps of the episode, so both
-    views and every way of padding give the same. Exact, in memory linear in T.
+    views and every way of padding give the same. Only distances matter: with a window, a stream
+    may go on for ever. Exact, in memory linear in T.
 
     Args:
       hidden: H, the size of the output, and of all heads together.
@@ -35,8 +38,9 @@ def attention(hidden, *, heads=4, window=None, context=1024):
 
     Returns:
       A ``Cell``. State ``(k, v, count)``: keys and values [..., S, N, D] of the last S steps,
-      where S is ``window`` or else ``context`` and D = H / N, and the number of steps, int32
-      [...]. Parameters ``qkv`` [I, 3, N, D] and ``out`` [N, D, H].
+      where S is ``window`` or else ``context`` and D = H / N, that of step n in slot n % S, and
+      the number of steps, int32 [...]; after 2 S - 1 comes S again, with the same slot to come.
+      Parameters ``qkv`` [I, 3, N, D] and ``out`` [N, D, H].
 
     Raises:
       ValueError: ``heads`` does not divide ``hidden``; more steps than ``context``.
@@ -76,18 +80,17 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         check(params, x)
         state = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         *caches, count = state
-        q, k, v = _project(params, x, count)
-        caches = [_put(cache, count % room, new) for cache, new in zip(caches, (k, v))]
-        y = attend(
-            q[..., None, :, :],
-            *(cache.astype(q.dtype) for cache in caches),
-            (count[..., None], jnp.zeros_like(count)[..., None]),
-            _cached(count + 1, room),
-            window=window,
-            implementation="reference",  # one row: no blocks
-        )
-        y = _output(params, y[..., 0, :, :], x.dtype)
-        return (*caches, count + 1), _without(y, None if window else count >= room)
+        count = _reduced(count, room)
+        slot = count % room
+        dtype, _ = _dtypes(params, x.dtype)
+        q, k, v = _project(params, x)
+        stored = (a.astype(dtype) for a in (rotated(k, slot), v))
+        caches = [_put(cache, slot, new) for cache, new in zip(caches, stored)]
+        queries = rotated(q, slot), rotated(q, slot + room)
+        y = attend_ring(*(a.astype(dtype) for a in (*queries, *caches)), count)
+        y = _output(params, y, x.dtype)
+        state = (*caches, _reduced(count + 1, room))
+        return state, _without(y, None if window else count >= room)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key
@@ -107,23 +110,28 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         if reverse:
             xs, mask, starts = jax.tree.map(lambda a: a[::-1], (xs, mask, starts))
         real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
-        position, count = positions(before[2], real, starts, False)
+        gone = _reduced(before[2], room)
+        position, count = positions(gone, real, starts, False)
         episode = jnp.zeros_like(position)
         if starts is not None:
             episode = lax.cumsum(starts.astype(jnp.int32), axis=0)
-        q, k, v = _project(params, xs, position)
-        q, k, v, position, episode, real = (
-            jnp.moveaxis(a, 0, len(batch)) for a in (q, k, v, position, episode, real)
-        )
-        after = _cache(initial, before, (k, v), position, episode, real, count, room)
+        dtype, _ = _dtypes(params, xs.dtype)
+        q, k, v = _project(params, xs)
+        new = rotated(q, position), rotated(k, position), v, rotated(k, position % room)
+        q, k, v, stored = (jnp.moveaxis(a.astype(dtype), 0, len(batch)) for a in new)
+        position, episode, real = (
+            jnp.moveaxis(a, 0, len(batch)) for a in (position, episode, real)
+        )  # fmt: skip
+        after = _cache(initial, before, (stored, v), position, episode, real, count, room)
         (q, blind), (k, v, bad) = _finite(q), _finite(k, v)
         poisoned = blind | _sees(bad & real, position, episode, window)
         query = key_place = None
         if not plain:
             query, key_place = (position, episode), (position, jnp.where(real, episode, -1))
         if state is not None:
-            cached = _cached(before[2], room)
-            *caches, cache_bad = _finite(*(cache.astype(k.dtype) for cache in before[:2]))
+            cached = _cached(gone, room)
+            *caches, cache_bad = _finite(*(cache.astype(dtype) for cache in before[:2]))
+            caches[0] = _lap_later(caches[0], cached[0] >= room, room)
             last = jnp.where(cache_bad, cached[0], -1).max(-1, keepdims=True)
             last = jnp.broadcast_to(last, position.shape)
             near = last >= 0 if window is None else (last >= 0) & (position - last < window)
@@ -135,7 +143,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
         ys = _output(params, ys, xs.dtype)
         poisoned = poisoned if window else poisoned | (position >= room)
-        ys = jnp.moveaxis(_without(ys, poisoned), len(batch), 0)
+        ys = jnp.moveaxis(_without(ys, poisoned & real), len(batch), 0)
         ys = select(mask, ys, 0)
         return after, ys[::-1] if reverse else ys
 
@@ -170,13 +178,12 @@ def transformer_block(hidden, *, heads=4, window=None, context=1024, mlp=4):
     )
 
 
-def _project(params, x, position):
-    """Queries, keys and values [..., N, D] of x [..., I], in the products' type."""
+def _project(params, x):
+    """Queries, keys and values [..., N, D] of x [..., I], in the arithmetic's type."""
     dtype, total = _dtypes(params, x.dtype)
     weight = params["qkv"].astype(dtype)
     out = jnp.tensordot(x.astype(dtype), weight, 1, preferred_element_type=total)
-    q, k, v = (out[..., i, :, :] for i in range(3))
-    return tuple(a.astype(dtype) for a in (_rotated(q, position), _rotated(k, position), v))
+    return tuple(out[..., i, :, :] for i in range(3))
 
 
 def _more(steps, room):
@@ -197,17 +204,6 @@ def _dtypes(params, dtype):
     return promoted(dtype, params["qkv"].dtype), arithmetic(params)
 
 
-def _rotated(a, position):
-    """Rotary positions: each pair of features turned by an angle, a [..., N, D]."""
-    half = a.shape[-1] // 2
-    rate = jnp.asarray(10000.0, a.dtype) ** (-jnp.arange(half, dtype=a.dtype) / max(half, 1))
-    angle = position[..., None, None].astype(a.dtype)
-    angle = angle * jnp.broadcast_to(rate, (*position.shape, 1, half))
-    cos, sin = (jnp.broadcast_to(f(angle), (*a.shape[:-1], half)) for f in (jnp.cos, jnp.sin))
-    first, second, rest = a[..., :half], a[..., half : 2 * half], a[..., 2 * half :]
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos, rest], -1)
-
-
 def _put(cache, slot, new):
     """``new`` [..., N, D] into ``slot`` [...] of the cache [..., S, N, D]."""
 
@@ -217,6 +213,22 @@ def _put(cache, slot, new):
     for _ in slot.shape:
         put = jax.vmap(put)
     return put(cache, slot, new.astype(cache.dtype))
+
+
+# The cache is a ring: the key of step n is in slot n % S, rotated by its slot and not by n. So it
+# is the same however long a stream has gone. Between steps of one lap around the ring rotations
+# are right for their distance; a step of the lap before is S further away.
+
+
+def _reduced(count, room):
+    """The number of steps; from 2 S on, one from S to 2 S - 1 with the same slot to come."""
+    return jnp.where(count < 2 * room, count, room + count % room)
+
+
+def _lap_later(k, later, room):
+    """Keys [..., S, N, D] of the ring, those at ``later`` [..., S] rotated by a whole lap more."""
+    wide = k.astype(promoted(k.dtype, jnp.dtype("float32")))
+    return select(later, rotated(wide, np.int32(room)).astype(k.dtype), k)
 
 
 def _cached(count, room):
@@ -239,7 +251,7 @@ def _cache(initial, before, new, position, episode, real, count, room):
     for _ in count.shape:
         put = jax.vmap(put)
     caches = select(last[..., 0] > 0, initial[:2], before[:2])
-    return (*(put(c, slot, n.astype(c.dtype)) for c, n in zip(caches, new)), count)
+    return (*(put(c, slot, n.astype(c.dtype)) for c, n in zip(caches, new)), _reduced(count, room))
 
 
 # In a product of many keys, a weight of zero does not silence a NaN. So keys that are not finite
@@ -263,4 +275,7 @@ def _sees(bad, position, episode, window):
 
 def _without(ys, rows):
     """NaN in place of the rows of ys [..., H] that are marked."""
-    return ys if rows is None else select(~rows, ys, jnp.full_like(ys, jnp.nan))
+    if rows is None:
+        return ys
+    # Not an array of NaN: `jax_debug_nans` would find that, where no row is marked too.
+    return jnp.where(rows[..., None], jnp.nan, ys)

@@ -283,7 +283,7 @@ def dropout(rate, *, per="step"):
         (variational dropout, Gal & Ghahramani 2016, arXiv:1512.05287).
 
     Returns:
-      A ``Cell`` without parameters; its state counts the steps, int32 [...batch].
+      A ``Cell`` without parameters; its state counts the steps, int32 [...batch], modulo 2^32.
 
     >>> cell = jaxrnn.dropout(0.5, per="sequence")
     >>> ys = jaxrnn.unroll(cell, {}, jnp.ones((3, 4)), key=jax.random.key(1))[1]

@@ -21,7 +21,8 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
       outputs: ``(params, h, x) -> y``, [..., O], of any leading axes.
       complex_: the state is complex, and so are a and b.
       counted: the state is ``(h, count)``, with how many steps the episode has had, int32 [...],
-        and ``inputs`` is ``(params, x, count)``, with how many came before.
+        and ``inputs`` is ``(params, x, count)``, with how many came before; a count that has come
+        to 2^31 - 1 stays there.
 
     Returns:
       A ``Cell``. Outputs are in the type of the inputs.
@@ -44,7 +45,7 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         h, *count = arguments.completed_state(initial_state, params, state, x.shape[:-1])
         a, b = given(params, x, *count)
         h = jnp.broadcast_to(a, h.shape) * h + b
-        return (h, *(n + 1 for n in count)), outputs(params, h, x).astype(x.dtype)
+        return (h, *(_no_further(n + 1) for n in count)), outputs(params, h, x).astype(x.dtype)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key
@@ -52,7 +53,8 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         before = ()
         if counted:
             real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
-            *before, count[0] = positions(count[0], real, resets(starts, mask, reverse), reverse)
+            both = positions(count[0], real, resets(starts, mask, reverse), reverse)
+            *before, count[0] = map(_no_further, both)
         a, b = given(params, xs, *before)
         h, hs = linear_scan(
             a, b, h, mask=mask, starts=starts, reverse=reverse,
@@ -62,3 +64,8 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         return (h, *count), ys.astype(xs.dtype)
 
     return Cell(lambda key, n: parameters.made(spec, key, n), initial_state, step, unroll)
+
+
+def _no_further(count):
+    """The greatest int32 in place of a count that has gone beyond it, and so below zero."""
+    return jnp.where(count < 0, jnp.iinfo(count.dtype).max, count)

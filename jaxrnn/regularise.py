@@ -31,8 +31,8 @@ def zoneout(cell, rate):
         the state, counters left out: ``(0.05, 0.5)`` for h and c of an LSTM.
 
     Returns:
-      A ``Cell`` with the parameters of ``cell``; state ``(cell's, count)``, the number of steps,
-      int32 [...batch]. It runs as a scan of its step if a rate is not zero.
+      A ``Cell`` with the parameters of ``cell``; state ``(cell's, count)``, the number of steps
+      modulo 2^32, int32 [...batch]. It runs as a scan of its step if a rate is not zero.
 
     Raises:
       ValueError: another number of rates; the output is not the first array of the state.
@@ -91,8 +91,9 @@ def recurrent_dropout(cell, rate, *, per="step"):
       per: "step" for a new mask at every step, or "sequence" for the same at all of them.
 
     Returns:
-      A ``Cell`` with the parameters of ``cell``; state ``(cell's, count)``, the number of steps,
-      int32 [...batch]. With a key it runs as a scan of its step, without one as ``cell`` does.
+      A ``Cell`` with the parameters of ``cell``; state ``(cell's, count)``, the number of steps
+      modulo 2^32, int32 [...batch]. With a key it runs as a scan of its step, without one as
+      ``cell`` does.
 
     Raises:
       TypeError: ``cell`` has no candidate that could be dropped.

@@ -88,7 +88,7 @@ def weight_dropout(cell, rate, *, names=("r",)):
         weights = [w for _, w in leaves]
         for i, (name, w) in enumerate(zip(own, weights)):
             if name in names:
-                kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, w.shape)
+                kept = jax.random.bernoulli(draws.fold(key, i), 1 - rate, w.shape)
                 weights[i] = draws.scaled(w, kept, rate)
         return tree.unflatten(weights)
 

@@ -14,6 +14,7 @@ CELLS = {
     "rg_lru": lambda: jaxrnn.rg_lru(6),
     "min_gru": lambda: jaxrnn.min_gru(6),
     "mlstm": lambda: jaxrnn.mlstm(6, heads=2),
+    "attention": lambda: jaxrnn.attention(6, heads=1, window=4),
 }
 
 

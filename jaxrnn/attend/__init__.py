@@ -7,6 +7,7 @@ positions earlier.
 from jaxrnn import choice
 from jaxrnn.attend import cudnn, online, rows
 from jaxrnn.attend.problem import Operands, Problem
+from jaxrnn.attend.ring import attend_ring
 from jaxrnn.once import once_each
 from jaxrnn.operation import Operation
 from jaxrnn.placement import varying, wants_devices

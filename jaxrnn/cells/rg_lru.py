@@ -32,9 +32,9 @@ def rg_lru(hidden, *, heads=1):
 
     Returns:
       A ``Cell``, run by ``jaxrnn.linear_scan``. State ``(h, count)``, [..., H] and how many steps
-      the episode has had, int32 [...]; parameters ``w`` [H, 2, H], or [N, H / N, 2, H / N] with N
-      heads, and ``b`` [2, H], gates in the order r i; ``l`` [H], which begins so that a gate wide
-      open has a from 0.9 to 0.999.
+      the episode has had, int32 [...], 2^31 - 1 at most; parameters ``w`` [H, 2, H], or [N, H / N,
+      2, H / N] with N heads, and ``b`` [2, H], gates in the order r i; ``l`` [H], which begins so
+      that a gate wide open has a from 0.9 to 0.999.
 
     Raises:
       ValueError: ``heads`` is no divisor of H; in ``init``, the input has not H features.
