@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence.packed import Packing
-from jaxrnn.recurrence.program import Program, compiled
+from jaxrnn.recurrence.program import Program, Unknown, compiled
 
 
 def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Program, Program]:
@@ -20,16 +20,17 @@ def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Prog
       operations: the names of what a program can be made of, in the order of their numbers.
 
     Raises:
-      Unknown: the update has another operation.
+      Unknown: the update has another operation, or no derivative.
     """
     return _programs(
         problem.update, problem.gates, problem.states, tuple(sorted(operands.unit)),
-        operands.state[0].dtype, operations,
+        operands.state[0].dtype, operations, jax.config.jax_enable_x64,
     )  # fmt: skip
 
 
 @functools.lru_cache(256)
-def _programs(update, gates, states, unit, dtype, operations):
+def _programs(update, gates, states, unit, dtype, operations, x64):
+    del x64  # what types are inside of the update depends on it
     problem = p.Problem(update, gates, states, False, "gates", None)
     packing = Packing(problem, unit)
     row = jax.ShapeDtypeStruct((3,), dtype)
@@ -49,7 +50,12 @@ def _programs(update, gates, states, unit, dtype, operations):
         return pull(tuple(flat[count:]))
 
     rows = [row] * (states + slots + len(unit))
-    return (
-        compiled(value, rows, operations),
-        compiled(derivative, rows + [row] * states, operations),
-    )
+    program = compiled(value, rows, operations)
+    rows += [row] * states
+    try:
+        jax.eval_shape(derivative, *rows)
+    except (
+        Exception
+    ) as error:  # what JAX says when it differentiates a while loop, or a user's rule
+        raise Unknown(f"its derivative: {str(error).strip().splitlines()[0]}") from error
+    return program, compiled(derivative, rows, operations)

@@ -30,7 +30,7 @@ def unsupported(problem, operands, target):
         return why
     error = None if mosaic.interpreted(problem) else update.error(problem, tuple(operands.unit))
     if error is not None:
-        return f"Pallas cannot lower the update: {error}"
+        return error
     return layout.too_large(problem, operands, target)
 
 
