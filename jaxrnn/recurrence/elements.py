@@ -205,6 +205,8 @@ class _Followed:
         axes = tuple(eqn.params["axes"])
         parts = np.moveaxis(array, axes, range(len(axes)))
         parts = list(parts.reshape(-1, *eqn.outvars[0].aval.shape))
+        if not parts and eqn.primitive.name == "reduce_sum":
+            return np.zeros(eqn.outvars[0].aval.shape, array.dtype)
         if not parts:
             raise Unknown(f"{eqn.primitive.name} of nothing")
         join = functools.partial(self.elementwise, _REDUCTIONS[eqn.primitive.name], eqn)

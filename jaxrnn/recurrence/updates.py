@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxrnn.recurrence import problem as p
+from jaxrnn.recurrence.elements import said
 from jaxrnn.recurrence.packed import Packing
 from jaxrnn.recurrence.program import Program, Unknown, compiled
 
@@ -54,8 +55,6 @@ def _programs(update, gates, states, unit, dtype, operations, x64):
     rows += [row] * states
     try:
         jax.eval_shape(derivative, *rows)
-    except (
-        Exception
-    ) as error:  # what JAX says when it differentiates a while loop, or a user's rule
-        raise Unknown(f"its derivative: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:  # JAX's, of a while loop, or a user's rule's
+        raise Unknown(f"its derivative: {said(error)}") from error
     return program, compiled(derivative, rows, operations)
