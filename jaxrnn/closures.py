@@ -103,8 +103,9 @@ class _Converted:
 
 
 def traced_with(update, default):
-    """The ``ShapeDtypeStruct`` of the rows to trace an update with."""
-    return getattr(update, "row", default)
+    """The ``ShapeDtypeStruct`` of the rows to trace an update with, like ``default`` if it can."""
+    row = getattr(update, "row", default)
+    return row if row.shape else jax.ShapeDtypeStruct(default.shape, row.dtype)
 
 
 def units(update, counts, unit):

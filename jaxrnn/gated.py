@@ -15,6 +15,7 @@ from jaxrnn.closures import units
 from jaxrnn.dtypes import arithmetic
 from jaxrnn.equations import equations
 from jaxrnn.recurrence import RESIDUALS, recur, reference
+from jaxrnn.recurrence.elements import Mixed, Nodes, Unknown, every_equation, follow, held
 from jaxrnn.recurrence.packed import Packing
 from jaxrnn.recurrence.problem import Operands, Problem
 
@@ -203,6 +204,7 @@ def _build(form, hidden, heads, residuals):
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}
+_MOVING = {"gather", "scatter", "scatter-add", "dynamic_update_slice", "pad"}
 
 
 def _check_update(form):
@@ -232,28 +234,30 @@ def _check_update(form):
     shapes = [o.shape for o in out] if isinstance(out, tuple) else type(out).__name__
     if shapes != [row.shape] * states:
         raise TypeError(f"{name}: gave {shapes}, want a tuple of {states} arrays like its inputs")
-    for eqn in _equations(jaxpr.jaxpr):
-        # What is made of rows are rows: a smaller array is a sum over them, or a part of them.
-        made_of_rows = any(v.aval.shape == row.shape for v in eqn.invars)
-        sizes = {v.aval.shape for v in eqn.outvars}
-        mixes = not sizes <= ({row.shape} if made_of_rows else {(), (1,), row.shape})
-        if mixes or eqn.primitive.name in _MIXING:
-            raise TypeError(
-                f"{name}: {eqn.primitive.name} is not elementwise over the hidden axis;"
-                f" lift the cell from its step with jaxrnn.cell instead"
-            )
+    try:
+        follow(jaxpr, Nodes(size))
+        mixing = None
+    except Mixed as mixed:
+        mixing = _mixing(jaxpr, row) or str(mixed)
+    except Unknown:
+        mixing = _mixing(jaxpr, row)
+    if mixing:
+        raise TypeError(
+            f"{name}: {mixing} is not elementwise over the hidden axis;"
+            f" lift the cell from its step with jaxrnn.cell instead"
+        )
     return size
 
 
-def _equations(jaxpr):
-    """Those that depend on the arguments, into all that hold others."""
-    reached = set(jaxpr.invars)
-    for eqn in jaxpr.eqns:
-        if reached.isdisjoint(v for v in eqn.invars if not hasattr(v, "val")):
+def _mixing(jaxpr, row):
+    """The first operation that is not elementwise, as far as its name and its shapes say."""
+    for eqn in every_equation(jaxpr):
+        if held(eqn):  # what it holds is looked at
             continue
-        reached.update(eqn.outvars)
-        inner = [v for v in eqn.params.values() if hasattr(v, "jaxpr") or hasattr(v, "eqns")]
-        if not inner:
-            yield eqn
-        for sub in inner:
-            yield from _equations(getattr(sub, "jaxpr", sub))
+        # What is made of rows are rows: a smaller array is a sum over them, or a part of them.
+        rows = [v.aval.shape[-1:] == row.shape for v in eqn.invars]
+        made = any(rows) and any(v.aval.shape[-1:] != row.shape for v in eqn.outvars)
+        of_a_row = eqn.invars and eqn.invars[0].aval.shape == row.shape
+        if made or eqn.primitive.name in _MIXING | (_MOVING if of_a_row else set()):
+            return eqn.primitive.name
+    return None

@@ -16,6 +16,7 @@ from jax import lax
 from jaxrnn.closures import traced_with
 from jaxrnn.placement import nowhere
 from jaxrnn.recurrence import problem as p
+from jaxrnn.recurrence.elements import called, opened
 
 Array = jax.Array
 
@@ -172,14 +173,27 @@ def _apart(update, gates, states, unit):
             (row,) * states, rows, rows, **dict.fromkeys(unit, row)
         ).jaxpr
 
-    def uses(var):
-        found = [eqn for eqn in jaxpr.eqns for v in eqn.invars if v is var]
-        return found + [None for v in jaxpr.outvars if v is var]
-
     def summed(x, r):
-        (at, *more), (other, *others) = uses(x) or [None], uses(r) or [None]
-        single = at is not None and at is other and not more and not others
-        return single and at.primitive.name == "add"
+        uses = list(_uses(jaxpr, x)), list(_uses(jaxpr, r))
+        return uses[0] == uses[1] and [name for *_, name in uses[0]] == ["add"]
 
     xs, rs = jaxpr.invars[states : states + gates], jaxpr.invars[states + gates :]
     return tuple(k for k in range(gates) if not summed(xs[k], rs[k]))
+
+
+def _uses(jaxpr, var, path=()):
+    """Of each use of a variable: the calls it is inside of, the equation, and its name.
+
+    A call whose derivative has a rule is a use itself: the rule may tell x from r.
+    """
+    jaxpr, _ = opened(jaxpr)
+    for eqn in jaxpr.eqns:
+        inner = called(eqn, rules=False)
+        places = [i for i, v in enumerate(eqn.invars) if v is var]
+        for i in places:
+            at = (*path, id(eqn))
+            if inner is None:
+                yield *at, eqn.primitive.name
+            else:
+                yield from _uses(inner, opened(inner)[0].invars[i], at)
+    yield from ((*path, "result") for v in jaxpr.outvars if v is var)

@@ -5,15 +5,12 @@ registers used again. What the programs are made of is in ``native/operations.h`
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-
-class Unknown(Exception):
-    """The function has an operation that programs have not; its name is the message."""
+from jaxrnn.recurrence.elements import Nodes, Unknown, follow
 
 
 class Program(NamedTuple):
@@ -46,41 +43,28 @@ def compiled(function, avals, operations) -> Program:
     Raises:
       Unknown: it cannot be.
     """
-    jaxpr = jax.make_jaxpr(lambda *flat: jax.tree.leaves(function(*flat)))(*avals)
-    graph = _Graph(operations)
-    inputs = [graph.node("input", i) for i in range(len(avals))]
-    outputs = [graph.owned(node) for node in graph.inline(jaxpr.jaxpr, jaxpr.consts, inputs)]
+    closed = jax.make_jaxpr(lambda *flat: jax.tree.leaves(function(*flat)))(*avals)
+    graph = _Graph(operations, avals[0].dtype)
+    outputs = [graph.owned(node) for node in follow(closed, graph)]
     outputs = graph.fused(outputs)
     return graph.allocated(outputs, len(avals))
 
 
-class _Graph:
-    """Nodes are numbers; each is an operation and its arguments, and none is there twice."""
+class _Graph(Nodes):
+    """The operations of a function whose numbers are all of one type, or true or false."""
 
-    def __init__(self, operations):
+    def __init__(self, operations, dtype):
+        super().__init__()
         self.numbers = {name: number for number, name in enumerate(operations)}
-        self.nodes, self.known = [], {}
+        self.dtype = dtype
 
-    def node(self, *key):
-        if key not in self.known:
-            self.known[key] = len(self.nodes)
-            self.nodes.append(key)
-        return self.known[key]
-
-    def constant(self, value):
-        return self.node("constant", float(value))
-
-    def value(self, node):
-        """The number a node is, None if it is not constant."""
-        operation, *args = self.nodes[node]
-        return args[0] if operation == "constant" else None
+    def closed_over(self, const, aval):
+        raise Unknown("a closed-over value that is not known yet")
 
     def make(self, name, *args):
         if name not in self.numbers:
             raise Unknown(name)
         values = [self.value(a) for a in args]
-        if name in _FOLDED and None not in values:
-            return self.constant(_FOLDED[name](*values))
         if name == "add" and 0.0 in values:
             return args[1 - values.index(0.0)]
         if name == "mul" and 1.0 in values:
@@ -95,52 +79,23 @@ class _Graph:
         """A result must not be an input: it would be overwritten while others need it."""
         return self.node("copy", node) if self.nodes[node][0] == "input" else node
 
-    def inline(self, jaxpr, consts, args):
-        """The nodes of a jaxpr's results."""
-        env = dict(zip(jaxpr.invars, args, strict=True))
-        for var, const in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = self.array(const)
-
-        def read(atom):
-            return self.array(atom.val) if hasattr(atom, "val") else env[atom]
-
-        for eqn in jaxpr.eqns:
-            out = self.equation(eqn, [read(a) for a in eqn.invars])
-            env |= zip(eqn.outvars, out, strict=True)
-        return [read(a) for a in jaxpr.outvars]
-
-    def array(self, const):
-        try:
-            values = np.unique(np.asarray(const, float))
-        except Exception:  # a tracer, or a type without numbers
-            values = ()
-        if len(values) != 1:
-            raise Unknown("an array that differs between units, but is no unit weight")
-        return self.constant(values[0])
-
-    def equation(self, eqn, args):
-        name = eqn.primitive.name
-        inner = [v for v in eqn.params.values() if hasattr(v, "eqns") or hasattr(v, "jaxpr")]
-        if inner:
-            sub = inner[0]
-            called = getattr(getattr(sub, "debug_info", None), "func_name", None)
-            if called == "exp_neg_sq":  # erf's derivative, since JAX 0.12
-                square = self.make("mul", *args, *args)
-                return [self.make("exp", self.make("neg", square))]
-            return self.inline(getattr(sub, "jaxpr", sub), getattr(sub, "consts", ()), args)
+    def operate(self, name, eqn, args):
         dtype = eqn.outvars[0].aval.dtype
-        truth = dtype.kind == "b"
-        varying = [v for v, a in zip(eqn.invars, args, strict=True) if self.value(a) is None]
-        others = {v.aval.dtype for v in varying if v.aval.dtype.kind != "b"}
-        if not truth and not (jnp.issubdtype(dtype, jnp.floating) and others <= {dtype}):
-            raise Unknown(f"{name} giving {dtype}")
-        if name in _SAME:
-            if truth and others:
-                return [self.make("ne", args[0], self.constant(0))]
-            return args[:1]
+        given = [v.aval.dtype for v, a in zip(eqn.invars, args) if self.value(a) is None]
+        for one in (dtype, *given):
+            if one not in (self.dtype, _TRUTH):
+                raise Unknown(f"{name} of {one}")
+        if name == "convert_element_type":
+            if dtype == _TRUTH and given != [dtype]:
+                return self.make("ne", args[0], self.constant(0))
+            return args[0]
         if name in _REWRITTEN:
-            return [_REWRITTEN[name](self, eqn, *args)]
-        return [self.make(_RENAMED.get(name, name), *args)]
+            return _REWRITTEN[name](self, eqn, *args)
+        return self.make(_RENAMED.get(name, name), *args)
+
+    def arguments(self, node):
+        name, *args = self.nodes[node]
+        return () if name in _LEAVES else args
 
     def power(self, base, exponent):
         """By squaring; a negative exponent divides."""
@@ -157,32 +112,22 @@ class _Graph:
     def fused(self, outputs):
         """A product that only one sum needs becomes part of the sum."""
         uses = [0] * len(self.nodes)
-        seen, stack = set(), list(outputs)
         for node in outputs:
             uses[node] += 1
-        while stack:
-            node = stack.pop()
-            if node in seen or self.nodes[node][0] in _LEAVES:
-                continue
-            seen.add(node)
-            for a in self.nodes[node][1:]:
-                uses[a] += 1
-                stack.append(a)
+        for node in reversed(range(len(uses))):  # what is made of a node comes after it
+            if uses[node]:
+                for a in self.arguments(node):
+                    uses[a] += 1
 
         def product(node):
             return self.nodes[node][0] == "mul" and uses[node] == 1
 
         new = {}
-
-        def rebuilt(node):
-            if node not in new:
-                new[node] = build(node)
-            return new[node]
-
-        def build(node):
+        for node in range(len(uses)):
             name, *args = self.nodes[node]
-            if name in _LEAVES:
-                return node
+            if not uses[node] or name in _LEAVES:
+                new[node] = node
+                continue
             if name == "add" and product(args[0]):
                 args, name = (*self.nodes[args[0]][1:], args[1]), "fma"
             elif name == "add" and product(args[1]):
@@ -191,25 +136,22 @@ class _Graph:
                 args, name = (*self.nodes[args[1]][1:], args[0]), "fnma"
             elif name == "sub" and product(args[0]):
                 args, name = (*self.nodes[args[0]][1:], args[1]), "fms"
-            return self.node(name, *map(rebuilt, args))
-
-        return [rebuilt(node) for node in outputs]
+            new[node] = self.node(name, *(new[a] for a in args))
+        return [new[node] for node in outputs]
 
     def allocated(self, outputs, inputs):
         """Instructions in an order that needs few registers, and the registers."""
-        order, placed = [], set()
-
-        def visit(node):
-            if node in placed:
-                return
-            placed.add(node)
-            if self.nodes[node][0] not in _LEAVES:
-                for a in self.nodes[node][1:]:
-                    visit(a)
-            order.append(node)
-
-        for node in outputs:
-            visit(node)
+        order, placed, stack = [], set(), list(reversed(outputs))
+        while stack:
+            node = stack[-1]
+            first = next((a for a in self.arguments(node) if a not in placed), None)
+            if node not in placed and first is not None:
+                stack.append(first)
+                continue
+            stack.pop()
+            if node not in placed:
+                placed.add(node)
+                order.append(node)
         constants = [n for n in order if self.nodes[n][0] == "constant"]
         steps = [n for n in order if self.nodes[n][0] not in _LEAVES]
         register = {n: self.nodes[n][1] for n in order if self.nodes[n][0] == "input"}
@@ -240,17 +182,20 @@ class _Graph:
 
 _LEAVES = ("input", "constant")
 _COMMUTING = ("add", "mul")
-_SAME = {
-    "copy", "copy_p", "stop_gradient", "convert_element_type", "broadcast_in_dim", "reshape",
-    "squeeze", "expand_dims", "optimization_barrier",
-}  # fmt: skip
+_TRUTH = np.dtype(bool)
 _RENAMED = {"add_any": "add"}
-_FOLDED: dict[str, Any] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "neg": lambda a: -a,
-}
+
+
+def _selected(graph, eqn, which, no, yes=None):
+    return no if yes is None else graph.make("select", which, yes, no)
+
+
+def _polynomial(graph, eqn, x, *coefficients):
+    """Since JAX 0.12; the constant one comes first."""
+    found = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        found = graph.make("add", graph.make("mul", found, x), coefficient)
+    return found
 
 
 def _clamped(graph, eqn, low, x, high):
@@ -258,7 +203,11 @@ def _clamped(graph, eqn, low, x, high):
 
 
 _REWRITTEN = {
-    "select_n": lambda graph, eqn, which, no, yes: graph.make("select", which, yes, no),
+    "select_n": _selected,
+    "polynomial": _polynomial,
+    "exp_neg_sq": lambda graph, eqn, x: graph.make(
+        "exp", graph.make("neg", graph.make("mul", x, x))
+    ),
     "integer_pow": lambda graph, eqn, x: graph.power(x, eqn.params["y"]),
     "square": lambda graph, eqn, x: graph.make("mul", x, x),
     "one_minus_square": lambda graph, eqn, x: graph.make(

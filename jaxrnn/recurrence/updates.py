@@ -8,8 +8,9 @@ import numpy as np
 from jaxrnn.closures import traced_with
 from jaxrnn.placement import nowhere
 from jaxrnn.recurrence import problem as p
+from jaxrnn.recurrence.elements import said
 from jaxrnn.recurrence.packed import Packing
-from jaxrnn.recurrence.program import Program, compiled
+from jaxrnn.recurrence.program import Program, Unknown, compiled
 
 
 def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Program, Program]:
@@ -22,16 +23,17 @@ def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Prog
       operations: the names of what a program can be made of, in the order of their numbers.
 
     Raises:
-      Unknown: the update has another operation.
+      Unknown: the update has another operation, or no derivative.
     """
     return _programs(
         problem.update, problem.gates, problem.states, tuple(sorted(operands.unit)),
-        operands.state[0].dtype, operations,
+        operands.state[0].dtype, operations, jax.config.jax_enable_x64,
     )  # fmt: skip
 
 
 @functools.lru_cache(256)
-def _programs(update, gates, states, unit, dtype, operations):
+def _programs(update, gates, states, unit, dtype, operations, x64):
+    del x64  # what types are inside of the update depends on it
     problem = p.Problem(update, gates, states, False, "gates", None)
     packing = Packing(problem, unit)
     row = traced_with(update, jax.ShapeDtypeStruct((3,), dtype))
@@ -52,7 +54,10 @@ def _programs(update, gates, states, unit, dtype, operations):
 
     rows = [row] * (states + slots + len(unit))
     with nowhere():
-        return (
-            compiled(value, rows, operations),
-            compiled(derivative, rows + [row] * states, operations),
-        )
+        program = compiled(value, rows, operations)
+        rows += [row] * states
+        try:
+            jax.eval_shape(derivative, *rows)
+        except Exception as error:  # JAX's, of a while loop, or a user's rule's
+            raise Unknown(f"its derivative: {said(error)}") from error
+        return program, compiled(derivative, rows, operations)

@@ -17,7 +17,7 @@ from jaxrnn.recurrence import xla
 from jaxrnn.recurrence.tpu import layout, update
 
 _TYPES = ("float32", "bfloat16")
-_NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
+_ROW = jax.ShapeDtypeStruct((1,), jnp.float32)
 
 
 def unsupported(problem, operands, target):
@@ -30,11 +30,11 @@ def unsupported(problem, operands, target):
     )  # fmt: skip
     if why is not None or operands.state[0].size == 0:
         return why
-    if traced_with(problem.update, _NUMBER).shape:
+    if traced_with(problem.update, _ROW) != _ROW:
         return "the update closes over an array of its units: give it as a weight, `unit=`"
     error = None if mosaic.interpreted(problem) else update.error(problem, tuple(operands.unit))
     if error is not None:
-        return f"Pallas cannot lower the update: {error}"
+        return error
     return layout.too_large(problem, operands, target)
 
 

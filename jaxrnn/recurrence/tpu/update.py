@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.placement import nowhere
+from jaxrnn.recurrence.elements import Nodes, Unknown, called, every_equation, follow, held, said
 from jaxrnn.recurrence.packed import Packing
 
 
@@ -15,7 +16,7 @@ def looks_at(problem, unit):
 
 
 def error(problem, unit):
-    """What Pallas says of an update that it cannot lower for a TPU; None if it can."""
+    """Why an update, or its derivative, cannot be in a kernel for a TPU; None if it can."""
     return _error(*_key(problem, unit))
 
 
@@ -27,10 +28,10 @@ def _key(problem, unit):
     return like, unit
 
 
-def _with_rows(problem, unit):
+def _with_rows(problem, unit, shape=(8, 128)):
     """The update with its derivative, and rows to call them with."""
     packing = Packing(problem, unit)
-    row = jax.ShapeDtypeStruct((8, 128), jnp.float32)
+    row = jax.ShapeDtypeStruct(shape, jnp.float32)
     parts = [[row] * len(k) for k in (packing.summed, packing.apart, packing.apart)]
     state = (row,) * problem.states
 
@@ -47,6 +48,7 @@ def _looks_at(problem, unit):
     with nowhere():
         jaxpr = jax.make_jaxpr(function)(*rows).jaxpr
     read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars}
+    read |= {id(v) for v in jaxpr.outvars[problem.states :]}  # a gradient may be a state itself
     return tuple(id(v) in read for v in jaxpr.invars[: problem.states])
 
 
@@ -54,6 +56,18 @@ def _looks_at(problem, unit):
 def _error(problem, unit):
     from jax.experimental import pallas as pl
 
+    function, rows = _with_rows(problem, unit, (3,))
+    try:
+        with nowhere():
+            closed = jax.make_jaxpr(function)(*rows)
+        follow(closed, Nodes())  # a kernel's rows are not the layer's: no unit may know its place
+    except Unknown as unknown:
+        return f"the update has an operation that the kernel has not: {unknown}"
+    except Exception as error:  # what JAX says where there is no derivative
+        return f"the update has no derivative: {said(error)}"
+    for eqn in every_equation(closed):
+        if held(eqn) and called(eqn) is None:
+            return f"the update has an operation that the kernel has not: {eqn.primitive.name}"
     function, rows = _with_rows(problem, unit)
     flat, tree = jax.tree.flatten(rows)
     results = jax.tree.leaves(jax.eval_shape(function, *rows))
@@ -68,5 +82,5 @@ def _error(problem, unit):
         with nowhere():
             call.trace(*flat).lower(lowering_platforms=("tpu",))
     except Exception as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"Pallas cannot lower the update: {said(error)}"
     return None
