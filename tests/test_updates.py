@@ -200,10 +200,6 @@ def test_a_while_loop_runs_on_xla():
     assert cases.error(state, h) < cases.TOLERANCE["float32"][0]
 
 
-def exp_neg_sq(x):
-    return 3 * x
-
-
 UNKNOWN = {
     "round": lambda h, a: jnp.round(a) + h,
     "bfloat16": lambda h, a: a.astype(jnp.bfloat16).astype(h.dtype) + h,
@@ -279,3 +275,20 @@ def test_random_updates(x64, plain_jax):
         error = fuzz_updates.error(came, wanted)
         assert error < 1e-9, f"seed {update.seed}: {error}\n{fuzz_updates.jaxpr(update)}"
     assert 0.8 * count < len(found) < count  # some have what programs have not
+
+
+@kernel
+def test_a_users_function_may_have_a_name_of_jax(x64):
+    """Erf's derivative has a function of this name since JAX 0.12, which programs rewrite."""
+
+    @jax.jit
+    def exp_neg_sq(x):
+        return 3 * x
+
+    def named_update(state, x, r):
+        return (exp_neg_sq(x[0] + r[0]),)
+
+    cell = jaxrnn.gated(named_update, gates=1)(3)
+    params = cell.init(jax.random.key(0), 2)
+    _, ys = jaxrnn.unroll(cell, params, jnp.ones((1, 2)), implementation="cpu")
+    assert cases.error(ys[0], 3 * np.asarray(params["w"]).sum((0, 1))) < 1e-12
