@@ -95,6 +95,11 @@ def recording(target):
         _recorder.reset(token)
 
 
+def asked():
+    """Whether what is traced is for ``explain``, which tells of whole sequences."""
+    return _recorder.get() is not None
+
+
 def record(operation, table, problem, operands):
     """Tells ``explain`` what ``operation`` runs on; nothing if nobody asked."""
     if _recorder.get() is None:

@@ -12,7 +12,7 @@ import jaxrnn
 ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
     ("dtypes", "scan", "placement", "choice", "target", "mosaic", "draws", "equations"),
-    ("operation",),
+    ("operation", "pieces"),
     ("arguments", "affine", "normal"),
     ("parameters",),
     ("cell", "recurrence", "attend", "linear", "loop", "window"),
