@@ -11,6 +11,7 @@ from jaxrnn import arguments, draws, parameters
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor, output_size
 from jaxrnn.equations import equations
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import positions, resets, select
 from jaxrnn.stateless import stateless
 from jaxrnn.wrap import check_cell, views
@@ -310,7 +311,8 @@ def dropout(rate, *, per="step"):
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
         return after, jax.vmap(drop, (0, 0, None))(xs, before, key)
 
-    return Cell(lambda key, in_size: {}, initial_state, step, unroll)
+    nothing = lambda params, xs: ()
+    return Cell(lambda key, in_size: {}, initial_state, step, streamed(unroll, nothing))
 
 
 def merge_function(merge):
