@@ -100,7 +100,7 @@ def _several(whole, cells, fed, output, zero=True):
             ys.append(y)
         return tuple(after), output(ys)
 
-    return Cell(init, initial_state, *views(run, zero))
+    return Cell(init, initial_state, *views(run, initial_state, zero))
 
 
 @constructor
@@ -127,7 +127,7 @@ def residual(cell):
         _check_sizes("residual", cell, x, y)
         return state, x + y
 
-    return Cell(cell.init, cell.initial_state, *views(run))
+    return Cell(cell.init, cell.initial_state, *views(run, cell.initial_state))
 
 
 @constructor
@@ -173,7 +173,7 @@ def highway(cell, *, bias=-1.0):
         dtype, x, y = x.dtype, x.astype(t.dtype), y.astype(t.dtype)
         return state, (x + t * (y - x)).astype(dtype)
 
-    return Cell(init, initial_state, *views(run))
+    return Cell(init, initial_state, *views(run, initial_state))
 
 
 @constructor
@@ -311,8 +311,8 @@ def dropout(rate, *, per="step"):
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
         return after, jax.vmap(drop, (0, 0, None))(xs, before, key)
 
-    nothing = lambda params, xs: ()
-    return Cell(lambda key, in_size: {}, initial_state, step, streamed(unroll, nothing))
+    whole = streamed(unroll, initial_state, lambda params, xs: ())
+    return Cell(lambda key, in_size: {}, initial_state, step, whole)
 
 
 def merge_function(merge):

@@ -67,7 +67,7 @@ def convolved(spec, kernel, dilation, run, widths=()):
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
     scanned = from_step(init, initial_state, step)
-    return Cell(init, initial_state, step, streamed(unroll, made))
+    return Cell(init, initial_state, step, streamed(unroll, initial_state, made))
 
 
 def _sum(inputs, params, dtype):

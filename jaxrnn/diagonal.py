@@ -66,4 +66,4 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         return given(params, xs, *[jnp.zeros(xs.shape[:-1], jnp.int32)] * counted)
 
     init = lambda key, n: parameters.made(spec, key, n)
-    return Cell(init, initial_state, step, streamed(unroll, made))
+    return Cell(init, initial_state, step, streamed(unroll, initial_state, made))

@@ -187,10 +187,9 @@ def _build(form, hidden, heads, residuals):
         )  # fmt: skip
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
-    nothing = lambda params, xs: ()  # here: what implementations make is theirs
-    return Cell(
-        init, initial_state, step, streamed(unroll, nothing), gated=Parts(form, changed)
-    )  # fmt: skip
+    # What implementations make is theirs.
+    whole = streamed(unroll, initial_state, lambda params, xs: ())
+    return Cell(init, initial_state, step, whole, gated=Parts(form, changed))
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}

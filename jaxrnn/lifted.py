@@ -72,7 +72,7 @@ def lifted(
 
     init = lambda key, n: parameters.made(spec, key, n)
     made = lambda params, xs: given(params, xs)[0]
-    return Cell(init, initial_state, one, streamed(unroll, made))
+    return Cell(init, initial_state, one, streamed(unroll, initial_state, made))
 
 
 def state_dtype(params, complex_=False):

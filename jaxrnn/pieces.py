@@ -77,11 +77,12 @@ def run(some, state, timed, size, *, reverse):
     return state, jax.tree.map(lambda *both: jnp.concatenate(both), before, after)
 
 
-def streamed(unroll, made):
+def streamed(unroll, initial_state, made):
     """A cell's ``unroll`` that runs a long sequence a piece at a time, where it takes no gradient.
 
     Args:
       unroll: a ``Cell``'s, for which two halves with the state carried are one run.
+      initial_state: the same cell's.
       made: ``(params, xs) -> tree``, what it makes of xs before it goes through time, and has all
         of at once; None if it can't go a piece at a time.
 
@@ -104,16 +105,17 @@ def streamed(unroll, made):
         steps = None if choice.asked() else _size(made, params, xs)
         if steps is None:
             return unroll(params, state, xs, mask, starts, *options, **initial)
-        if state is None:  # none go by
-            none = (a if a is None else a[:0] for a in (xs, mask, starts))
-            state, _ = unroll(params, None, *none, *options, **initial)
+        if state is None:
+            state = initial.get("initial")
+        if state is None:
+            state = initial_state(params, xs.shape[1:-1])
         # A start is met on the way from a step to the one before, maybe in another piece.
         # So a piece is turned round, with the starts as they come in the order of processing.
         turned = reverse and starts is not None
         starts = resets(starts, mask, reverse)
         static = _Static(reverse, turned, implementation)
         given = (params, key, initial), state, (xs, mask, starts)
-        if _closes_over_traced(functools.partial(some, static), given):
+        if _closes_over_traced(functools.partial(some, static), steps, *given):
             return some(static, *given)
         return _in_pieces(some, static, steps, *given)
 
@@ -155,9 +157,14 @@ def _at_once(some, static, size, primals, tangents):
 _in_pieces.__wrapped__.defjvp(_at_once, symbolic_zeros=True)
 
 
-def _closes_over_traced(function, given):
-    """Whether a function sees traced arrays it is not given: JAX refuses to differentiate it."""
-    return any(isinstance(c, jax.core.Tracer) for c in jax.make_jaxpr(function)(*given).consts)
+def _closes_over_traced(some, size, fixed, state, timed):
+    """Whether pieces see traced arrays they are not given: JAX refuses to differentiate those."""
+
+    def first(fixed, state, timed):
+        return some(fixed, state, jax.tree.map(lambda a: a[:size], timed))
+
+    consts = jax.make_jaxpr(first)(fixed, state, timed).consts
+    return any(isinstance(const, jax.core.Tracer) for const in consts)
 
 
 def _size(made, params, xs):

@@ -38,8 +38,9 @@ def stateless(init, apply):
         del state, starts, reverse, key, implementation  # nothing is carried, nothing chosen
         return (), select(mask, apply(params, xs), 0)
 
-    nothing = lambda params, xs: ()
-    return Cell(init, lambda params, batch_shape: (), step, streamed(unroll, nothing))
+    initial_state = lambda params, batch_shape: ()
+    whole = streamed(unroll, initial_state, lambda params, xs: ())
+    return Cell(init, initial_state, step, whole)
 
 
 @constructor

@@ -11,7 +11,7 @@ def check_cell(name, cell):
         raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
 
 
-def views(run, zero=True):
+def views(run, initial_state, zero=True):
     """Step and unroll of ``run(params, state, x, key, call) -> (state, y)``.
 
     What ``run`` does itself is elementwise in time, and zero for zeros if ``zero`` says so;
@@ -41,4 +41,4 @@ def views(run, zero=True):
         run(params, None, xs, None, call)
         return None if any(one is None for one in found) else found
 
-    return step, streamed(unroll, made)
+    return step, streamed(unroll, initial_state, made)

@@ -23,24 +23,22 @@ SHAPE = cases.Shape(11, (5,), 3, 6)
 OUTPUTS = "11x5x6x"  # of SHAPE, in the text of a program
 
 MEMORY = {
-    "lstm": (jaxrnn.lstm(WIDTH), None),
-    "elman": (jaxrnn.elman(WIDTH), "xla"),
-    "lstm_chunks": (jaxrnn.lstm(WIDTH, residuals="chunks"), None),
-    "layer_norm_lstm": (jaxrnn.layer_norm_lstm(WIDTH), None),
-    "mlstm": (jaxrnn.mlstm(WIDTH), None),
-    "min_gru": (jaxrnn.min_gru(WIDTH), None),
-    "rg_lru_block": (jaxrnn.rg_lru_block(WIDTH), None),
-    "stack": (jaxrnn.stack(jaxrnn.lstm(WIDTH), jaxrnn.lstm(WIDTH)), None),
+    "lstm": jaxrnn.lstm(WIDTH),
+    "layer_norm_lstm": jaxrnn.layer_norm_lstm(WIDTH),
+    "mlstm": jaxrnn.mlstm(WIDTH),
+    "min_gru": jaxrnn.min_gru(WIDTH),
+    "rg_lru_block": jaxrnn.rg_lru_block(WIDTH),
+    "stack": jaxrnn.stack(jaxrnn.lstm(WIDTH), jaxrnn.lstm(WIDTH)),
 }
 
 
 @pytest.mark.parametrize("name", MEMORY)
 def test_memory_of_the_last_state(name):
     """It does not grow with the number of steps: the outputs alone would be 164 MB."""
-    cell, implementation = MEMORY[name]
+    cell = MEMORY[name]
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1))
     xs = jax.ShapeDtypeStruct((LONG, ROWS, 1), jnp.float32)
-    run = lambda p, x: jaxrnn.unroll(cell, p, x, implementation=implementation)[0]
+    run = lambda p, x: jaxrnn.unroll(cell, p, x)[0]
     used = jax.jit(run).lower(params, xs).compile().memory_analysis().temp_size_in_bytes
     assert used < 4 * LONG * ROWS * WIDTH / 6
 
@@ -206,7 +204,9 @@ def test_the_kernel_for_tpus():
 def test_the_linear_kernel_for_tpus():
     e = cases.example(CELLS["min_gru"], SHAPE, dtype=jnp.float32)
     with interpreted():
-        came = jax.jit(last(e, "tpu", mask=e.mask))(e.params, e.xs)
+        run = last(e, "tpu", mask=e.mask)
+        assert made(run, e.params, e.xs) == [("linear_scan", (True, False), False)]
+        came = jax.jit(run)(e.params, e.xs)
     assert cases.error(came, last(e, REFERENCE, mask=e.mask)(e.params, e.xs)) < 1e-5
 
 

@@ -117,7 +117,7 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)
 
     init = lambda key, n: parameters.made(spec, key, n)
-    return Cell(init, initial_state, step, streamed(unroll, inputs))
+    return Cell(init, initial_state, step, streamed(unroll, initial_state, inputs))
 
 
 def _normalised(y, m):
