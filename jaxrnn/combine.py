@@ -11,6 +11,7 @@ from jaxrnn import arguments, draws, mappings, parameters
 from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor, output_size
 from jaxrnn.equations import equations
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import positions, resets, select
 from jaxrnn.stateless import stateless
 from jaxrnn.wrap import check_cell, views
@@ -101,7 +102,7 @@ def _several(whole, cells, output, deep=False, zero=True):
             x = y if deep else x
         return tuple(after), output(ys)
 
-    return Cell(init, initial_state, *views(run, zero))
+    return Cell(init, initial_state, *views(run, initial_state, zero))
 
 
 @constructor
@@ -128,7 +129,7 @@ def residual(cell):
         _check_sizes("residual", cell, x, y)
         return state, x + y
 
-    return Cell(cell.init, cell.initial_state, *views(run))
+    return Cell(cell.init, cell.initial_state, *views(run, cell.initial_state))
 
 
 @constructor
@@ -173,7 +174,7 @@ def highway(cell, *, bias=-1.0):
         dtype, x, y = x.dtype, x.astype(t.dtype), y.astype(t.dtype)
         return state, (x + t * (y - x)).astype(dtype)
 
-    return Cell(init, initial_state, *views(run))
+    return Cell(init, initial_state, *views(run, initial_state))
 
 
 @constructor
@@ -312,7 +313,8 @@ def dropout(rate, *, per="step"):
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
         return after, jax.vmap(drop, (0, 0, None))(xs, before, key)
 
-    return Cell(lambda key, in_size: {}, initial_state, step, unroll)
+    whole = streamed(unroll, initial_state, lambda params, xs: ())
+    return Cell(lambda key, in_size: {}, initial_state, step, whole)
 
 
 def merge_function(merge):

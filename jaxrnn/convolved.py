@@ -9,6 +9,7 @@ from jaxrnn.cell import cell as from_step
 from jaxrnn.choice import REFERENCE
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.lifted import zero_state
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import select
 from jaxrnn.window import lagged
 
@@ -49,8 +50,7 @@ def convolved(spec, kernel, dilation, run, widths=()):
             given, *state = state
             given, inputs = lagged(given, xs, range(0, room + 1, dilation), mask, starts, reverse)
             window = (given,)
-        dtype = promoted(xs.dtype, params["w"].dtype)
-        z = _sum([x.astype(dtype) for x in inputs], params["w"], params["b"])
+        z = _sum(inputs, params, xs.dtype)
         state, ys = run(z, tuple(state), mask, starts, reverse, implementation)
         return (*window, *state), select(mask, ys, 0).astype(xs.dtype)
 
@@ -66,15 +66,23 @@ def convolved(spec, kernel, dilation, run, widths=()):
             return scanned.unroll(params, state, xs, *options)
         return whole(params, state, xs, mask, starts, reverse, implementation)
 
+    def made(params, xs):
+        parameters.check(spec, params, xs)
+        inputs = [xs.astype(arithmetic(params))] * kernel
+        return inputs, _sum(inputs, params, xs.dtype)
+
     init = lambda key, in_size: parameters.made(spec, key, in_size)
     scanned = from_step(init, initial_state, step)
-    return Cell(init, initial_state, step, unroll)
+    return Cell(init, initial_state, step, streamed(unroll, initial_state, made))
 
 
-def _sum(inputs, w, b):
-    total = promoted(inputs[0].dtype, b.dtype, jnp.dtype("float32"))
+def _sum(inputs, params, dtype):
+    w, b = params["w"], params["b"]
+    dtype = promoted(dtype, w.dtype)
+    total = promoted(dtype, b.dtype, jnp.dtype("float32"))
 
     def times(x, w):
+        x = x.astype(dtype)
         if w.ndim > 1:
             return affine(x, w).astype(total)
         return x.astype(total) * jnp.broadcast_to(w.astype(total), x.shape)

@@ -7,6 +7,7 @@ from jaxrnn.cell import Cell
 from jaxrnn.equations import equations
 from jaxrnn.lifted import state_dtype, zero_state
 from jaxrnn.linear import linear_scan
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import positions, resets, select
 
 
@@ -63,7 +64,11 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         ys = select(mask, outputs(params, hs, xs), 0)
         return (h, *count), ys.astype(xs.dtype)
 
-    return Cell(lambda key, n: parameters.made(spec, key, n), initial_state, step, unroll)
+    def made(params, xs):
+        return given(params, xs, *[jnp.zeros(xs.shape[:-1], jnp.int32)] * counted)
+
+    init = lambda key, n: parameters.made(spec, key, n)
+    return Cell(init, initial_state, step, streamed(unroll, initial_state, made))
 
 
 def _no_further(count):

@@ -14,6 +14,7 @@ from jaxrnn.cell import Cell, constructor, labelled
 from jaxrnn.closures import units
 from jaxrnn.dtypes import arithmetic
 from jaxrnn.equations import equations
+from jaxrnn.pieces import streamed
 from jaxrnn.recurrence import RESIDUALS, recur, reference
 from jaxrnn.recurrence.elements import Mixed, Nodes, Unknown, every_equation, follow, held
 from jaxrnn.recurrence.packed import Packing
@@ -200,7 +201,9 @@ def _build(form, hidden, heads, residuals):
         )  # fmt: skip
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
-    return labelled(Cell(init, initial_state, step, unroll), gated=Parts(form, changed))
+    # What implementations make is theirs.
+    whole = streamed(unroll, initial_state, lambda params, xs: ())
+    return labelled(Cell(init, initial_state, step, whole), gated=Parts(form, changed))
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}

@@ -7,6 +7,7 @@ from jaxrnn import arguments, loop, parameters
 from jaxrnn.cell import Cell
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.equations import equations
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import select
 
 
@@ -15,8 +16,8 @@ def lifted(
 ):  # fmt: skip
     """A cell from its step, which takes its matrix products by name.
 
-    What an input alone decides is made for all steps at once, before the loop; the gradients of
-    the weights are taken after it.
+    What an input alone decides is made for all steps at once, before the loop, or for a piece of a
+    long sequence at a time; the gradients of the weights are taken after it.
 
     Args:
       spec: the parameters: see ``parameters.made``.
@@ -69,7 +70,9 @@ def lifted(
             ys = select(mask, outputs(params, ys, xs), 0)
         return state, ys.astype(xs.dtype)
 
-    return Cell(lambda key, n: parameters.made(spec, key, n), initial_state, one, unroll)
+    init = lambda key, n: parameters.made(spec, key, n)
+    made = lambda params, xs: given(params, xs)[0]
+    return Cell(init, initial_state, one, streamed(unroll, initial_state, made))
 
 
 def state_dtype(params, complex_=False):

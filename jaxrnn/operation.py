@@ -17,14 +17,19 @@ for: one exported module can hold a different one for each platform.
 
 ``vmap`` over data adds a batch axis. ``vmap`` over weights is written down in ``maps`` and carried
 out at lowering, so that an ensemble is still one fused operation when it is differentiated.
+
+What nobody uses is not made: JAX's removal of dead code, which ``jit`` begins with, takes it off
+``wanted``.
 """
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.interpreters import partial_eval as pe
 
 from jaxrnn.target import Target, of_lowering
 
@@ -45,26 +50,30 @@ class Operation:
       operand_axes: for each field of ``operands``, where its batch axes begin, or ``WEIGHT``.
       output_axes: ``problem -> `` the same for each output.
       residual_axis: the same for all residuals.
+      reads: ``(problem, operands) -> `` of each output, whether a backward reads it; this depends
+        on types, and on which operands there are.
       folded: ``problem -> problem``, called when ``vmap`` has added a batch axis that lies before
         all others in memory; the result means the same.
 
     An implementation has two functions of plain JAX or custom calls:
 
-      forward(problem, operands, save, target) -> outputs, then residuals if ``save``
+      forward(problem, operands, wanted, save, target) -> outputs, then residuals if ``save``
       backward(problem, operands, outputs, residuals, cotangents, wanted, target) -> gradients
 
-    ``cotangents`` has None for an output nothing depends on. ``wanted`` has the structure of
+    Forward, ``wanted`` says of each output whether anybody uses it; in place of one that is not
+    wanted may come anything, or None. Backward, ``outputs`` has None for one it does not read,
+    and ``cotangents`` for one nothing depends on. There, ``wanted`` has the structure of
     ``operands`` and says of each array whether its gradient is wanted; gradients come as a tree
     of that structure, and those not wanted are thrown away.
     """
 
     def __init__(
         self, name, *, reference, default, choose, operand_axes, output_axes, residual_axis,
-        folded=lambda problem: problem,
+        reads, folded=lambda problem: problem,
     ):  # fmt: skip
         self.reference, self.default, self.choose = reference, default, choose
         self.operand_axes, self.output_axes = operand_axes, output_axes
-        self.residual_axis, self.folded = residual_axis, folded
+        self.residual_axis, self.reads, self.folded = residual_axis, reads, folded
         self.forward = self._primitive(name, self._forward, self._forward_batched)
         self.tangent = self._primitive(f"{name}_tangent", self._tangent, self._tangent_batched)
         self.backward = self._primitive(f"{name}_backward", self._backward, self._backward_batched)
@@ -72,20 +81,28 @@ class Operation:
         ad.primitive_jvps[self.tangent] = self._tangent_jvp
         ad.primitive_jvps[self.backward] = self._backward_jvp
         ad.primitive_transposes[self.tangent] = self._tangent_transpose
+        pe.dce_rules[self.forward] = _unless_all_dead(self._forward_used)
+        pe.dce_rules[self.backward] = _unless_all_dead(self._backward_used)
 
     def __call__(self, problem, operands):
         """Returns the outputs, a tuple of arrays."""
         flat, tree = jax.tree.flatten(operands)
-        return tuple(self.forward.bind(*flat, problem=problem, tree=tree, save=False, maps=()))
+        wanted = (True,) * len(self.output_axes(problem))
+        return tuple(
+            self.forward.bind(
+                *flat, problem=problem, tree=tree, wanted=wanted, save=False, maps=()
+            )
+        )
 
     # The three functions, as they are lowered. Each takes the primitive's parameters and a
     # target (PLAIN: the default implementation) and gives a function of flat arrays.
 
-    def _forward(self, target=PLAIN, *, problem, tree, save, maps):
+    def _forward(self, target=PLAIN, *, problem, tree, wanted, save, maps):
         def function(*flat):
             operands = tree.unflatten(flat)
             module = self._implementation(problem, operands, target)
-            return list(module.forward(problem, operands, save, target))
+            out = list(module.forward(problem, operands, wanted, save, target))
+            return [*_picked(wanted, out), *out[len(wanted) :]]
 
         return _mapped(function, maps)
 
@@ -103,8 +120,10 @@ class Operation:
             flat, saved, cotangents = _split(flat, tree.num_leaves, -sum(given))
             operands = tree.unflatten(flat)
             module = self._implementation(problem, operands, target)
+            reads = self.reads(problem, operands)
+            count = sum(reads)
             gradients = module.backward(
-                problem, operands, saved[: len(given)], saved[len(given) :],
+                problem, operands, _where(reads, saved[:count]), saved[count:],
                 _where(given, cotangents), tree.unflatten(wanted), target,
             )  # fmt: skip
             return _picked(wanted, tree.flatten_up_to(gradients))
@@ -121,19 +140,24 @@ class Operation:
 
     # Differentiation.
 
-    def _forward_jvp(self, primals, tangents, *, problem, tree, save, maps):
-        present = _present(tangents)
-        saved = self.forward.bind(*primals, problem=problem, tree=tree, save=True, maps=maps)
+    def _forward_jvp(self, primals, tangents, *, problem, tree, wanted, save, maps):
+        parameters = dict(problem=problem, tree=tree, maps=maps)
         if save:  # a gradient is being differentiated: its residuals have tangents too
-            plain = self._forward(problem=problem, tree=tree, save=True, maps=maps)
+            saved = self.forward.bind(*primals, wanted=wanted, save=True, **parameters)
+            plain = self._forward(wanted=wanted, save=True, **parameters)
             return saved, _jvp(plain, primals, tangents)[1]
-        count = len(self.output_axes(problem))
+        reads = self.reads(problem, tree.unflatten(primals))
+        both = tuple(map(operator.or_, wanted, reads))
+        saved = self.forward.bind(*primals, wanted=both, save=True, **parameters)
+        outputs, residuals = _where(both, saved), saved[sum(both) :]
+        saved = (*_picked(reads, outputs), *residuals)
+        present = _present(tangents)
         flags = tuple(level + (True,) * len(saved) + _picked(present, level) for level in maps)
         out = self.tangent.bind(
             *primals, *saved, *_picked(present, tangents),
             problem=problem, tree=tree, present=present, maps=flags,
         )  # fmt: skip
-        return saved[:count], out
+        return _picked(wanted, outputs), _picked(wanted, out)
 
     def _tangent_jvp(self, args, tangents, *, problem, tree, present, maps):
         parameters = dict(problem=problem, tree=tree, maps=maps)
@@ -144,13 +168,11 @@ class Operation:
         if any(moving):  # linear in the tangents: the same map again
             keep = (True,) * fixed + moving
             flags = tuple(_picked(keep, level) for level in maps)
-            left = iter(moving)
-            again = tuple(p and next(left) for p in present)
             parts.append(
                 self.tangent.bind(
                     *args[:fixed],
                     *_picked(moving, tangents[fixed:]),
-                    present=again,
+                    present=_narrowed(present, moving),
                     **{**parameters, "maps": flags},
                 )  # fmt: skip
             )
@@ -166,8 +188,7 @@ class Operation:
     def _tangent_transpose(self, cotangents, *args, problem, tree, present, maps):
         known = len(args) - sum(present)
         linear = tuple(ad.is_undefined_primal(a) for a in args[known:])
-        left = iter(linear)
-        wanted = tuple(p and next(left) for p in present)
+        wanted = _narrowed(present, linear)
         given = _present(cotangents)
         if not any(given):
             zeros = [ad.Zero(a.aval) if ad.is_undefined_primal(a) else None for a in args]
@@ -207,31 +228,48 @@ class Operation:
         moving = (*tangents[:operands], *rest, *tangents[first:])
         return out, _jvp(_mapped(plain, maps, sums), args, moving)[1]
 
+    # Dead code: `used` says of each result whether anybody uses it.
+
+    def _forward_used(self, used, wanted, save, **_):
+        count = sum(wanted)
+        saves = any(used[count:])
+        kept = used[:count] + (saves,) * len(used[count:])
+        return kept, {"wanted": _narrowed(wanted, used), "save": saves}
+
+    def _backward_used(self, used, wanted, sums, **_):
+        sums = tuple(_picked(used, level) for level in sums)
+        return used, {"wanted": _narrowed(wanted, used), "sums": sums}
+
     # Batching. Data that is batched gets one more batch axis, which costs nothing. Anything else
     # (batched weights, or a gradient for weights wanted of each row) becomes a level of `maps`.
 
-    def _forward_batched(self, args, dims, *, problem, tree, save, maps):
+    def _forward_batched(self, args, dims, *, problem, tree, wanted, save, maps):
         axes = self._axes(tree)
-        bind = functools.partial(self.forward.bind, problem=problem, tree=tree, save=save)
+        bind = functools.partial(
+            self.forward.bind, problem=problem, tree=tree, wanted=wanted, save=save
+        )
         if not self._folds(axes, dims):
             return self._add_level(bind, args, dims, maps=maps)
         fold = self._fold(args, dims, axes, maps)
         out = bind(*fold, problem=self._refolded(problem, dims, maps), maps=maps)
-        return out, self._saved_axes(problem, len(out), len(maps))
+        axes = self._saved_axes(problem, wanted, len(out))
+        return out, [len(maps) + axis for axis in axes]
 
     def _tangent_batched(self, args, dims, *, problem, tree, present, maps):
         axes = self._axes(tree)
-        saved = self._saved_axes(problem, len(args) - len(axes) - sum(present))
+        count = len(args) - len(axes) - sum(present)
+        saved = self._saved_axes(problem, self._reads(problem, tree, args), count)
         axes = (*axes, *saved, *_picked(present, axes))
         bind = functools.partial(self.tangent.bind, problem=problem, tree=tree, present=present)
         if not self._folds(axes, dims):
             return self._add_level(bind, args, dims, maps=maps)
         out = bind(*self._fold(args, dims, axes, maps), maps=maps)
-        return out, self._saved_axes(problem, len(out), len(maps))
+        return out, [len(maps) + axis for axis in self.output_axes(problem)]
 
     def _backward_batched(self, args, dims, *, problem, tree, wanted, given, maps, sums):
         axes = operands = self._axes(tree)
-        saved = self._saved_axes(problem, len(args) - len(axes) - sum(given))
+        count = len(args) - len(axes) - sum(given)
+        saved = self._saved_axes(problem, self._reads(problem, tree, args), count)
         axes = (*axes, *saved, *_picked(given, self.output_axes(problem)))
         bind = functools.partial(
             self.backward.bind, problem=problem, tree=tree, wanted=wanted, given=given
@@ -253,10 +291,13 @@ class Operation:
                 axes[leaf] = self.operand_axes[field]
         return tuple(axes)
 
-    def _saved_axes(self, problem, count, levels=0):
-        axes = self.output_axes(problem)
-        axes = (*axes, *(self.residual_axis,) * (count - len(axes)))
-        return [levels + axis for axis in axes[:count]]
+    def _saved_axes(self, problem, flags, count):
+        """The same of ``count`` arrays: the outputs with a flag, then residuals."""
+        axes = _picked(flags, self.output_axes(problem))
+        return (*axes, *(self.residual_axis,) * (count - len(axes)))
+
+    def _reads(self, problem, tree, args):
+        return self.reads(problem, tree.unflatten(args[: tree.num_leaves]))
 
     def _folds(self, axes, dims):
         """The first operand is batched, and no weight is."""
@@ -316,6 +357,36 @@ class Operation:
             mlir.register_lowering(primitive, rule, platform=platform)
         batching.primitive_batchers[primitive] = batched
         return primitive
+
+
+def _unless_all_dead(rule):
+    """A rule for JAX's removal of dead code.
+
+    Args:
+      rule: ``(used, **parameters) -> (kept, parameters)``: which results stay, and the parameters
+        that change.
+    """
+
+    def narrowed(used, *others):
+        *_, equation = others  # since JAX 0.12 it comes after what is known of references
+        used = tuple(used)
+        if not any(used) and not equation.effects:
+            return [False] * len(equation.invars), None
+        if any(used) and not all(used):
+            kept, parameters = rule(used, **equation.params)
+            equation = equation.replace(
+                outvars=list(_picked(kept, equation.outvars)),
+                params=equation.params | parameters,
+            )
+        return [True] * len(equation.invars), equation
+
+    return narrowed
+
+
+def _narrowed(wanted, used):
+    """``wanted`` without what is not used of it."""
+    left = iter(used)
+    return tuple(flag and next(left) for flag in wanted)
 
 
 def _mapped(function, maps, sums=()):

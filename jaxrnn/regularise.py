@@ -159,7 +159,7 @@ def variational_dropout(cell, rate):
     def run(params, state, x, key, call):
         return call(cell if key is None or rate == 0 else changed, params, state, x, key)
 
-    return Cell(cell.init, cell.initial_state, *views(run))
+    return Cell(cell.init, cell.initial_state, *views(run, cell.initial_state))
 
 
 def _counted(cell, change, plain):
@@ -189,7 +189,7 @@ def _counted(cell, change, plain):
         count, _ = call(_counter, {}, count, x, None)
         return (state, count), y
 
-    return Cell(cell.init, initial_state, *views(run))
+    return Cell(cell.init, initial_state, *views(run, initial_state))
 
 
 def _parts(name, cell):

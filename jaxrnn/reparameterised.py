@@ -36,7 +36,7 @@ def with_params(cell, transform, init=None):
         own, inner = draws.fold(key, 0), draws.fold(key, 1)
         return call(cell, transform(params, own), state, x, inner)
 
-    return Cell(init or cell.init, initial_state, *views(run))
+    return Cell(init or cell.init, initial_state, *views(run, initial_state))
 
 
 def checked(cell, spec):
@@ -47,7 +47,7 @@ def checked(cell, spec):
         return call(cell, params, state, x, key)
 
     init = lambda key, in_size: parameters.made(spec, key, in_size)
-    step, unroll = views(run)
+    step, unroll = views(run, cell.initial_state)
     return dataclasses.replace(cell, init=init, step=step, unroll=unroll)
 
 

@@ -8,6 +8,7 @@ from jaxrnn.affine import affine
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.equations import equations
 from jaxrnn.normal import normalised
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import select
 
 
@@ -37,7 +38,9 @@ def stateless(init, apply):
         del state, starts, reverse, key, implementation  # nothing is carried, nothing chosen
         return (), select(mask, apply(params, xs), 0)
 
-    return Cell(init, lambda params, batch_shape: (), step, unroll)
+    initial_state = lambda params, batch_shape: ()
+    whole = streamed(unroll, initial_state, lambda params, xs: ())
+    return Cell(init, initial_state, step, whole)
 
 
 @constructor

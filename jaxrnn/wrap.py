@@ -1,6 +1,7 @@
 """What cells made of cells share."""
 
 from jaxrnn.cell import Cell
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import select
 
 
@@ -10,7 +11,7 @@ def check_cell(name, cell):
         raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
 
 
-def views(run, zero=True):
+def views(run, initial_state, zero=True):
     """Step and unroll of ``run(params, state, x, key, call) -> (state, y)``.
 
     What ``run`` does itself is elementwise in time, and zero for zeros if ``zero`` says so;
@@ -27,4 +28,17 @@ def views(run, zero=True):
         state, ys = run(params, state, xs, key, call)
         return state, ys if zero else select(mask, ys, 0)
 
-    return step, unroll
+    def made(params, xs):
+        """What the cells make, and their outputs; None if one has to see the whole sequence."""
+        found = []
+
+        def call(cell, params, state, xs, key):
+            inner = getattr(cell.unroll, "made", lambda params, xs: None)(params, xs)
+            state, ys = cell.unroll(params, state, xs, None, None, False, key, None)
+            found.append(None if inner is None else (inner, ys))
+            return state, ys
+
+        run(params, None, xs, None, call)
+        return None if any(one is None for one in found) else found
+
+    return step, streamed(unroll, initial_state, made)

@@ -85,7 +85,7 @@ struct Call {
     if (has_starts) starts = read.argument("starts", flags, kFlag);
     if (!backward) {
       final = read.results(states, "final", state_of_rows, kT);
-      ys = read.result("ys", sequence(H), xs.storage);
+      if (want_y) ys = read.result("ys", sequence(H), xs.storage);
       for (int i = 0; save && i < parts; ++i)
         packed.push_back(read.result("gates", {T_, B, gates_of_part(i) * H}, kT));
       if (save) before = read.results(states - kept, "states before", step, kT);
@@ -104,7 +104,7 @@ struct Call {
 
   bool backward;
   int32_t states, unit, has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
-      batch_first, parts, again, want_x, want_w, want_r;
+      batch_first, parts, again, want_x, want_w, want_r, want_y;
   Gates gates;
   Program program;
   int64_t T_, B, I, H, N, D;
@@ -161,16 +161,16 @@ struct Call {
 
  private:
   void take_sizes(const Attributes& a) {
-    require(a.sizes.size() == 17, "sizes");
+    require(a.sizes.size() == 18, "sizes");
     int32_t registers, inputs;
     int i = 0;
     for (int32_t* to : {&states, &unit, &has_mask, &has_starts, &has_d_ys, &has_d_final, &reverse,
                         &save, &kept, &batch_first, &registers, &inputs, &parts, &again, &want_x,
-                        &want_w, &want_r})
+                        &want_w, &want_r, &want_y})
       *to = a.sizes.begin()[i++];
     auto within = [](int64_t i, int64_t least, int64_t most) { return least <= i && i <= most; };
     for (int32_t flag : {has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
-                         batch_first, again, want_x, want_w, want_r})
+                         batch_first, again, want_x, want_w, want_r, want_y})
       require(within(flag, 0, 1), "sizes: a flag is neither 0 nor 1");
     int64_t G = a.input.size(), K = a.part.size();
     require(within(states, 1, kMaxStates) && within(unit, 0, kMaxUnit) &&

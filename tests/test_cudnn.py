@@ -165,8 +165,10 @@ def test_the_numbers(monkeypatch):
     operands, target = Operands(q, k, v, None, None), Target("cuda")
     for window in (None, 1, 3, STEPS, 100):
         problem = Problem(window, True, None)
-        ys, sums = online.forward(problem, operands, True, target)
-        (got, _), (alone,) = (cudnn.forward(problem, operands, save, target) for save in (1, 0))
+        ys, sums = online.forward(problem, operands, (True,), True, target)
+        (got, _), (alone,) = (
+            cudnn.forward(problem, operands, (True,), save, target) for save in (1, 0)
+        )
         np.testing.assert_allclose(got, ys, atol=1e-5)
         np.testing.assert_allclose(alone, ys, atol=1e-5)
         given = problem, operands, (ys,), (sums,), (d_ys,), None, target

@@ -13,6 +13,7 @@ ROOT = pathlib.Path(jaxrnn.__file__).parent
 LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
     ("dtypes", "widened", "placement", "choice", "target", "mosaic", "rotary", "equations"),
     ("scan", "once", "operation", "closures", "draws"),
+    ("pieces",),
     ("arguments", "affine", "normal"),
     ("parameters", "mappings"),
     ("cell", "recurrence", "attend", "linear", "loop", "window"),

@@ -55,4 +55,5 @@ _operation = Operation(
     operand_axes=dict.fromkeys(Operands._fields, 0),
     output_axes=lambda problem: (0,),
     residual_axis=0,
+    reads=lambda problem, operands: (True,),
 )

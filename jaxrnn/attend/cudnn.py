@@ -40,9 +40,9 @@ def _capability():
     return float(device.compute_capability)
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (ys,), then the residual of the online form, which ``backward`` has no use for."""
-    del target
+    del wanted, target
     if not save:
         return (_attend(problem, *operands[:3]),)
     # As in `backward`, so that XLA finds that both calls of cuDNN's are one.

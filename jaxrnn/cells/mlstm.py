@@ -7,6 +7,7 @@ from jaxrnn import affine, arguments, matrix_memory, parameters
 from jaxrnn.cell import Cell, constructor
 from jaxrnn.dtypes import arithmetic, promoted
 from jaxrnn.equations import equations
+from jaxrnn.pieces import streamed
 from jaxrnn.scan import select
 
 _LEAST = 1e-6  # what is divided by at least, for exp(-m) may be 0; the authors' code adds it
@@ -122,7 +123,8 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         )  # fmt: skip
         return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)
 
-    return Cell(lambda key, n: parameters.made(spec, key, n), initial_state, step, unroll)
+    init = lambda key, n: parameters.made(spec, key, n)
+    return Cell(init, initial_state, step, streamed(unroll, initial_state, inputs))
 
 
 def _normalised(y, m):

@@ -7,7 +7,7 @@ Elementwise: no channel sees another.
 
 from jaxrnn import choice
 from jaxrnn.linear import reference, tpu, xla
-from jaxrnn.linear.problem import Operands, Problem, completed
+from jaxrnn.linear.problem import Operands, Problem, completed, keeps
 from jaxrnn.once import once_each
 from jaxrnn.operation import WEIGHT, Operation
 from jaxrnn.placement import automatic, varying
@@ -79,4 +79,5 @@ _operation = Operation(
     operand_axes=Operands(b=1, a=1, constant=WEIGHT, h0=0, mask=1, starts=1)._asdict(),
     output_axes=lambda problem: (0, 1),
     residual_axis=1,
+    reads=lambda problem, operands: (False, not keeps(operands)),
 )

@@ -33,7 +33,7 @@ def unsupported(problem, operands, target):
     del problem, operands, target
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (final state, hs), then the states before each step if a backward needs them."""
     save = save and keeps(operands)
 
@@ -41,11 +41,14 @@ def forward(problem, operands, save, target):
         b, a, real, start = x
         h = cut(start, h)
         new = operands.factor(a, h) * h + b.astype(h.dtype)
-        return select(real, new, h), (select(real, new, 0), h if save else None)
+        out = select(real, new, 0) if wanted[1] else None
+        return select(real, new, h), (out, h if save else None)
 
     final, (hs, kept) = _run(step, operands, operands.h0, operands.b, problem.reverse, target)
-    # Not in the step: on a CPU, XLA of JAX 0.10 converts all of a bfloat16 array at every step.
-    return [final, hs.astype(operands.b.dtype), *([kept] if save else [])]
+    if wanted[1]:
+        # Not in the step: there, XLA of JAX 0.10 for CPUs converts the whole of a bfloat16 array.
+        hs = hs.astype(operands.b.dtype)
+    return [final, hs, *([kept] if save else [])]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):

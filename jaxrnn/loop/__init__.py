@@ -101,4 +101,5 @@ _operation = Operation(
     )._asdict(),
     output_axes=lambda problem: (*(0,) * problem.states, 1),
     residual_axis=1,
+    reads=lambda problem, operands: (False,) * (problem.states + 1),
 )

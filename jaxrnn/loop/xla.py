@@ -22,7 +22,7 @@ def unsupported(problem, operands, target):
     del problem, operands, target
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (*final state, ys), then states before each step and what products gave."""
     del target
     others = p.of_rows(problem, operands)
@@ -39,11 +39,12 @@ def forward(problem, operands, save, target):
 
         new, y = problem.step(others, state, x, dot)
         kept = (state, given) if save else ()
-        return select(real, new, state), (select(real, y, 0), kept)
+        y = select(real, y, 0) if wanted[-1] else None
+        return select(real, new, state), (y, kept)
 
     inputs = operands.xs, operands.mask, operands.starts
     final, (ys, kept) = lax.scan(step, operands.state, inputs, reverse=problem.reverse)
-    return jax.tree.leaves((final, ys, kept))
+    return [*jax.tree.leaves(final), ys, *jax.tree.leaves(kept)]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):

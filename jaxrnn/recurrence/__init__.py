@@ -114,6 +114,7 @@ _operation = Operation(
     )._asdict(),
     output_axes=lambda problem: (*(0,) * problem.states, 1),
     residual_axis=1,
+    reads=lambda problem, operands: (*(False,) * problem.states, xla.first_kept(operands) > 0),
     folded=lambda problem: problem._replace(batch_first=True),
 )
 _IN_CHUNKS = {

@@ -49,7 +49,7 @@ def unsupported(problem, operands, target):
     return None
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (*final state, ys), then what ``xla.forward`` keeps."""
     del target
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
@@ -57,7 +57,7 @@ def forward(problem, operands, save, target):
     kept = xla.first_kept(operands)
     out = [
         *[plan.rows()] * problem.states,
-        plan.outer_steps(plan.hidden, operands.xs.dtype),
+        *[plan.outer_steps(plan.hidden, operands.xs.dtype)] * wanted[-1],
         *[plan.steps(n * plan.hidden) for n in parts],
         *[plan.steps(plan.hidden)] * ((problem.states - kept) * save),
     ]
@@ -68,11 +68,11 @@ def forward(problem, operands, save, target):
         *plan.flags,
     ]
     program = _programs(problem, operands)[0]
-    flags = dict(save=save, kept=kept, parts=len(parts))
-    out = plan.call("jaxrnn_forward", out, args, packing, program, flags)
-    *final, ys = out[: problem.states + 1]
-    kept = [plan.unflat(a, 1) for a in out[problem.states + 1 :]]
-    return [*(plan.unflat(a, 0) for a in final), plan.inner(ys), *kept]
+    flags = dict(save=save, kept=kept, parts=len(parts), want_y=wanted[-1])
+    out = iter(plan.call("jaxrnn_forward", out, args, packing, program, flags))
+    final = [plan.unflat(next(out), 0) for _ in operands.state]
+    ys = plan.inner(next(out)) if wanted[-1] else None
+    return [*final, ys, *(plan.unflat(a, 1) for a in out)]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -206,6 +206,7 @@ class _Plan:
             "want_x": False,
             "want_w": False,
             "want_r": False,
+            "want_y": False,
         } | flags
         attributes = dict(
             sizes=np.array(list(flags.values()), np.int32),

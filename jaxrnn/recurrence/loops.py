@@ -43,7 +43,7 @@ def one_by_one(step, carry, xs, ys, *, reverse):
 
 def in_chunks(step, carry, xs, ys, *, reverse):
     """The same, a chunk of steps at a time; those left over one by one."""
-    steps = _steps(ys)
+    steps = _steps((xs, ys))
     size = min(_CHUNK, steps) if isinstance(steps, int) else 1
     chunks, rest = divmod(steps, size)
 

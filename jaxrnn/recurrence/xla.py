@@ -13,6 +13,7 @@ from jax import lax
 from jaxrnn.recurrence import loops
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence.packed import Packed, Packing
+from jaxrnn.recurrence.projected import in_pieces
 from jaxrnn.scan import select
 
 # On a CPU a step of no more units than this (batch times H) is bound by its arithmetic, not by
@@ -39,8 +40,14 @@ def unsupported(problem, operands, target):
     del problem, operands, target
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (*final state, ys), then what enters the gates and the states before each step."""
+    if target.platform in ("cpu", None):
+        return _forward(problem, operands, wanted, save, target)
+    return in_pieces(_forward, problem, operands, wanted, save, target)
+
+
+def _forward(problem, operands, wanted, save, target):
     packing = Packing(problem, operands.unit)
     unit = _unit(operands)
     if target.platform == "tpu":
@@ -53,14 +60,14 @@ def forward(problem, operands, save, target):
             state = select(start, operands.initial, state)
         packed = gates(x, state[0])
         new = packing.update(state, packed, unit)
-        y = select(real, new[0].astype(operands.xs.dtype), 0)
+        y = select(real, new[0].astype(operands.xs.dtype), 0) if wanted[-1] else None
         kept = (packed if problem.residuals == "gates" else (), state[first_kept(operands) :])
         return select(real, new, state), (y, kept if save else ())
 
     inputs = (xs, operands.mask, operands.starts)
     run = loops.scan_in_chunks if target.platform in _GPUS else lax.scan
-    final, out = run(step, operands.state, inputs, reverse=problem.reverse)
-    return jax.tree.leaves((final, out))
+    final, (ys, kept) = run(step, operands.state, inputs, reverse=problem.reverse)
+    return [*final, ys, *jax.tree.leaves(kept)]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):

@@ -26,20 +26,23 @@ def unsupported(problem, operands, target):
     )  # fmt: skip
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (final state, hs), then the states before each step if a backward needs them."""
     from jaxrnn.linear.tpu import kernel
 
     if operands.h0.size == 0:  # no row, no grid
-        return xla.forward(problem, operands, save, target)
+        return xla.forward(problem, operands, wanted, save, target)
     place = _place(operands)
     ins = _factor(place, operands)
     ins |= {"b": place.timed(operands.b), "h0": place.state(operands.h0)}
-    outs = {"final": operands.h0, "hs": operands.b}
+    outs = {"final": operands.h0}
+    if wanted[1]:
+        outs["hs"] = operands.b
     if save and keeps(operands):
         outs["kept"] = jax.ShapeDtypeStruct(operands.b.shape, operands.h0.dtype)
     out = kernel.forward(place, ins, _types(outs), _flags(operands), reverse=problem.reverse)
-    return [layout.joined(out[name], like) for name, like in outs.items()]
+    found = {name: layout.joined(out[name], like) for name, like in outs.items()}
+    return [found.pop("final"), found.pop("hs", None), *found.values()]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):

@@ -28,7 +28,7 @@ def forward(layout, ins, outs, flags, *, reverse):
       layout: a ``Layout``.
       ins: dict of numbers: b and a [T, rows, lanes], or in place of a ``constant`` [1, lanes];
         h0 [rows, lanes].
-      outs: dict of the types of the results: final, hs, and kept if it is wanted.
+      outs: dict of the types of the results: final; hs and kept if they are wanted.
       flags: dict with mask and starts, bool [T, B], where they are given.
       reverse: from the last step to the first.
 
@@ -46,7 +46,7 @@ def forward(layout, ins, outs, flags, *, reverse):
         def step(k, h):
             h = _where(start(k), 0, h)
             new = _plus(_times(factor(k), h), chunk.read(ref["b"], k))
-            _put(out["hs"], k, _where(real(k), new, 0))
+            _put(out.get("hs"), k, _where(real(k), new, 0))
             _put(out.get("kept"), k, h)
             return _where(real(k), new, h)
 

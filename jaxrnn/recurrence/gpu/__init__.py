@@ -20,6 +20,7 @@ from jaxrnn.recurrence.gpu import division, launch, source
 from jaxrnn.recurrence.gpu.division import CHIPS, KIB, Layer, plan
 from jaxrnn.recurrence.packed import Packed, Packing
 from jaxrnn.recurrence.program import Unknown
+from jaxrnn.recurrence.projected import in_pieces
 from jaxrnn.recurrence.updates import programs
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
@@ -80,8 +81,12 @@ def _layer(problem, operands, members=1, rows=None):
     return Layer(size, problem.gates, hidden // heads, heads * members, rows)
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    return in_pieces(_forward, problem, operands, wanted, save, target)
+
+
+def _forward(problem, operands, wanted, save, target):
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands, target)
     parts = packing.sizes if save and problem.residuals == "gates" else ()
     first = xla.first_kept(operands)
@@ -95,14 +100,15 @@ def forward(problem, operands, save, target):
     }
     results = {
         "FINAL": [plan.row_results()] * count,
-        "YS": [plan.step_results(1, operands.xs.dtype)],
+        "YS": [plan.step_results(1, operands.xs.dtype)] * wanted[-1],
         "KEPT_GATES": [plan.step_results(n, jnp.float32) for n in parts],
         "KEPT_STATES": [plan.step_results(1, jnp.float32)] * (save * (count - first)),
     }
     constants = {"FIRST_KEPT": first}
     out = plan.call("update", arguments, results, constants)
-    over_time = [*out["YS"], *out["KEPT_GATES"], *out["KEPT_STATES"]]
-    return [*map(plan.unflat_rows, out["FINAL"]), *map(plan.unflat_steps, over_time)]
+    over_time = [*(out["YS"] or [None]), *out["KEPT_GATES"], *out["KEPT_STATES"]]
+    over_time = [None if a is None else plan.unflat_steps(a) for a in over_time]
+    return [*map(plan.unflat_rows, out["FINAL"]), *over_time]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):

@@ -449,7 +449,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
       for (int k = 0; k < STATES; ++k)
         if (real[e] && unit.has) state[e][k] = out[k];
       if (s + 1 < steps) begin(e, s + 1, start[e]);
-      unit.write<Output>(array(YS), t, 0, 1, rows, real[e] ? out[0] : 0);
+      if (YS >= 0) unit.write<Output>(array(YS), t, 0, 1, rows, real[e] ? out[0] : 0);
       // What the backward will need.
 #pragma unroll
       for (int slot = 0; slot < (KEPT_GATES >= 0 ? SLOTS : 0); ++slot)

@@ -14,6 +14,7 @@ from jaxrnn import mosaic
 from jaxrnn.closures import traced_with
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence import xla
+from jaxrnn.recurrence.projected import in_pieces
 from jaxrnn.recurrence.tpu import layout, update
 
 _TYPES = ("float32", "bfloat16")
@@ -38,12 +39,18 @@ def unsupported(problem, operands, target):
     return layout.too_large(problem, operands, target)
 
 
-def forward(problem, operands, save, target):
+def forward(problem, operands, wanted, save, target):
     """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    if operands.state[0].size == 0:  # no row, no grid
+        return xla.forward(problem, operands, wanted, save, target)
+    if layout.Layout(problem, operands, target).projects:
+        return _forward(problem, operands, wanted, save, target)
+    return in_pieces(_forward, problem, operands, wanted, save, target)
+
+
+def _forward(problem, operands, wanted, save, target):
     from jaxrnn.recurrence.tpu import kernel
 
-    if operands.state[0].size == 0:  # no row, no grid
-        return xla.forward(problem, operands, save, target)
     lay = layout.Layout(problem, operands, target)
     starts, spread = operands.starts is not None, lay.lanes.spread
     padded = operands._replace(w=spread(operands.w), b=spread(operands.b))
@@ -59,11 +66,12 @@ def forward(problem, operands, save, target):
     else:
         arrays |= {"x": [p.project(xs, padded)], "w": []}
     out = kernel.forward(
-        lay.plan(lay.forward), arrays, operands.xs.dtype,
+        lay.plan(lay.forward), arrays, operands.xs.dtype if wanted[-1] else None,
         save=problem.residuals if save else None, first_kept=xla.first_kept(operands),
     )  # fmt: skip
-    over_time = out["ys"] + out["gates"] + out["states"]
-    return [*map(lay.unflat_rows, out["final"]), *map(lay.unflat, over_time)]
+    over_time = (out["ys"] or [None]) + out["gates"] + out["states"]
+    over_time = [None if a is None else lay.unflat(a) for a in over_time]
+    return [*map(lay.unflat_rows, out["final"]), *over_time]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):

@@ -80,12 +80,12 @@ def forward(plan, arrays, y, *, save, first_kept):
         initial  the same, or none without starts
         flags    one from ``flags``, or none
 
-      y: the type of ys.
+      y: the type of ys; None if nobody uses them.
       save: "gates", "states": what is kept for a gradient; None for nothing.
       first_kept: the first state of those kept.
 
     Returns:
-      Dict of lists: ``final`` [B, all], ``ys`` [T, B, all], ``gates`` [T, B, n * all] and
+      Dict of lists: ``final`` [B, all], ``ys`` [T, B, all] or none, ``gates`` [T, B, n * all] and
       ``states`` [T, B, all], those before each step.
     """
     packing, lanes, tiles = plan.packing, plan.lanes, plan.tiles
@@ -93,7 +93,7 @@ def forward(plan, arrays, y, *, save, first_kept):
     kept = packing.problem.states - first_kept
     outs = {
         "final": [_by_row(plan)] * packing.problem.states,
-        "ys": [_over_time(plan, 1, y)],
+        "ys": [] if y is None else [_over_time(plan, 1, y)],
         "gates": [_over_time(plan, n) for n in packing.sizes if save == "gates"],
         "states": [_over_time(plan)] * kept * bool(save),
     }
@@ -124,12 +124,10 @@ def forward(plan, arrays, y, *, save, first_kept):
                 _write(plan, place, k, q, part)
             for place, s in zip(out["states"], state[first_kept:]):
                 _write(plan, place, k, q, s)
-            ys = new[0]
-            if real is not None:
-                ys = jnp.where(real, ys, 0)
-                new = _if_real(real, new, state)
-            _write(plan, out["ys"][0], k, q, ys.astype(y))
-            return new
+            for place in out["ys"]:
+                ys = new[0] if real is None else jnp.where(real, new[0], 0)
+                _write(plan, place, k, q, ys.astype(y))
+            return _if_real(real, new, state)
 
         def step(k, state):
             real, start = _flag(plan, ref["flags"], k, starts)
