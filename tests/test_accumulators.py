@@ -97,14 +97,17 @@ def gradient(run, params, xs):
     return jax.jit(jax.grad(loss))(params, xs)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_gradients_of_bfloat16_weights(name):
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, BF16) for name in KINDS), ("user", jnp.float16)]
+)
+def test_gradients_of_narrow_weights(name, dtype):
     """Each entry within 0.004 of the largest of its array, against the same run in float64."""
     cell, run = KINDS[name]
     run = run if callable(run) else unrolled(cell, **run)
-    params = cast(jax.jit(cell.init, static_argnums=1)(jax.random.key(0), H), BF16)
-    came = gradient(run, params, XS)
-    wanted = gradient(run, cast(params, float), XS.astype(float))
+    params = cast(jax.jit(cell.init, static_argnums=1)(jax.random.key(0), H), dtype)
+    xs = XS.astype(dtype)
+    came = gradient(run, params, xs)
+    wanted = gradient(run, cast(params, float), xs.astype(float))
     for path, g in jax.tree.leaves_with_path(came):
         want = np.asarray(dict(jax.tree.leaves_with_path(wanted))[path])
         error = abs(np.asarray(g, float) - want).max() / abs(want).max()
@@ -149,3 +152,10 @@ def test_transforms_see_the_same_numbers():
     want, curved = jax.jit(truth)(rows, xs)
     for a, b in ((gradient, want), (again, want), (hessian, curved)):
         assert abs(a.astype(float) - b).max() < 0.02 * abs(b).max()
+
+
+def test_integrated_gradients_sum_their_points():
+    function = lambda xs: jnp.exp(xs.astype(float)).sum()
+    came = jaxrnn.inside.integrated_gradients(function, XS[:2], points=400)
+    want = jnp.expm1(XS[:2].astype(float))
+    assert came.dtype == BF16 and abs(came.astype(float) - want).max() < 4e-3 * abs(want).max()
