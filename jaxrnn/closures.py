@@ -42,14 +42,16 @@ def closed_update(update, states, gates, unit, hidden, dtype) -> Closed:
       dtype: of the arithmetic.
     """
     counts = states, gates, gates
-    rows = units(update, counts, unit)
-    row = jax.ShapeDtypeStruct((hidden,) if rows else (), dtype)
-    jaxpr = _traced(update, counts, unit, row)
+    row, jaxpr = _NUMBER.update(dtype=dtype), _of_numbers(update, counts, unit, dtype)
+    size = _units(jaxpr)
+    if jaxpr is None or size is not None:
+        row = jax.ShapeDtypeStruct((hidden,), dtype)
+        jaxpr = _traced(update, counts, unit, row)
     operands = [_is_operand(c, row.shape) for c in jaxpr.consts]
     for const, is_operand in zip(jaxpr.consts, operands, strict=True):
         if isinstance(const, jax.core.Tracer) and (not is_operand or varies(const)):
             return Closed(update, {}, f"{_name(update)} closes over {_traced_array(const)}")
-    if not any(operands) and not rows:
+    if not any(operands) and size is None:
         return Closed(update, {})
     values = [c for c, is_operand in zip(jaxpr.consts, operands, strict=True) if is_operand]
     names = tuple(f"<closed {i}>" for i in range(len(values)))  # no argument has such a name
@@ -108,14 +110,30 @@ def traced_with(update, default):
     return row if row.shape else jax.ShapeDtypeStruct(default.shape, row.dtype)
 
 
+def bound(update):
+    """Whether an update takes rows of one size only, that of the arrays it closed over."""
+    return bool(getattr(update, "row", _NUMBER).shape)
+
+
+_NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
+
+
 def units(update, counts, unit):
     """How many units the arrays have that an update closes over; None if it takes any number."""
+    return _units(_of_numbers(update, counts, unit, jnp.float32))
+
+
+def _of_numbers(update, counts, unit, dtype):
+    """The jaxpr of an update of numbers in place of rows; None if it looks at its rows' shape."""
     try:
-        jaxpr = _traced(update, counts, unit, jax.ShapeDtypeStruct((), jnp.float32))
-    except Exception:  # noqa: BLE001, whoever traces it with rows tells the user
+        return _traced(update, counts, unit, _NUMBER.update(dtype=dtype))
+    except Exception:  # whoever traces it with rows tells the user, if it fails there too
         return None
-    shapes = {v.shape for v in jaxpr.out_avals} - {(), (1,)}
-    return shapes.pop()[0] if len(shapes) == 1 and len(min(shapes)) == 1 else None
+
+
+def _units(jaxpr):
+    shapes = {v.shape for v in jaxpr.out_avals} - {(), (1,)} if jaxpr else ()
+    return min(shapes)[0] if len(shapes) == 1 and len(min(shapes)) == 1 else None
 
 
 def closed_over(function, *args):

@@ -102,7 +102,11 @@ def streamed(unroll, initial_state, made):
     @functools.wraps(unroll)
     def pieces(params, state, xs, mask, starts, reverse, key, implementation, **initial):
         options = reverse, key, implementation
+<<<<<<< HEAD
         steps = None if choice.is_recording() else _size(made, params, xs)
+=======
+        steps = None if choice.asked() else _size(bytes_made, params, xs)
+>>>>>>> unused
         if steps is None:
             return unroll(params, state, xs, mask, starts, *options, **initial)
         if state is None:
@@ -117,8 +121,11 @@ def streamed(unroll, initial_state, made):
         given = (params, key, initial), state, (xs, mask, starts)
         if _closes_over_traced(functools.partial(some, static), steps, *given):
             return some(static, *given)
-        return _in_pieces(some, static, steps, *given)
+        return in_pieces(static, steps, *given)
 
+    # Both live as long as the cell. What is jitted compiles once, for calls outside of it too.
+    in_pieces = jax.jit(functools.partial(_in_pieces, some), static_argnums=(0, 1), inline=True)
+    bytes_made = functools.lru_cache(64)(functools.partial(_bytes, made))
     pieces.made = made
     return pieces
 
@@ -131,8 +138,6 @@ class _Static(NamedTuple):
     implementation: str | None
 
 
-# Compiled together, for a call outside of `jit` too: then it is compiled once, not at every call.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _in_pieces(some, static, size, fixed, state, timed):
     one = functools.partial(some, static, fixed)
@@ -154,7 +159,7 @@ def _at_once(some, static, size, primals, tangents):
     return jax.jvp(function, primals, tuple(t for t in tangents if t is not None))
 
 
-_in_pieces.__wrapped__.defjvp(_at_once, symbolic_zeros=True)
+_in_pieces.defjvp(_at_once, symbolic_zeros=True)
 
 
 def _closes_over_traced(some, size, fixed, state, timed):
@@ -167,16 +172,15 @@ def _closes_over_traced(some, size, fixed, state, timed):
     return any(isinstance(const, jax.core.Tracer) for const in consts)
 
 
-def _size(made, params, xs):
+def _size(bytes_made, params, xs):
     if not isinstance(xs.shape[0], int) or xs.shape[0] < 2 * _STEPS:
         return None
     one = jax.ShapeDtypeStruct((1, *xs.shape[1:]), xs.dtype)
     leaves, tree = jax.tree.flatten(params)
     leaves = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves)
-    return size(xs.shape[0], _bytes(made, leaves, tree, one))
+    return size(xs.shape[0], bytes_made(leaves, tree, one))
 
 
-@functools.lru_cache(1024)
 def _bytes(made, leaves, tree, xs):
     """Of what is made of xs, None if it can't go a piece at a time."""
     found = jax.eval_shape(lambda leaves, xs: made(tree.unflatten(leaves), xs), leaves, xs)

@@ -207,6 +207,7 @@ UNKNOWN = {
     "int32": lambda h, a: h * lax.select_n((a > 0).astype(jnp.int32), h, a),
     "reduce_precision": lambda h, a: lax.reduce_precision(a, 8, 7) + h,
     "differs between units": lambda h, a: a * jnp.arange(h.shape[-1], dtype=h.dtype),
+    "how many units there are": lambda h, a: a / h.shape[-1] ** 0.5,
     "a scan that comes to more than": lambda h, a: lax.fori_loop(
         0, 3000, lambda i, h: jnp.tanh(h + a), h
     ),
@@ -219,7 +220,9 @@ def test_what_programs_have_not_is_named(plain_jax, named):
     assert named in why_not(lambda s, x, r: (UNKNOWN[named](s[0], x[0] + r[0]),), "cpu")
 
 
-@pytest.mark.parametrize("named", ["scan", "differs between units"])
+@pytest.mark.parametrize(
+    "named", ["scan", "differs between units", "how many units there are"]
+)  # fmt: skip
 def test_what_the_kernel_for_tpus_has_not(plain_jax, named):
     function = {"scan": ltc(scanned)}.get(named)
     found = why_not(function or (lambda s, x, r: (UNKNOWN[named](s[0], x[0] + r[0]),)), "tpu")

@@ -84,6 +84,30 @@ def follow(closed, nodes):
     return [followed.of_any_unit(a) for a in followed.jaxpr(closed, rows)]
 
 
+def of_any_size(trace):
+    """Checks that a function computes the same of a row of any size.
+
+    Args:
+      trace: ``size -> jaxpr``, of rows of so many units.
+
+    Raises:
+      Unknown: it does not, as one that divides by the size.
+    """
+    found = []
+    for size in (3, 5):
+        nodes = _Alike()
+        found.append((follow(trace(size), nodes), nodes.nodes))
+    if found[0] != found[1]:
+        raise Unknown("a number that depends on how many units there are")
+
+
+class _Alike(Nodes):
+    """Two equations of the same parameters are the same operation."""
+
+    def operate(self, name, eqn, args):
+        return self.node(name, str(eqn.params), *args)
+
+
 def called(eqn, rules=True):
     """The jaxpr that an equation does nothing but call, or None.
 

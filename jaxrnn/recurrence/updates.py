@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 
-from jaxrnn.closures import traced_with
+from jaxrnn.closures import bound, traced_with
 from jaxrnn.placement import nowhere
 from jaxrnn.recurrence import problem as p
-from jaxrnn.recurrence.elements import said
+from jaxrnn.recurrence.elements import of_any_size, said
 from jaxrnn.recurrence.packed import Packing
 from jaxrnn.recurrence.program import Program, Unknown, compiled
 
@@ -37,7 +37,7 @@ def _programs(update, gates, states, unit, dtype, operations, x64):
     problem = p.Problem(update, gates, states, False, "gates", None)
     packing = Packing(problem, unit)
     row = traced_with(update, jax.ShapeDtypeStruct((3,), dtype))
-    slots = len(packing.summed) + 2 * len(packing.apart)
+    count = states + len(packing.summed) + 2 * len(packing.apart) + len(unit)
     ends = np.cumsum([states, len(packing.summed), len(packing.apart), len(packing.apart)])
 
     def given(flat):
@@ -48,16 +48,18 @@ def _programs(update, gates, states, unit, dtype, operations, x64):
         return packing.update_parts(*given(flat))
 
     def derivative(*flat):
-        count = states + slots + len(unit)
         pull = jax.vjp(packing.update_parts, *given(flat[:count]))[1]
         return pull(tuple(flat[count:]))
 
-    rows = [row] * (states + slots + len(unit))
+    rows = [row] * (count + states)
     with nowhere():
-        program = compiled(value, rows, operations)
-        rows += [row] * states
+        program = compiled(value, rows[:count], operations)
         try:
             jax.eval_shape(derivative, *rows)
         except Exception as error:  # JAX's, of a while loop, or a user's rule's
             raise Unknown(f"its derivative: {said(error)}") from error
+        if not bound(update):
+            sized = lambda size: jax.ShapeDtypeStruct((size,), dtype)
+            of_any_size(lambda size: jax.make_jaxpr(derivative)(*[sized(size)] * len(rows)))
+            of_any_size(lambda size: jax.make_jaxpr(value)(*[sized(size)] * count))
         return program, compiled(derivative, rows, operations)

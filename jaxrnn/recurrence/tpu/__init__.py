@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import mosaic
-from jaxrnn.closures import traced_with
+from jaxrnn.closures import bound
 from jaxrnn.recurrence import problem as p
 from jaxrnn.recurrence import xla
 from jaxrnn.recurrence.projected import in_pieces
 from jaxrnn.recurrence.tpu import layout, update
 
 _TYPES = ("float32", "bfloat16")
-_ROW = jax.ShapeDtypeStruct((1,), jnp.float32)
 
 
 def unsupported(problem, operands, target):
@@ -31,7 +30,7 @@ def unsupported(problem, operands, target):
     )  # fmt: skip
     if why is not None or operands.state[0].size == 0:
         return why
-    if traced_with(problem.update, _ROW) != _ROW:
+    if bound(problem.update):
         return "the update closes over an array of its units: give it as a weight, `unit=`"
     error = None if mosaic.interpreted(problem) else update.error(problem, tuple(operands.unit))
     if error is not None:

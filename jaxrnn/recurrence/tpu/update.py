@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.placement import nowhere
-from jaxrnn.recurrence.elements import Nodes, Unknown, called, every_equation, follow, held, said
+from jaxrnn.recurrence.elements import Unknown, called, every_equation, held, of_any_size, said
 from jaxrnn.recurrence.packed import Packing
 
 
@@ -56,11 +56,12 @@ def _looks_at(problem, unit):
 def _error(problem, unit):
     from jax.experimental import pallas as pl
 
-    function, rows = _with_rows(problem, unit, (3,))
+    function, _ = _with_rows(problem, unit)
+    traced = lambda size: jax.make_jaxpr(function)(*_with_rows(problem, unit, (size,))[1])
     try:
         with nowhere():
-            closed = jax.make_jaxpr(function)(*rows)
-        follow(closed, Nodes())  # a kernel's rows are not the layer's: no unit may know its place
+            of_any_size(traced)  # a kernel's rows are not the layer's: no unit may know its place
+            closed = traced(3)
     except Unknown as unknown:
         return f"the update has an operation that the kernel has not: {unknown}"
     except Exception as error:  # what JAX says where there is no derivative
