@@ -102,11 +102,7 @@ def streamed(unroll, initial_state, made):
     @functools.wraps(unroll)
     def pieces(params, state, xs, mask, starts, reverse, key, implementation, **initial):
         options = reverse, key, implementation
-<<<<<<< HEAD
-        steps = None if choice.is_recording() else _size(made, params, xs)
-=======
-        steps = None if choice.asked() else _size(bytes_made, params, xs)
->>>>>>> unused
+        steps = None if choice.is_recording() else _size(bytes_made, params, xs)
         if steps is None:
             return unroll(params, state, xs, mask, starts, *options, **initial)
         if state is None:
