@@ -33,10 +33,10 @@ def mlstm(hidden, *, heads=4, gate="exp"):
     this cell.
 
     With ``gate="exp"`` the division is ill-conditioned: n' q passes through zero, where a small
-    change is a large one of h. Parameters and inputs changed by up to 2^-9, which is what bfloat16
-    rounds away, changed h over 1,000 steps by 3 to 14% of the largest, and gradients by 8 to 110%,
-    in float64 too: the error of bfloat16 is of that size. Float32 has a hundredth of a per cent;
-    ``gate="sigmoid"`` divides by nothing, and in bfloat16 has less than 1%.
+    change is a large one of h. Rounding parameters and inputs to bfloat16 changes h by some per
+    cent of its largest value, and gradients by more, even if all else is float64; the error of
+    bfloat16 is of that size. Use float32 where that is too much, or ``gate="sigmoid"``, which
+    divides by nothing.
 
     Args:
       hidden: H, the size of the output, and of all heads together.
