@@ -136,6 +136,9 @@ def _described(value, cell, names):
     if known is not None:
         return {"name": known}
     made = _call(value)
+    if isinstance(value, Cell) and made is None:
+        hint = "decorate what builds it with jaxrnn.constructor"
+        raise TypeError(f"cell: got {value}, want one that a constructor made: {hint}")
     known = None if made is None else _name(made.constructor, names)
     if known is None:
         came = repr_of(value) if made is None else repr(made.constructor)
