@@ -299,7 +299,7 @@ REFUSED = {
     "constructor": (jaxrnn.stack(mine(2)), {}, T, "cell: got mine in stack(mine(hidden=2))"),
     "gated": (cases.mgu(2), {}, T, "cell: got mgu in mgu(hidden=2)"),
     "no cell": (jaxrnn.lstm, {}, T, "cell: got lstm, want a Cell"),
-    "made by hand": (Cell(None, None, None, None), {}, T, "cell: got Cell(init=None", "constructor"),
+    "made by hand": (Cell(*[None] * 4), {}, T, "cell: got Cell(init=None", "constructor"),
     "flags": (ELMAN, PARAMS | {"b": True}, T, "params['b']: got bool, want an array"),
     "key": (ELMAN, PARAMS | {"b": jax.random.key(0)}, T, "params['b']: got key<fry>"),
     "text": (ELMAN, PARAMS | {"b": np.array("b")}, T, "params['b']: got <U1"),
