@@ -102,10 +102,10 @@ def of_any_size(trace):
 
 
 class _Alike(Nodes):
-    """Two equations of the same parameters are the same operation."""
+    """Two equations of the same parameters are the same operation; jaxprs have sizes in them."""
 
     def operate(self, name, eqn, args):
-        return self.node(name, str(eqn.params), *args)
+        return self.node(name, "" if held(eqn) else str(eqn.params), *args)
 
 
 def called(eqn, rules=True):
