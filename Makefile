@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers aot aot-here accelerator programs docs test lint sanitize arm64 clean
+.PHONY: bench peers aot aot-here accelerator programs docs test mutants lint sanitize arm64 clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -46,6 +46,11 @@ docs: $(VENV)/installed-docs
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
+
+# Does the suite notice faults? Plants some 140, one at a time, and runs the tests of each.
+mutants: $(VENV)/installed-test
+	$(RUN) -m pip install --quiet cmake
+	$(RUN) -m tests.mutants $(ARGS)
 
 lint: $(VENV)/installed-lint
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,7 @@ namespace ffi = xla::ffi;
 
 namespace jaxrnn {
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(JAXRNN_BASELINE_ALONE)
 extern const Isa baseline, avx2, avx512;
 #elif defined(__aarch64__)
 extern const Isa neon;
@@ -22,7 +22,7 @@ namespace {
 
 // The instruction sets of this machine, the best first.
 std::vector<const Isa*> available() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(JAXRNN_BASELINE_ALONE)
   std::vector<const Isa*> found;
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&

@@ -1,0 +1,81 @@
+"""Which tests own a file: command lines of pytest, run one after the other until one is red.
+
+A file that a suite has not is left out, so that an older suite can be tried.
+"""
+
+OWNERS = {
+    "jaxrnn/scan.py": ("tests/test_laws.py -k 'smooth or dropout_sequence'",),
+    "jaxrnn/widened.py": ("tests/test_accumulators.py",),
+    "jaxrnn/gated.py": ("tests/test_laws.py -k elman_relu", "tests/test_updates.py"),
+    "jaxrnn/combine.py": (
+        "tests/test_structure.py",
+        "tests/test_laws.py -k 'highway or parallel_product or dropout_sequence'",
+        "tests/test_laws.py -k 'bidirectional and gru_reset_before'",
+    ),
+    "jaxrnn/regularise.py": ("tests/test_structure.py", "tests/test_laws.py -k zoneout"),
+    "jaxrnn/draws.py": ("tests/test_draws.py", "tests/test_structure.py"),
+    "jaxrnn/pieces.py": ("tests/test_pieces.py",),
+    "jaxrnn/closures.py": ("tests/test_closures.py",),
+    "jaxrnn/operation.py": (
+        "tests/test_operation.py",
+        "tests/test_unused.py",
+        "tests/test_transforms.py -k lstm",
+    ),
+    "jaxrnn/diagonal.py": ("tests/test_laws.py -k '[lru or rg_lru_block'",),
+    "jaxrnn/lifted.py": ("tests/test_laws.py -k 'gru_reset_before or lstm_projection_wide'",),
+    "jaxrnn/convolved.py": ("tests/test_laws.py -k 'conv1d_dilated or qrnn_f'",),
+    "jaxrnn/window.py": ("tests/test_laws.py -k 'conv1d_dilated or qrnn_f'",),
+    "jaxrnn/attention.py": ("tests/test_streams.py", "tests/test_laws.py -k attention_window"),
+    "jaxrnn/rotary.py": ("tests/test_streams.py", "tests/test_laws.py -k attention_window"),
+    "jaxrnn/trace.py": ("tests/test_inside.py",),
+    "jaxrnn/files.py": ("tests/test_files.py",),
+    "jaxrnn/nnx.py": ("tests/test_flax.py",),
+    "jaxrnn/linen.py": ("tests/test_flax.py",),
+    "jaxrnn/int8.py": ("tests/test_quantize.py",),
+    "jaxrnn/truncated.py": ("tests/test_long_training.py",),
+    "jaxrnn/attend/": ("tests/test_laws.py -k attention_window", "tests/test_cudnn.py"),
+    "jaxrnn/linear/": ("tests/test_linear.py -k 'xla or chunks or reference'",),
+    "jaxrnn/linear/tpu/": ("tests/test_linear.py -k tpu",),
+    "jaxrnn/loop/": ("tests/test_laws.py -k 'gru_reset_before or multiplicative_lstm'",),
+    "jaxrnn/matrix_memory/": ("tests/test_matrix_memory.py", "tests/test_laws.py -k '[mlstm'"),
+    "jaxrnn/recurrence/xla.py": ("tests/test_laws.py -k 'gru_states or elman_relu'",),
+    "jaxrnn/recurrence/packed.py": (
+        "tests/test_laws.py -k candidate_first",
+        "tests/test_updates.py",
+    ),
+    "jaxrnn/recurrence/chunks.py": ("tests/test_laws.py -k lstm_chunks",),
+    "jaxrnn/recurrence/elements.py": ("tests/test_updates.py",),
+    "jaxrnn/recurrence/program.py": ("tests/test_updates.py",),
+    "jaxrnn/recurrence/cpu.py": ("tests/test_cpu.py",),
+    "jaxrnn/recurrence/tpu/": ("tests/test_tpu.py -k 'gru or lanes or blocks'",),
+    "jaxrnn/recurrence/gpu/": ("tests/test_gpu_kernel.py -k gru",),
+    "jaxrnn/cells/lstm.py": ("tests/test_laws.py -k 'lstm_everything or lstm_coupled'",),
+    "jaxrnn/cells/gru.py": ("tests/test_laws.py -k 'gru_heads or gru_reset_before'",),
+    "jaxrnn/cells/mlstm.py": ("tests/test_laws.py -k 'mlstm'",),
+    "jaxrnn/cells/s5.py": ("tests/test_linear_cells.py", "tests/test_laws.py -k 's5'"),
+    "jaxrnn/interop/biases.py": ("tests/test_interop_biases.py",),
+    "jaxrnn/interop/equinox.py": ("tests/test_interop_equinox.py",),
+    "jaxrnn/interop/flax.py": ("tests/test_interop_flax.py",),
+    "jaxrnn/interop/flax_cells.py": ("tests/test_interop_flax.py",),
+    "jaxrnn/interop/haiku.py": ("tests/test_interop_haiku.py",),
+    "jaxrnn/interop/keras.py": ("tests/test_interop_keras.py",),
+    "jaxrnn/interop/layers.py": ("tests/test_interop_torch.py", "tests/test_interop_keras.py"),
+    "jaxrnn/interop/layout.py": (
+        "tests/test_interop_equinox.py",
+        "tests/test_interop_haiku.py",
+        "tests/test_interop_flax.py",
+    ),
+    "jaxrnn/interop/torch.py": ("tests/test_interop_torch.py",),
+    "jaxrnn/interop/onnx/": ("tests/test_interop_onnx.py",),
+    "native/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
+}
+
+
+def owners(path):
+    """The command lines of the tests that own a file: its own row, or its folder's."""
+    fits = [
+        place
+        for place in OWNERS
+        if path == place or place.endswith("/") and path.startswith(place)
+    ]
+    return OWNERS[max(fits, key=len)]
