@@ -54,27 +54,27 @@ def scratch(tmp_path_factory):
 def test_what_comes_of_a_fault(scratch, name):
     before, after, result = PLANTED[name]
     fault = faults.Fault("jaxrnn/__init__.py", name, before, after, ("tests/test_count.py",))
-    outcome = scratch.run(fault.lines, 2 if result == "timeout" else 60, fault)
+    outcome = scratch.run(*fault.lines, 2 if result == "timeout" else 60, fault)
     assert outcome.result == result
     assert "test_count" in outcome.by or result == "green"
     assert (scratch.root / fault.path).read_text() == LIBRARY
 
 
 def test_a_run_is_known_by_what_it_depends_on(scratch):
-    key = scratch.key(["tests/test_count.py"])
-    assert scratch.key(["tests/test_count.py", "tests/test_of_another_suite.py"]) != key
+    key = scratch.key("tests/test_count.py")
+    assert scratch.key("tests/test_count.py -k count") != key
     fault = faults.Fault("jaxrnn/__init__.py", "other", "total = 0", "total = 1")
-    assert scratch.key(["tests/test_count.py"], fault) != key
+    assert scratch.key("tests/test_count.py", fault) != key
     test = scratch.root / "tests/test_count.py"
     test.write_text(TESTS + "\n")
-    assert scratch.key(["tests/test_count.py"]) != key
+    assert scratch.key("tests/test_count.py") != key
     test.write_text(TESTS)
-    assert scratch.key(["tests/test_count.py"]) == key
+    assert scratch.key("tests/test_count.py") == key
 
 
 def test_tests_that_are_not_there_are_no_green(scratch):
-    assert scratch.run(["tests/test_of_another_suite.py"], 60).result == "broken"
-    assert scratch.run(["tests/test_count.py -k of_no_test"], 60).result == "broken"
+    assert scratch.run("tests/test_of_another_suite.py", 60).result == "broken"
+    assert scratch.run("tests/test_count.py -k of_no_test", 60).result == "broken"
 
 
 def test_every_fault_has_its_place():

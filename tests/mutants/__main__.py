@@ -87,23 +87,34 @@ class Runs:
             self.known[row["key"]] = row
 
     def of(self, fault):
-        """The result of a fault: that of its tests without it, if these are not green."""
-        whole = self._once(fault.lines, 1800)
-        if whole["result"] != "green":
-            return whole | {"result": f"{whole['result']} without the fault"}
-        return self._once(fault.lines, 60 + 3 * whole["seconds"], fault)
+        """The result of a fault: of one line of its tests after the other, until it is noticed.
 
-    def _once(self, lines, limit, fault=None):
-        key = self.scratch.key(lines, fault)
+        Tests that are not green without it are no witnesses.
+        """
+        lines = [line for line in fault.lines if self.scratch.present(line)]
+        seconds, run = 0, {"result": "broken", "by": f"the suite has none of {fault.lines}"}
+        for line in lines:
+            whole = self._once(line, 1800)
+            if whole["result"] != "green":
+                run = whole | {"result": f"{whole['result']} without the fault"}
+                break
+            run = self._once(line, 60 + 3 * whole["seconds"], fault)
+            seconds += run["seconds"]
+            if run["result"] != "green":
+                break
+        return run | {"seconds": round(seconds, 1)}
+
+    def _once(self, line, limit, fault=None):
+        key = self.scratch.key(line, fault)
         if key not in self.known:
-            outcome = self.scratch.run(lines, limit, fault)
+            outcome = self.scratch.run(line, limit, fault)
             name = fault.name if fault else None
-            row = {"fault": name, "key": key, **outcome._asdict(), "tests": list(lines)}
+            row = {"fault": name, "tests": line, **outcome._asdict(), "key": key}
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             self.known[key] = row
             if fault is None:
-                print(f"      {outcome.seconds:>6.1f} s  {outcome.result:<8}  {'; '.join(lines)}")
+                print(f"      {outcome.seconds:>6.1f} s  {outcome.result:<8}  {line}", flush=True)
         return self.known[key]
 
 

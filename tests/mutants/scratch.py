@@ -74,13 +74,13 @@ class Scratch:
         gone = [name for name in files if not (self.root / name.partition("::")[0]).exists()]
         return [word for word in words if word not in gone] if len(gone) < len(files) else []
 
-    def key(self, lines, fault=None):
+    def key(self, line, fault=None):
         """A digest of what a run depends on: sources, tests and what they import, versions."""
-        digest = hashlib.sha256(repr((lines, fault and fault[:4], sys.version)).encode())
+        digest = hashlib.sha256(repr((line, fault and fault[:4], sys.version)).encode())
         for package in ("jax", "jaxlib"):
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 digest.update(importlib.metadata.version(package).encode())
-        tests = self._imported(word for line in lines for word in self.present(line))
+        tests = self._imported(self.present(line))
         for name in self.names:
             test = name.startswith("tests/test_")
             helper = name.startswith("tests/") and not name.startswith("tests/mutants/")
@@ -111,38 +111,30 @@ class Scratch:
         if self.root.resolve() not in Path(run.stdout.strip()).resolve().parents:
             raise SystemExit(f"jaxrnn: got {run.stdout}{run.stderr}, want it of {self.root}")
 
-    def run(self, lines, limit, fault=None):
-        """The outcome of tests, of each command line until one is not green.
+    def run(self, line, limit, fault=None):
+        """The outcome of tests.
 
         Args:
-          lines: of pytest.
+          line: a command line of pytest.
           limit: how many seconds it may take.
           fault: what is planted meanwhile.
         """
         begin = time.monotonic()
-        outcome = self._run(lines, begin + limit, fault)
+        outcome = self._run(self.present(line), begin + limit, fault)
         return outcome._replace(seconds=round(time.monotonic() - begin, 1))
 
-    def _run(self, lines, end, fault):
-        given = [words for line in lines if (words := self.present(line))]
-        if not given:
-            return Outcome("broken", 0, f"the suite has none of {lines}")
+    def _run(self, words, end, fault):
+        if not words:
+            return Outcome("broken", 0, "the suite has no such tests")
         if self._library is None and (self.root / "native").exists():
             failed = self._build()
             if failed:
                 return failed
             self._library = shutil.copyfile(self._kernel / "cpu.so", self.root / "build/cpu.so")
         with self._planted(fault) if fault else contextlib.nullcontext():
-            library = self._library
-            if fault and fault.path.startswith("native/"):
-                failed, library = self._build(), self._kernel / "cpu.so"
-                if failed:
-                    return failed
-            for words in given:
-                outcome = self._pytest(words, end, library)
-                if outcome.result != "green":
-                    break
-        return outcome
+            if not fault or not fault.path.startswith("native/"):
+                return self._pytest(words, end, self._library)
+            return self._build() or self._pytest(words, end, self._kernel / "cpu.so")
 
     @contextlib.contextmanager
     def _planted(self, fault):
