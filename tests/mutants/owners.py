@@ -33,7 +33,11 @@ OWNERS = {
     "jaxrnn/linen.py": ("tests/test_flax.py",),
     "jaxrnn/int8.py": ("tests/test_quantize.py",),
     "jaxrnn/truncated.py": ("tests/test_long_training.py",),
-    "jaxrnn/attend/": ("tests/test_laws.py -k attention_window", "tests/test_cudnn.py"),
+    "jaxrnn/attend/": (
+        "tests/test_attend.py",
+        "tests/test_laws.py -k attention_window",
+        "tests/test_cudnn.py",
+    ),
     "jaxrnn/linear/": ("tests/test_linear.py -k 'xla or chunks or reference'",),
     "jaxrnn/linear/tpu/": ("tests/test_linear.py -k tpu",),
     "jaxrnn/loop/": ("tests/test_laws.py -k 'gru_reset_before or multiplicative_lstm'",),
