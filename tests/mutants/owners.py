@@ -8,14 +8,15 @@ OWNERS = {
     "jaxrnn/widened.py": ("tests/test_accumulators.py",),
     "jaxrnn/gated.py": ("tests/test_laws.py -k elman_relu", "tests/test_updates.py"),
     "jaxrnn/combine.py": (
-        "tests/test_structure.py",
-        "tests/test_laws.py -k 'highway or parallel_product or dropout_sequence'",
+        "tests/test_holes.py",
         "tests/test_laws.py -k 'bidirectional and gru_reset_before'",
+        "tests/test_laws.py -k 'highway or parallel_product or dropout_sequence'",
+        "tests/test_structure.py",
     ),
     "jaxrnn/regularise.py": ("tests/test_structure.py", "tests/test_laws.py -k zoneout"),
     "jaxrnn/draws.py": ("tests/test_draws.py", "tests/test_structure.py"),
     "jaxrnn/pieces.py": ("tests/test_pieces.py",),
-    "jaxrnn/closures.py": ("tests/test_closures.py",),
+    "jaxrnn/closures.py": ("tests/test_holes.py", "tests/test_closures.py"),
     "jaxrnn/operation.py": (
         "tests/test_operation.py",
         "tests/test_unused.py",
@@ -28,7 +29,7 @@ OWNERS = {
     "jaxrnn/attention.py": ("tests/test_streams.py", "tests/test_laws.py -k attention_window"),
     "jaxrnn/rotary.py": ("tests/test_streams.py", "tests/test_laws.py -k attention_window"),
     "jaxrnn/trace.py": ("tests/test_inside.py",),
-    "jaxrnn/files.py": ("tests/test_files.py",),
+    "jaxrnn/files.py": ("tests/test_holes.py", "tests/test_files.py"),
     "jaxrnn/nnx.py": ("tests/test_flax.py",),
     "jaxrnn/linen.py": ("tests/test_flax.py",),
     "jaxrnn/int8.py": ("tests/test_quantize.py",),
@@ -70,7 +71,7 @@ OWNERS = {
         "tests/test_interop_flax.py",
     ),
     "jaxrnn/interop/torch.py": ("tests/test_interop_torch.py",),
-    "jaxrnn/interop/onnx/": ("tests/test_interop_onnx.py",),
+    "jaxrnn/interop/onnx/": ("tests/test_holes.py", "tests/test_interop_onnx.py"),
     "native/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
 }
 
