@@ -1,5 +1,7 @@
 """What no other test looked at, as faults that were planted have shown (`make mutants`)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from cases import error
 
 import jaxrnn
 import jaxrnn.interop
+from jaxrnn.loop import loop
 
 KEY = jax.random.key(0)
 
@@ -68,3 +71,30 @@ def test_a_written_size_between_two_directions_and_the_next_layer():
     shape.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 12]), "shape_0"))
     with pytest.raises(ValueError):
         jaxrnn.interop.from_onnx(model)
+
+
+def test_a_product_taken_twice_in_a_step(x64):
+    """Its weight's gradient is the sum of both."""
+
+    def step(others, state, x, dot):
+        (h,) = state
+        h = jnp.tanh(x + dot("r", jnp.tanh(x + dot("r", h))))
+        return (h,), h
+
+    rng = np.random.default_rng(0)
+    xs, r, h, d_y = (rng.normal(size=s) for s in ((5, 2, 3), (3, 3), (2, 3), (5, 2, 3)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(implementation, *moving):
+        def loss(xs, r, h):
+            _, ys = loop(
+                step, xs, {"r": r}, {}, (h,), product="float64", implementation=implementation
+            )
+            return (ys * d_y).sum()
+
+        return jax.grad(loss, (0, 1, 2))(*moving)
+
+    given = xs, r, h
+    came = gradients("xla", *given)
+    assert error(came, gradients("reference", *given)) < 1e-12
+    assert (np.asarray(came[1]) != 0).all()

@@ -76,11 +76,12 @@ class Scratch:
 
     def key(self, line, fault=None):
         """A digest of what a run depends on: sources, tests and what they import, versions."""
-        digest = hashlib.sha256(repr((line, fault and fault[:4], sys.version)).encode())
+        words = self.present(line)
+        digest = hashlib.sha256(repr((words, fault and fault[:4], sys.version)).encode())
         for package in ("jax", "jaxlib"):
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 digest.update(importlib.metadata.version(package).encode())
-        tests = self._imported(self.present(line))
+        tests = self._imported(words)
         for name in self.names:
             test = name.startswith("tests/test_")
             helper = name.startswith("tests/") and not name.startswith("tests/mutants/")
