@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from test_laws import literally
+from laws import literally
 
 import jaxrnn
 

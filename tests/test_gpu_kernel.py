@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import BASE, GATED, REFERENCE, TOLERANCE, Case, Shape, cotangents, error, example
 from emulated import emulated
-from test_laws import options, value_and_grads, wide
+from laws import options, value_and_grads, wide
 
 import jaxrnn
 from jaxrnn import target

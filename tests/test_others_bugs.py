@@ -14,7 +14,7 @@ import jaxrnn
 NAMES = ("lstm", "gru_states", "gru_reset_before", "attention", "attention_window")
 CASES = {name: CELLS[name] for name in (*NAMES, "transformer_block")}
 CASES["bidirectional"] = CELLS["lstm"]._replace(
-    make=lambda h: jaxrnn.stack(jaxrnn.bidirectional(jaxrnn.gru(h)), jaxrnn.project(h))
+    make=lambda h: jaxrnn.stack(jaxrnn.bidirectional(jaxrnn.gru(h)), jaxrnn.project(h)), whole=True
 )
 SHAPE = Shape(7, (5,), 3, 4)
 IMPLEMENTATIONS = [(name, None) for name in CASES]
