@@ -1,5 +1,6 @@
 """What holds for every test: eight CPU devices, strict types and ranks."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -59,6 +60,11 @@ def pytest_collection_modifyitems(items):
     """A file's tests of one cell follow each other: what one compiled, the next need not."""
     name = lambda item: getattr(item, "callspec", None) and item.callspec.params.get("name")
     items.sort(key=lambda item: (item.path, str(name(item) or "")))
+
+
+def pytest_collection_finish():
+    """What was imported stays, and is not looked at again by each collection of garbage."""
+    gc.freeze()
 
 
 _MAPS = pathlib.Path("/proc/self/maps")
