@@ -197,15 +197,18 @@ def test_options(implementation, constant, flag, reverse):
     assert error(run(g, implementation, reverse), results(g, reverse)) < 1e-12
 
 
-@every_implementation
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (0, (2,), 3), (1, (2,), 3), (5, (0,), 3), (5, (2,), 0), (5, (1,), 1), (9, (), 5),
-        (150, (), 1), (6, (2, 1, 3), 7), (18, (5,), 260), (35, (19,), 3),
-    ],
-    ids=str,
+SHAPES = (
+    (0, (2,), 3), (1, (2,), 3), (5, (0,), 3), (5, (2,), 0), (9, (), 5), (6, (2, 1, 3), 7),
+    (18, (5,), 260), (35, (19,), 3),
 )  # fmt: skip
+SHAPES = dict.fromkeys(("xla", "chunks"), (*SHAPES, (5, (1,), 1), (150, (), 1))) | {
+    "tpu": (*SHAPES, (19, (), 1))  # interpreted, a step takes its time
+}
+
+
+@pytest.mark.parametrize(
+    ("implementation", "shape"), [(i, s) for i in FASTER for s in SHAPES[i]], ids=str
+)
 def test_shapes(implementation, shape):
     g = given(*shape)
     (state, hs), gradients = run(g, implementation)
@@ -213,18 +216,20 @@ def test_shapes(implementation, shape):
     assert error(((state, hs), gradients), results(g)) < 1e-12
 
 
-@pytest.mark.parametrize("implementation", ("xla", "tpu"))
+TYPES = (
+    (("float32", "float32"), "float32", 2e-6),
+    (("bfloat16", "bfloat16"), "float32", 2e-2),
+    (("float32", "bfloat16"), "float32", 1e-2),
+    (("bfloat16", "float32"), "float32", 1e-2),
+    (("complex64", "complex64"), "complex64", 2e-6),
+    (("float16", "float16"), "float32", 2e-3),  # from here on TPUs have none
+    (("float32", "float64"), "float64", 1e-6),
+)
+
+
 @pytest.mark.parametrize(
-    ("types", "total", "tolerance"),
-    [
-        (("float32", "float32"), "float32", 2e-6),
-        (("bfloat16", "bfloat16"), "float32", 2e-2),
-        (("float16", "float16"), "float32", 2e-3),
-        (("float32", "bfloat16"), "float32", 1e-2),
-        (("bfloat16", "float32"), "float32", 1e-2),
-        (("float32", "float64"), "float64", 1e-6),
-        (("complex64", "complex64"), "complex64", 2e-6),
-    ],
+    ("implementation", "types", "total", "tolerance"),
+    [(i, *types) for i, count in (("xla", 7), ("tpu", 5)) for types in TYPES[:count]],
 )
 def test_types(implementation, types, total, tolerance):
     g = given(dtype=max(types, key=lambda t: np.dtype(t).itemsize))
@@ -334,6 +339,7 @@ def loss(g, implementation=None):
 
 
 SIX = six(weights=(0, None, None), data=(None, 1, 0))
+MAPPED = ("remat", "vmap of grad, weights", "grad of both vmaps")  # a kernel of its own
 
 
 @every_kind
@@ -341,10 +347,11 @@ SIX = six(weights=(0, None, None), data=(None, 1, 0))
 def test_transforms(implementation, constant):
     """Those in which the operation's own functions can fail; all others in `test_operation`."""
     g = given(18, (2,), 2, constant=constant)
+    names = MAPPED if implementation == "tpu" else SIX
     with interpreted_as_jax():
-        found = ran({name: apply(loss(g, implementation)) for name, apply in SIX.items()}, *g[:3])
-    for name, wanted in _plain(constant).items():
-        came, names = found[name]
+        found = ran({name: SIX[name](loss(g, implementation)) for name in names}, *g[:3])
+    for name, (came, names) in found.items():
+        wanted = _plain(constant)[name]
         assert error(came, wanted) < 1e-11, name
         assert "linear_scan_backward" in names, f"{name}: the operation did not run"
         # Reverse mode runs nothing of the reference's derivative.
