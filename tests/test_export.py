@@ -10,8 +10,7 @@ import jaxrnn
 
 CELLS = {  # one of each operation and kernel, several in one module
     "stack": jaxrnn.stack(
-        jaxrnn.lstm(6),
-        jaxrnn.bidirectional(jaxrnn.gru(3)),
+        jaxrnn.bidirectional(jaxrnn.lstm(3), jaxrnn.gru(3)),
         jaxrnn.gru(6, residuals="states"),
         jaxrnn.project(2),
     ),

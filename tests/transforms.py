@@ -16,6 +16,32 @@ def jvp(f):
     return lambda *args: jax.jvp(f, args, args)[1]
 
 
+def each(f):
+    """Along each of the arguments alone."""
+
+    def run(*args):
+        def along(i):
+            one = lambda arg: f(*args[:i], arg, *args[i + 1 :])
+            return jax.jvp(one, args[i : i + 1], args[i : i + 1])
+
+        return [along(i) for i in range(len(args))]
+
+    return run
+
+
+def tangents(f):
+    """The derivative of ``jvp`` by each of its tangents alone, in which it is linear."""
+
+    def run(*args):
+        def along(i):
+            one = lambda t: jax.jvp(f, args, (*args[:i], t, *args[i + 1 :]))[1]
+            return jax.jvp(one, args[i : i + 1], args[i : i + 1])
+
+        return [along(i) for i in range(len(args))]
+
+    return run
+
+
 def hvp(f):
     return jvp(grads(f))
 
@@ -66,11 +92,13 @@ TRANSFORMS = {
     "jit": lambda f: lambda *args: jax.jit(jax.value_and_grad(f, tuple(range(len(args)))))(*args),
     "grad": grads,
     "jvp": jvp,
+    "jvp of each": each,
     "jvp of jvp": lambda f: jvp(jvp(f)),
     "jvp of jvp, one direction": lambda f: (
         lambda *args: jax.jvp(lambda *moved: jax.jvp(f, moved, args)[1], args, args)[1]
     ),
     "grad of jvp": lambda f: grads(jvp(f)),
+    "jvp of a tangent": tangents,
     "grad of the tangent": lambda f: lambda *args: grads(lambda *t: jax.jvp(f, args, t)[1])(*args),
     "hessian-vector": hvp,
     "reverse over reverse": lambda f: grads(squares(grads(f))),
@@ -93,7 +121,9 @@ MAPPED = {
     "vmap of grad": lambda f, *levels: over(grads(f), *levels),
     "grad of vmap": lambda f, *levels: grads(squares(over(f, *levels))),
     "jvp of vmap": lambda f, *levels: jvp(over(f, *levels)),
+    "jvp of a tangent of vmap": lambda f, *levels: tangents(over(f, *levels)),
     "vmap of jvp": lambda f, *levels: over(jvp(f), *levels),
+    "vmap of jvp of each": lambda f, *levels: over(each(f), *levels),
     "vmap of hessian-vector": lambda f, *levels: over(hvp(f), *levels),
 }
 
