@@ -117,6 +117,7 @@ IMPLEMENTATIONS = {"fast": Implementation("fast"), "plain": Implementation("plai
 
 
 def choose(problem, operands, target):
+    assert target.platform, "of no platform is nothing chosen: the default runs"
     best = "fast" if target.platform == "cpu" else "plain"
     return IMPLEMENTATIONS[problem.implementation or best]
 
@@ -274,9 +275,13 @@ LEVELS = {
 
 @pytest.mark.parametrize("levels", LEVELS)
 def test_vmap(levels):
-    levels = LEVELS[levels]
-    kinds = KINDS if len(levels) == 1 else ("whole",)
-    agree({name: lambda f, m=m: m(f, *levels) for name, m in MAPPED.items()}, kinds=kinds)
+    first, *others = levels = LEVELS[levels]
+    transforms = {name: lambda f, m=m: m(f, *levels) for name, m in MAPPED.items()}
+    if others:
+        transforms["vmap of grad of vmap"] = lambda f: over(
+            grads(squares(over(f, first))), *others
+        )
+    agree(transforms, kinds=("whole",) if others else KINDS)
 
 
 FIELDS = {  # the axes of xs, w, b, state and count
@@ -360,6 +365,13 @@ def test_rows_are_one_batch():
     (found,) = binds(over(f, WEIGHT_ONLY), *ARGS).values()
     assert found.params["maps"] == ((False, True, True, False, False),)
     assert not found.params["problem"].batch_first
+    # Behind the members that it is of, or before them.
+    for axis, first in ((1, True), (0, False)):
+        (found,) = binds(over(f, (0, 0, None), (axis, None, None)), *ARGS).values()
+        assert found.params["maps"] == ((True, True, True, False, False),)
+        assert found.params["problem"].batch_first is first
+    (found,) = binds(over(f, STATE_ONLY), *ARGS).values()
+    assert found.params["maps"] == ((False, False, False, True, False),)
     (found,) = binds(over(f, WEIGHT_ONLY, (0, None, 0)), *ARGS).values()
     assert found.params["problem"].batch_first is True
     backward = binds(over(grads(lambda x, s: loss(toy)(x, WEIGHTS, s)), (0, 0)), XS, STATE)
@@ -589,6 +601,9 @@ def test_the_platform_chooses(told):
         assert names(told) == [f"{best} forward", f"{best} backward"]
         assert {t.target.platform for t in told} == {platform}
         assert not any(t.target.exported for t in told)
+    told.clear()  # of which it is not told here
+    jax.jit(f).trace(*ARGS).lower(lowering_platforms=("another",))
+    assert names(told) == []
     named = lambda *args: toy(Problem("plain"), Operands(*args, COUNT))
     told.clear()
     jax.jit(named).lower(*ARGS)
