@@ -223,6 +223,31 @@ def test_every_instruction_set(monkeypatch, isa, name):
             assert cases.error(came, true) < most
 
 
+def added_update(state, x, r):
+    return (x[0] + r[0],)
+
+
+@every_set
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+def test_narrow_types_are_rounded_as_numpy_rounds(monkeypatch, isa, dtype):
+    """Every number there is, times some: to the nearest, to subnormals and to infinity."""
+    monkeypatch.setenv(native.ISA, isa)
+    factors = np.array([1, 0.3, 1e-3, -3e4], np.float32)
+    cell = jaxrnn.gated(added_update, gates=1)(4)
+    params = {"w": factors.reshape(1, 1, 4), "r": np.zeros((4, 1, 4), np.float32)}
+    params["b"] = np.zeros((1, 4), np.float32)
+    xs = np.arange(1 << 16, dtype=np.uint16).view(jnp.dtype(dtype)).reshape(1, -1, 1)
+    run = jax.jit(lambda *args: jaxrnn.unroll(cell, *args, implementation="cpu")[1])
+    came = np.asarray(run(params, xs)).astype(np.float32)
+    with np.errstate(all="ignore"):
+        exact = xs.astype(np.float32) * factors
+        wanted = exact.astype(xs.dtype).astype(np.float32)
+    # What is subnormal in float32 is zero.
+    normal = ~((np.abs(exact) < 2.0**-126) | (np.abs(xs.astype(np.float32)) < 2.0**-126))
+    assert normal.mean() > 0.9
+    np.testing.assert_array_equal(came[normal], wanted[normal])
+
+
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump reads the machine code")
 def test_a_number_meets_a_vector_by_one_broadcast():
     """No number is added to zero before it is put into all lanes: see ``broadcast``."""

@@ -132,14 +132,15 @@ def test_weights_in_shared_memory():
     agree("lstm", Shape(3, (3,), 2, 130), chip={"held": 8})
 
 
-def test_a_full_nan_in_the_state_stops_nobody():
+@pytest.mark.parametrize("product", ("default", "highest"))
+def test_a_full_nan_in_the_state_stops_nobody(product):
     """The very bits that stand for "not there yet" may come from a user."""
     cell = jaxrnn.elman(16)
     params = cell.init(jax.random.key(0), 2)
     bits = np.full((3, 16), 0xFFFFFFFF, np.uint32).view(np.float32)
     state = (jnp.asarray(np.where(np.arange(3)[:, None] == 1, bits, 0.5)),)
     xs = jnp.ones((2, 3, 2))
-    with emulated():
+    with emulated(), jax.default_matmul_precision(product):
         _, ys = jaxrnn.unroll(cell, params, xs, state, implementation="gpu")
     assert np.isnan(ys[:, 1]).all() and np.isfinite(ys[:, (0, 2)]).all()
 

@@ -168,6 +168,14 @@ def test_blocks_of_units(x64, small_blocks, name, reverse):
         check(e, reverse=reverse, flags=False)
 
 
+@pytest.mark.parametrize(("fixture", "hidden"), [("small_tiles", 5), ("small_blocks", 130)])
+def test_the_initial_states_gradient(request, x64, fixture, hidden):
+    """What starts put back is learned: over several chunks, and in blocks of units."""
+    request.getfixturevalue(fixture)
+    case = cases.Case(lambda h: jaxrnn.learned_state(jaxrnn.lstm(h)))
+    check(cases.example(case, cases.Shape(5, (3,), 3, hidden)))
+
+
 def test_blocks_of_units_where_the_input_is_projected(x64, small_blocks):
     e = cases.example(GATED["lstm"], cases.Shape(5, (16,), 3, 130))
     check(e, flags=False)
