@@ -242,16 +242,6 @@ def test_types(implementation, types, total, tolerance):
     assert jax.eval_shape(lambda: jaxrnn.linear_scan(g.a, g.b))[0].dtype == total
 
 
-@pytest.mark.parametrize("implementation", ("xla", "chunks"))
-def test_long_sequences(implementation):
-    """As exact as step by step, whatever is multiplied first."""
-    g = given(65_537, (1,), 2, flags=False)
-    a = 0.9 + jax.random.uniform(jax.random.key(0), g.a.shape) / 10
-    g = jax.tree.map(lambda x: x.astype(jnp.float32), g._replace(a=a))
-    came, wanted = run(g, implementation)[0], truth(wide(g))
-    assert error(came, wanted) < 1e-5
-
-
 @every_implementation
 @every_kind
 def test_what_is_wanted_alone(implementation, constant):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import truth
 from cases import CELLS, REFERENCE, TOLERANCE, Shape, cotangents, error, example, floating
 
 import jaxrnn
@@ -145,29 +144,6 @@ def test_no_nan_crosses_an_episode_reset(name):
         return jax.grad(loss, has_aux=True)(e.xs[3:])
 
     assert error(everything(after_nan), everything(alone)) < TOLERANCE["float32"][1]
-
-
-@pytest.fixture(scope="module")
-def long():
-    """An LSTM over 65,537 steps in float64, which never forgets at first: (params, xs, ys)."""
-    cell = jaxrnn.lstm(4, forget_bias=0.0)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(np.float64, cell.init(jax.random.key(0), 2))
-    xs = rng.normal(size=(65_537, 2))
-    state, ys = (np.zeros(4), np.zeros(4)), []
-    for x in xs:
-        state = truth.lstm(params, state, x)
-        ys.append(state[0])
-    return cell, params, xs, np.stack(ys)
-
-
-@pytest.mark.parametrize("steps", [65_536, 65_537])
-def test_more_than_65535_steps(long, steps):
-    """cuDNN stops there."""
-    cell, *arrays = long
-    params, xs, ys = jax.tree.map(lambda a: jnp.array(a, jnp.float32), arrays)
-    (h, _), came = unroll(cell, params, xs[:steps])
-    assert error((h, came), (ys[steps - 1], ys[:steps])) < 1e-5
 
 
 @pytest.mark.usefixtures("x64")
