@@ -64,6 +64,9 @@ peephole = jaxrnn.gated(
 )
 
 
+# Which cells a run is about: a "few", one or more of each builder; the "usual", all of them, of
+# which some are held to all laws; "all", held to all. Set by `pytest --cells`.
+CHOSEN = "usual"
 OLDEST = importlib.metadata.version("jaxlib").startswith("0.10.")  # that is supported
 REFERENCE = "reference"
 TPU = (*RECUR, "tpu")  # by an interpreter: see `interpreted`
@@ -84,7 +87,7 @@ GATED = {
         lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, LIFTED
     ),
     "mgu": Case(mgu, truth.mgu, TPU),
-    "candidate_first": Case(candidate_first),
+    "candidate_first": Case(candidate_first, truth.turned(truth.mgu)),
     "peephole": Case(peephole, truth.peephole_lstm),
 }
 ATTENTION = {
@@ -100,6 +103,7 @@ ATTENTION = {
 }
 MADE_OF_OTHERS = {
     "smooth": Case(smooth, faster=()),
+    "project": Case(lambda h: jaxrnn.project(h, activation="tanh"), faster=()),
     "stack": Case(lambda h: jaxrnn.stack(jaxrnn.lstm(h), jaxrnn.project(3), jaxrnn.gru(h))),
     "residual": Case(lambda h: jaxrnn.stack(jaxrnn.gru(h), jaxrnn.residual(jaxrnn.elman(h)))),
     "dropout": Case(

@@ -25,6 +25,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cells",
+        choices=("few", "usual", "all"),
+        default="usual",
+        help="few: one or more cells of each builder; usual: all, some of them held to all laws;"
+        " all: the full cross product",
+    )
+
+
+def pytest_configure(config):
+    import cases  # not before the environment is set
+
+    cases.CHOSEN = config.getoption("--cells")
+
+
 @pytest.fixture
 def x64():
     """Float64 is the default type inside the test."""
@@ -55,11 +71,7 @@ def pytest_runtest_teardown():
 
 
 def pytest_report_header():
-    from cases import OLDEST  # not before the environment is set
-
     lines = []
-    if not OLDEST:
-        lines.append("jaxrnn: each cell sees some of the laws' shapes; all on the oldest jax")
     if native.library().missing:
         lines.append(f"jaxrnn: implementation cpu NOT tested: {native.library().missing}")
     return lines
