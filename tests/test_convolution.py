@@ -23,7 +23,8 @@ CELLS = {
 every_cell = pytest.mark.parametrize(("cell", "inputs"), CELLS.values(), ids=CELLS)
 
 
-begun = jax.jit(lambda cell, inputs: cell.init(KEY, inputs), static_argnums=(0, 1))
+_begun = jax.jit(lambda cell, *given: cell.init(*given), static_argnums=(0, 2))
+begun = lambda cell, inputs: _begun(cell, KEY, inputs)
 unrolled = jax.jit(jaxrnn.unroll, static_argnames=("cell", "reverse"))
 
 
