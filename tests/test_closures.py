@@ -87,7 +87,7 @@ def test_a_number_that_is_closed_over(name):
     size = 1e-5
     values, at, ones = np.array([1.3, 0.4, 1.3 + size, 1.3 - size]), np.array(1.3), np.array(1.0)
     params = given(name)
-    # Of others, as in the last row, a cell has the implementations, and each its own.
+    # Made of cells, each with implementations of its own.
     made_of_others = name in ("merge", "bidirectional", "conv1d", "with_params", "drop")
 
     def of(implementation):
