@@ -91,3 +91,5 @@ def test_vmap_over_data_is_one_batch(name):
     program = jax.make_jaxpr(rows)(e.xs)
     found = [eqn for eqn in equations(program.jaxpr) if eqn.primitive.name == OPERATION[name]]
     assert len(found) == 1 and found[0].params["maps"] == ()
+    if OPERATION[name] == "recur":  # whose kernels can take rows as they lie
+        assert found[0].params["problem"].batch_first
