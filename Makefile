@@ -9,7 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers aot aot-here accelerator programs docs test mutants lint sanitize arm64 clean
+.PHONY: bench peers aot aot-here accelerator programs docs test test-all mutants lint sanitize \
+  arm64 clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -46,6 +47,10 @@ docs: $(VENV)/installed-docs
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
+
+# Every cell held to every law in every shape: before a release.
+test-all: $(VENV)/installed-test
+	$(MAKE) test ARGS="--cells=all $(ARGS)"
 
 # Does the suite notice faults? Plants some 140, one at a time, and runs the tests of each.
 mutants: $(VENV)/installed-test

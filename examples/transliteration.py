@@ -20,7 +20,7 @@ import jaxrnn
 
 NAMES = {a: name(a)[16:] for a in map(chr, range(0x30A1, 0x30F5))}  # less "KATAKANA LETTER "
 REAL = [(normalize("NFKC", a), name(a)[7:]) for a in map(chr, range(0x3300, 0x3358))]
-I_ROW, DOUBLED, LONG, WIDE, TALL = "キシチニヒミリギジ", "ッ", "ー", 20, 26
+I_ROW, DOUBLED, LONG, WIDE, TALL, WORDS = "キシチニヒミリギジ", "ッ", "ー", 20, 26, 20_000
 SYLLABLES = [(a, latin) for a, latin in NAMES.items() if "SMALL" not in latin]
 SYLLABLES += [(a + b, NAMES[a][0] + "Y" + NAMES[b][-1]) for a in I_ROW for b in "ャュョェ"]
 SYLLABLES += [("フ" + b, "HU" + NAMES[b][-1]) for b in "ァィェォ"]
@@ -89,7 +89,7 @@ def main(argv=None):
         parser.add_argument(f"--{option}", type=type(value), default=value)
     given = parser.parse_args(argv)
     rng, keys = np.random.default_rng(given.seed), jax.random.split(jax.random.key(given.seed))
-    words = arrays([pair for _ in range(20_000) if (pair := made_up(rng)) not in REAL])
+    words = arrays([pair for _ in range(WORDS) if (pair := made_up(rng)) not in REAL])
     params = encoder.init(keys[0], len(KANA)), decoder.init(keys[1], len(LATIN))
     rule = optax.adam(optax.cosine_decay_schedule(3e-3, given.steps))
 

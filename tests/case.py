@@ -15,6 +15,4 @@ class Case(NamedTuple):
     faster: tuple = RECUR  # its implementations on a CPU, beside the reference
     heads: int = 1  # `hidden` has to be a multiple of it
     inputs: int | None = None  # so many inputs, whatever the shape says
-    # Goes through time in a way of its own, and is tried in every shape with every option. Rows of
-    # a family that are not go as another row does that is.
-    alone: bool = False
+    whole: bool = False  # has no step, as it has to see the whole sequence

@@ -1,5 +1,6 @@
 """What holds for every test: eight CPU devices, strict types and ranks."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -25,6 +26,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cells",
+        choices=("few", "usual", "all"),
+        default="usual",
+        help="few: one or more cells of each builder; usual: all, some of them held to all laws;"
+        " all: the full cross product",
+    )
+
+
+def pytest_configure(config):
+    import cases  # not before the environment is set
+
+    cases.CHOSEN = config.getoption("--cells")
+
+
 @pytest.fixture
 def x64():
     """Float64 is the default type inside the test."""
@@ -45,6 +62,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path, str(name(item) or "")))
 
 
+def pytest_collection_finish():
+    """What was imported stays, and is not looked at again by each collection of garbage."""
+    gc.freeze()
+
+
 _MAPS = pathlib.Path("/proc/self/maps")
 
 
@@ -55,11 +77,7 @@ def pytest_runtest_teardown():
 
 
 def pytest_report_header():
-    from cases import OLDEST  # not before the environment is set
-
     lines = []
-    if not OLDEST:
-        lines.append("jaxrnn: each cell sees some of the laws' shapes; all on the oldest jax")
     if native.library().missing:
         lines.append(f"jaxrnn: implementation cpu NOT tested: {native.library().missing}")
     return lines

@@ -1,4 +1,4 @@
-"""The kernels for GPUs, compiled for a CPU (``emulate.h``)."""
+"""The kernels for GPUs, compiled for a CPU (``emulate.cc``)."""
 
 import contextlib
 import ctypes
@@ -10,8 +10,9 @@ import tempfile
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import pytest
+from instead import instead
 
 from jaxrnn.recurrence.gpu import division, launch
 from jaxrnn.recurrence.gpu.division import Chip
@@ -30,8 +31,8 @@ extern "C" int entry(void** arrays, const long long* members, const long long* n
   args.steps = n[4], args.rows = n[5], args.tiles = n[6], args.groups = n[7];
   for (args.first = 0; args.first < args.groups; args.first += n[1]) {
     const int groups = min(n[1], args.groups - args.first);
-    const bool stuck = emulated::launch(groups * n[0], n[2], n[3], [&] { run(args); });
-    if (stuck) return 1;
+    auto run_it = [](void* args) { run(*static_cast<Args*>(args)); };
+    if (emulated::launch(groups * n[0], n[2], n[3], run_it, &args)) return 1;
   }
   return 0;
 }
@@ -74,18 +75,57 @@ def _compiled(text):
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     source, library = (pathlib.Path(_FOLDER.name) / f"{name}{end}" for end in (".cc", ".so"))
     source.write_text(f'#define EMULATED "{HEADER}"\n{text}\n{_ENTRY}')
-    command = ["g++", "-std=gnu++20", "-O1", "-w", "-fPIC", "-shared", source, "-o", library]
-    subprocess.run(list(map(str, command)), check=True)
+    _compile("-shared", source, _machine(), "-o", library)
     return ctypes.CDLL(str(library)).entry
 
 
+@functools.cache
+def _machine():
+    """What runs kernels, compiled once for all of them."""
+    library = pathlib.Path(_FOLDER.name) / "emulate.o"
+    _compile("-c", HEADER.with_suffix(".cc"), "-o", library)
+    return library
+
+
+def _compile(*arguments):
+    subprocess.run(["g++", "-std=gnu++20", "-O1", "-w", "-fPIC", *map(str, arguments)], check=True)
+
+
+@functools.cache
+def _emulation(chip, warps, held):
+    """One for each of what a kernel depends on: compiled programs go on calling it."""
+    del warps, held
+    return Emulation(chip)
+
+
 @contextlib.contextmanager
-def emulated(blocks=8, shared=227 << 10, warps=2):
+def emulated(blocks=8, shared=227 << 10, warps=2, held=division.MOST_HELD):
     """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(division, "WARPS", warps)
-        emulation = Emulation(Chip(blocks, shared))
-        patch.setattr(launch, "EMULATED", emulation)
-        jax.clear_caches()
+    emulation = _emulation(Chip(blocks, shared), warps, held)
+    emulation.launched.clear()
+    sizes = (division, "WARPS", warps), (division, "MOST_HELD", held)
+    with instead((launch, "EMULATED", emulation), *sizes):
         yield emulation
-    jax.clear_caches()
+
+
+class Made:
+    """In place of a GPU, kernels are made and not run."""
+
+    chip = division.CHIPS["NVIDIA H200"]
+
+    def __init__(self):
+        self.texts, self.numbers = [], []
+
+    def __call__(self, text, shapes, args, numbers, **attributes):
+        self.texts.append(text)
+        self.numbers.append(numbers.tolist())
+        used = sum(a.astype(jnp.float32).sum() for a in args)  # nothing is left out
+        return [jnp.zeros(s.shape, s.dtype) + used.astype(s.dtype) for s in shapes]
+
+
+@contextlib.contextmanager
+def made():
+    """Inside, implementation "gpu" is lowered on a CPU, as for an H200: what is made for it."""
+    found = Made()
+    with instead((launch, "EMULATED", found)):
+        yield found

@@ -13,6 +13,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jax import lax
 
 import jaxrnn
@@ -228,13 +229,45 @@ def jaxpr(update):
     return jax.make_jaxpr(both)(*[jax.ShapeDtypeStruct((3,), jnp.float32)] * count)
 
 
+# NumPy's, of JAX's operations; a program is compiled for any other.
+NUMPY = {
+    "abs": np.abs, "acos": np.arccos, "add": np.add, "and": np.bitwise_and, "asinh": np.arcsinh,
+    "atan": np.arctan, "atan2": np.arctan2, "cbrt": np.cbrt, "ceil": np.ceil, "cos": np.cos,
+    "div": np.divide, "eq": np.equal, "erf": scipy.special.erf, "exp": np.exp, "exp2": np.exp2,
+    "expm1": np.expm1, "floor": np.floor, "ge": np.greater_equal, "gt": np.greater,
+    "is_finite": np.isfinite, "le": np.less_equal, "log": np.log, "log1p": np.log1p,
+    "logistic": lambda x: 1 / (1 + np.exp(-x)), "lt": np.less, "max": np.maximum,
+    "min": np.minimum, "mul": np.multiply, "ne": np.not_equal, "neg": np.negative,
+    "not": np.invert, "or": np.bitwise_or, "pow": np.power, "rsqrt": lambda x: 1 / np.sqrt(x),
+    "sign": np.sign, "sin": np.sin, "sqrt": np.sqrt, "square": np.square, "sub": np.subtract,
+    "tan": np.tan, "tanh": np.tanh, "xor": np.bitwise_xor,
+    "add_any": np.add, "copy": np.copy, "stop_gradient": np.copy,
+    "clamp": lambda low, x, high: np.clip(x, low, high),
+    "select_n": lambda which, *some: np.choose(np.asarray(which, int), some),
+    "convert_element_type": lambda x, new_dtype, **_: np.asarray(x).astype(new_dtype),
+    "integer_pow": lambda x, y: x ** np.asarray(float(y), x.dtype),
+    "broadcast_in_dim": lambda x, shape, broadcast_dimensions, **_: np.broadcast_to(
+        np.reshape(x, [n if i in broadcast_dimensions else 1 for i, n in enumerate(shape)])
+        if np.ndim(x) else x, shape,
+    ),
+    "concatenate": lambda *some, dimension: np.concatenate(some, dimension),
+    "reduce_sum": lambda x, axes, **_: x.sum(tuple(axes)),
+    "squeeze": lambda x, dimensions: np.squeeze(x, dimensions),
+}  # fmt: skip
+
+
+STATIC = {"convert_element_type", "integer_pow", "broadcast_in_dim", "concatenate", "reduce_sum"}
+STATIC |= {"squeeze"}
+
+
 def meant(jaxpr, args):
-    """What a jaxpr gives, one operation of JAX's at a time: no scan is compiled."""
+    """What a jaxpr gives, one operation at a time, most of them NumPy's."""
     jaxpr, consts = elements.opened(jaxpr)
     env = dict(zip((*jaxpr.invars, *jaxpr.constvars), (*args, *consts), strict=True))
     for eqn in jaxpr.eqns:
         given = [
-            jnp.asarray(v.val, v.aval.dtype) if hasattr(v, "val") else env[v] for v in eqn.invars
+            np.asarray(v.val, v.aval.dtype) if hasattr(v, "val") else np.asarray(env[v])
+            for v in eqn.invars
         ]
         params, name, inner = eqn.params, eqn.primitive.name, elements.called(eqn)
         if inner is not None:
@@ -247,7 +280,7 @@ def meant(jaxpr, args):
                 both = meant(params["jaxpr"], [*consts, *out, *(x[t] for x in xs)])
                 out = both[: len(out)]
                 ys.append(both[len(out) :])
-            out += [jnp.stack(y) for y in zip(*ys[:: -1 if params["reverse"] else 1])]
+            out += [np.stack(y) for y in zip(*ys[:: -1 if params["reverse"] else 1])]
         elif name == "while":
             first = params["cond_nconsts"]
             last = first + params["body_nconsts"]
@@ -256,11 +289,15 @@ def meant(jaxpr, args):
                 out = meant(params["body_jaxpr"], [*given[first:last], *out])
         elif name == "cond":
             out = meant(params["branches"][int(given[0])], given[1:])
+        elif name in NUMPY and not any(v.aval.dtype == jnp.bfloat16 for v in eqn.invars):
+            own = params if name in STATIC else {}
+            out = [np.asarray(NUMPY[name](*given, **own), eqn.outvars[0].aval.dtype)]
+            assert out[0].shape == eqn.outvars[0].aval.shape, name
         else:
             out = eqn.primitive.bind(*given, **params)
             out = out if eqn.primitive.multiple_results else [out]
         env |= zip(eqn.outvars, out, strict=True)
-    return [jnp.asarray(v.val) if hasattr(v, "val") else env[v] for v in jaxpr.outvars]
+    return [np.asarray(v.val) if hasattr(v, "val") else np.asarray(env[v]) for v in jaxpr.outvars]
 
 
 def of_programs(updates, dtype="float64", isa=""):

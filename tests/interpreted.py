@@ -18,13 +18,12 @@ PARAMETERS = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan"
 @contextlib.contextmanager
 def interpreted():
     """Inside, implementation "tpu" runs, with races and reads of unset memory found."""
-    # The interpreter keeps its order by an effect, of which a primitive's type has to tell.
-    call = jax.make_jaxpr(lambda: io_callback(lambda: None, None, ordered=True))()
+    effects = _effects()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mosaic, "INTERPRETED", True)
         for package in PACKAGES:
             for primitive in (package._operation.forward, package._operation.backward):
-                patch.setattr(primitive, "abstract_eval", _effectful(primitive, call.effects))
+                patch.setattr(primitive, "abstract_eval", _effectful(primitive, effects))
         with pltpu.force_tpu_interpret_mode(PARAMETERS), _in_all_threads("jax_enable_x64"):
             yield
 
@@ -50,6 +49,12 @@ def _in_all_threads(option):
         yield
     finally:
         jax.config.update(option, False)
+
+
+@functools.cache
+def _effects():
+    """The interpreter keeps its order by an effect, of which a primitive's type has to tell."""
+    return jax.make_jaxpr(lambda: io_callback(lambda: None, None, ordered=True))().effects
 
 
 def _effectful(primitive, effects):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from cases import NO_KERNEL, TOLERANCE
+from instead import instead
 
 from benchmarks import accelerator, contenders, plain, scans, timing
 from benchmarks import accelerator_attention as attention
@@ -98,7 +99,7 @@ def test_the_record_says_where_it_comes_from(complete):
 
 
 @pytest.mark.parametrize("how", ["wrong", "broken"])
-def test_a_wrong_implementation_is_told(tmp_path, monkeypatch, capsys, how):
+def test_a_wrong_implementation_is_told(tmp_path, capsys, how):
     right = xla.backward
 
     def backward(*arguments):
@@ -107,10 +108,8 @@ def test_a_wrong_implementation_is_told(tmp_path, monkeypatch, capsys, how):
         gradients = right(*arguments)
         return gradients._replace(r=-gradients.r)
 
-    monkeypatch.setattr(xla, "backward", backward)
-    jax.clear_caches()
-    status, content = run(tmp_path, *FEW)
-    jax.clear_caches()
+    with instead((xla, "backward", backward)):
+        status, content = run(tmp_path, *FEW)
     assert status == 1 and content["not_run"] == LEFT
     for row in content["checks"]:
         assert row["passed"] is (row["implementation"] != "xla")
@@ -138,10 +137,8 @@ def test_the_linear_recurrence(tmp_path, monkeypatch, capsys):
         gradients = right(*arguments)
         return gradients._replace(constant=2 * gradients.constant)
 
-    monkeypatch.setattr(linear_xla, "backward", backward)
-    jax.clear_caches()
-    status, content = run(tmp_path, "--cells", "linear_scan complex", "--dtypes", "float32")
-    jax.clear_caches()
+    with instead((linear_xla, "backward", backward)):
+        status, content = run(tmp_path, "--cells", "linear_scan complex", "--dtypes", "float32")
     assert status == 1
     for row in content["checks"]:
         assert row["passed"] is (row["implementation"] != "xla")
@@ -163,10 +160,8 @@ def test_attention(tmp_path, monkeypatch):
         gradients = right(*given)
         return gradients._replace(k=0 * gradients.k)
 
-    monkeypatch.setattr(online, "backward", backward)
-    jax.clear_caches()
-    status, content = run(tmp_path, *arguments)
-    jax.clear_caches()
+    with instead((online, "backward", backward)):
+        status, content = run(tmp_path, "--cells", attention.NAME, "--dtypes", "float32")
     assert status == 1
     for row in content["checks"]:
         assert row["passed"] is (row["implementation"] != "xla")

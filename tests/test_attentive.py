@@ -1,12 +1,14 @@
 """What a decoder reads of its memory, where that has padding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import truth
 from families import structure
-from test_structure import check_gradients
+from test_structure import checked
 
 import jaxrnn
 
@@ -18,20 +20,32 @@ LENGTHS = np.array([5, 3, 0, 1])
 every_score = pytest.mark.parametrize("score", ("additive", "general", "dot"))
 
 
+@functools.cache
 def made(score):
     cell = jaxrnn.attentive(jaxrnn.lstm(6), 6, score=score)
-    return cell, cell.init(KEY, 2)
+    return cell, jax.tree.map(np.asarray, jax.jit(cell.init, static_argnums=1)(KEY, 2))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(cell, params, memory, **options):
     return jaxrnn.unroll(cell, jaxrnn.remember(params, memory, **options), XS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def of_sines(cell, params, memory, lengths):
+    """The sum of the outputs' sines, and its gradients."""
+
+    def loss(params, memory):
+        return jnp.sin(run(cell, params, memory, lengths=lengths)[1]).sum()
+
+    return jax.value_and_grad(loss, (0, 1))(params, memory)
 
 
 @every_score
 def test_each_row_reads_its_own(score, monkeypatch):
     """Rows of several lengths, against NumPy's loop on each row's own memory."""
     cell, params = made(score)
-    ys = run(cell, params, MEMORY, lengths=LENGTHS)[1]
+    ys = np.asarray(run(cell, params, MEMORY, lengths=LENGTHS)[1])
     for i, length in enumerate(LENGTHS):
         if not length:
             continue
@@ -60,13 +74,8 @@ def test_padding_changes_nothing(score):
     cell, params = made(score)
     padding = np.arange(5)[:, None] >= LENGTHS
     poisoned = np.where(padding[..., None], np.nan, MEMORY)
-
-    def loss(params, memory):
-        return jnp.sin(run(cell, params, memory, lengths=LENGTHS)[1]).sum()
-
-    both = jax.jit(jax.value_and_grad(loss, (0, 1)))
-    value, grads = both(params, MEMORY)
-    came, came_grads = both(params, poisoned)
+    value, grads = of_sines(cell, params, MEMORY, LENGTHS)
+    came, came_grads = of_sines(cell, params, poisoned, LENGTHS)
     assert value == came and not np.array(grads[1])[padding].any()
     jax.tree.map(np.testing.assert_array_equal, came_grads, grads)
     masked = run(cell, params, poisoned, mask=~padding)[1]
@@ -76,30 +85,37 @@ def test_padding_changes_nothing(score):
 @every_score
 def test_nothing_to_read_is_a_context_of_zero(score):
     cell, params = made(score)
-    bare = jaxrnn.unroll(cell, params, XS)[1]
-    np.testing.assert_array_equal(run(cell, params, MEMORY, lengths=0 * LENGTHS)[1], bare)
-    np.testing.assert_array_equal(run(cell, params, MEMORY, lengths=LENGTHS)[1][:, 2], bare[:, 2])
-    np.testing.assert_array_equal(run(cell, params, MEMORY[:0])[1], bare)
+    bare, *read = (
+        np.asarray(ys)
+        for _, ys in (
+            jax.jit(lambda params: jaxrnn.unroll(cell, params, XS))(params),
+            run(cell, params, MEMORY, lengths=0 * LENGTHS),
+            run(cell, params, MEMORY, lengths=LENGTHS),
+            run(cell, params, MEMORY[:0]),
+        )
+    )
+    for ys, rows in zip(read, (slice(None), [2], slice(None))):
+        np.testing.assert_array_equal(ys[:, rows], bare[:, rows])
 
 
 @every_score
 def test_gradients_flow_to_the_memory(score):
     cell, params = made(score)
-
-    def loss(params, memory):
-        return jnp.sin(run(cell, params, memory, lengths=LENGTHS)[1]).sum()
-
-    check_gradients(loss, params, jnp.array(MEMORY))
+    both = functools.partial(of_sines, cell, lengths=LENGTHS)
+    _, of_memory = checked(both, params, MEMORY)
     real = np.arange(5)[:, None] < LENGTHS
-    assert np.array(jax.grad(loss, 1)(params, MEMORY))[real].all()
+    assert of_memory[real].all()
 
 
 @every_score
 def test_a_decoder_in_a_stack_and_in_bfloat16(score):
     cell = jaxrnn.stack(jaxrnn.attentive(jaxrnn.lstm(6), 6, score=score), jaxrnn.project(3))
-    params = jax.tree.map(jnp.float32, cell.init(KEY, 2))
-    params["0"] = jaxrnn.remember(params["0"], jnp.asarray(MEMORY, "bfloat16"))
-    xs = jnp.asarray(XS, "bfloat16")
-    state, ys = jaxrnn.unroll(cell, params, xs)
+
+    def run():
+        params = jax.tree.map(jnp.float32, cell.init(KEY, 2))
+        params["0"] = jaxrnn.remember(params["0"], jnp.asarray(MEMORY, "bfloat16"))
+        return jaxrnn.unroll(cell, params, jnp.asarray(XS, "bfloat16"))
+
+    state, ys = jax.eval_shape(run)
     assert ys.shape == (3, 4, 3) and ys.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves(state)} == {jnp.dtype("float32")}

@@ -84,32 +84,42 @@ def total(name, a, implementation=None, params=None):
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_number_that_is_closed_over(name):
     """Its value, derivatives by it and a batch of it, against a scan of the step."""
-    names = [None, "reference"] + (["xla"] if name in GATED else [])
-    values, at = jnp.array([1.3, 0.4]), jnp.array(1.3)
-    given(name)
+    size = 1e-5
+    values, at, ones = np.array([1.3, 0.4, 1.3 + size, 1.3 - size]), np.array(1.3), np.array(1.0)
+    params = given(name)
+    # Made of cells, each with implementations of its own.
+    made_of_others = name in ("merge", "bidirectional", "conv1d", "with_params", "drop")
 
-    def found(implementation):
-        of = functools.partial(total, name, implementation=implementation)
-        both = lambda a: jax.value_and_grad(of)(a)
-        by_params = lambda a: jax.grad(lambda p: of(a, params=p))(given(name))
-        return jax.jit(
-            lambda a, values: (
-                both(a), jax.jvp(of, (a,), (jnp.ones_like(a),)), jax.vmap(both)(values),
-                by_params(a), jax.lax.scan(lambda _, a: (None, of(a)), None, values)[1],
-            )
-        )(at, values)  # fmt: skip
+    def of(implementation):
+        run = lambda a, params: total(name, a, implementation, params)
+        return run, jax.value_and_grad(run, (0, 1))
 
-    if name in ("merge", "bidirectional", "conv1d", "with_params", "drop"):
-        names = [None]  # made of cells, each with implementations of its own
-    wanted = found(names[-1] if len(names) > 1 else None)
-    slope = (total(name, 1.3 + 1e-5) - total(name, 1.3 - 1e-5)) / 2e-5
-    (value, gradient), (_, forward), *_ = wanted
-    assert abs(gradient) > 1e-3 and abs(gradient - slope) < 1e-6 * abs(slope)
-    assert abs(forward - gradient) < 1e-10 * abs(gradient)
-    for implementation in names:
-        assert error(found(implementation), wanted) < 1e-10
-    eager = jax.grad(functools.partial(total, name))(at)  # outside of jit
-    assert abs(eager - gradient) < 1e-10 * abs(gradient)
+    @jax.jit
+    def scanned(values):
+        _, both = of(None if made_of_others else "reference")
+        return jax.lax.scan(lambda _, a: (None, both(a, params)), None, values)[1]
+
+    @jax.jit
+    def found(at, values):
+        run, both = of(None)
+        moved = jax.jvp(lambda a: run(a, params), (at,), (ones,))
+        return (
+            both(at, params), moved, jax.vmap(lambda a: both(a, params))(values),
+            jax.lax.scan(lambda _, a: (None, run(a, params)), None, values)[1],
+        )  # fmt: skip
+
+    wanted = scanned(values)
+    totals, (slopes, _) = jax.tree.map(np.asarray, wanted)
+    slope, first = (totals[2] - totals[3]) / (2 * size), jax.tree.map(lambda a: a[0], wanted)
+    assert abs(slopes[0]) > 1e-3 and abs(slopes[0] - slope) < 1e-6 * abs(slope)
+    came = found(at, values)
+    assert error(came, (first, (totals[0], slopes[0]), wanted, totals)) < 1e-10
+    if name in GATED:
+        both = of("xla")[1]
+        by_xla = jax.jit(lambda *a: (both(a[0], params), jax.vmap(both, (0, None))(*a[1:])))
+        assert error(by_xla(at, values, params), (first, wanted)) < 1e-10
+    eager = jax.grad(functools.partial(total, name))(jnp.array(1.3))  # outside of jit
+    assert abs(eager - slopes[0]) < 1e-10 * abs(slopes[0])
 
 
 @pytest.mark.parametrize("how", ("row", "one", "table", "count", "flag"))

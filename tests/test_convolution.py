@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from test_laws import literally
+from laws import literally
 
 import jaxrnn
 
@@ -23,41 +23,70 @@ CELLS = {
 every_cell = pytest.mark.parametrize(("cell", "inputs"), CELLS.values(), ids=CELLS)
 
 
+_begun = jax.jit(lambda cell, *given: cell.init(*given), static_argnums=(0, 2))
+begun = lambda cell, inputs: _begun(cell, KEY, inputs)
+unrolled = jax.jit(jaxrnn.unroll, static_argnames=("cell", "reverse"))
+
+
+def given(cell, inputs, dtype):
+    """Parameters and a sequence, NumPy's arrays of a type."""
+    xs = np.random.default_rng(0).normal(size=(7, 3, inputs))
+    return jax.tree.map(lambda a: np.asarray(a).astype(dtype), (begun(cell, inputs), xs))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def both_ways(cell, params, xs, state, some):
+    """What ``unroll`` gives forward and in reverse, and the gradients of its sum."""
+
+    def run(reverse, *given):
+        out = jaxrnn.unroll(cell, *given, mask=some, starts=some, reverse=reverse)
+        return sum(y.sum() for y in jax.tree.leaves(out)), out
+
+    grads = jax.value_and_grad(run, (1, 2, 3), has_aux=True)
+    return [(out, grad) for (_, out), grad in (grads(r, params, xs, state) for r in (False, True))]
+
+
 @every_cell
-@pytest.mark.parametrize("flags", [False, True])
 @pytest.mark.parametrize("steps, batch", [(0, (2,)), (1, ()), (3, (0,)), (3, (2, 1, 2))])
 @pytest.mark.usefixtures("x64")
-def test_few_steps_and_rows(cell, inputs, steps, batch, flags):
+def test_few_steps_and_rows(cell, inputs, steps, batch):
     """Fewer steps than the kernel sees, or none: the scan of the step, and gradients."""
-    rng, params = np.random.default_rng(0), cell.init(KEY, inputs)
-    xs = jnp.array(rng.normal(size=(steps, *batch, inputs)))
-    state = cell.initial_state(params, batch)
-    state = jax.tree.map(lambda a: jnp.array(rng.normal(size=a.shape)), state)
-    some = jnp.array(rng.random(xs.shape[:-1]) < 0.6) if flags else None
-    for reverse in (False, True):
-        given = dict(mask=some, starts=some, reverse=reverse)
-        run = jax.jit(functools.partial(jaxrnn.unroll, cell, **given))
-        came = run(params, xs, state)
-        if steps:
-            assert cases.error(came, literally(cell, params, xs, state, **given, key=None)) < 1e-12
-        loss = lambda *a: sum(y.sum() for y in jax.tree.leaves(run(*a)))  # noqa: B023
-        grads = jax.jit(jax.grad(loss, (0, 1, 2)))(params, xs, state)
-        assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+    rng, params = np.random.default_rng(0), begun(cell, inputs)
+    xs = rng.normal(size=(steps, *batch, inputs))
+    state = jax.eval_shape(lambda p: cell.initial_state(p, batch), params)
+    state = jax.tree.map(lambda a: rng.normal(size=a.shape), state)
+    some = rng.random(xs.shape[:-1]) < 0.6
+    for flags in (some, None) if len(batch) > 1 else (some,):
+        for reverse, (came, grads) in enumerate(both_ways(cell, params, xs, state, flags)):
+            options = dict(mask=flags, starts=flags, reverse=bool(reverse), key=None)
+            if steps:
+                wanted = literally(cell, params, xs, state, **options)
+                assert cases.error(came, wanted) < 1e-12
+            assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def squares(cell, params, xs, lengths=None):
+    """The results of ``unroll``, the sum of squares of its outputs, and its gradients."""
+
+    def loss(params, xs):
+        state, ys = jaxrnn.unroll(cell, params, xs, lengths=lengths)
+        return (ys.astype(jnp.float32) ** 2).sum(), (state, ys)
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, xs)
 
 
 @every_cell
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_weights(cell, inputs, dtype):
     """The sums and the states are in float32, and gradients in the types of what they are of."""
-    params = jax.tree.map(lambda p: p.astype(dtype), cell.init(KEY, inputs))
-    xs = jax.random.normal(KEY, (7, 3, inputs), dtype)
-    loss = lambda *a: (jaxrnn.unroll(cell, *a)[1].astype(jnp.float32) ** 2).sum()
-    wide = jax.tree.map(lambda a: a.astype(jnp.float32), (params, xs))
-    (came, grads), (wanted, wanted_grads) = (
-        jax.value_and_grad(loss, (0, 1))(*given) for given in ((params, xs), wide)
+    narrow = given(cell, inputs, dtype)
+    wide = jax.tree.map(lambda a: a.astype(np.float32), narrow)
+    ((came, out), grads), ((wanted, _), wanted_grads) = (
+        squares(cell, *arrays) for arrays in (narrow, wide)
     )
     assert {g.dtype.name for g in jax.tree.leaves(grads)} == {dtype}
-    state, ys = jaxrnn.unroll(cell, params, xs)
+    state, ys = out
     assert {s.dtype.name for s in state} == {"float32"} and ys.dtype == dtype
     assert cases.error((came, grads), (wanted, wanted_grads)) < cases.TOLERANCE[dtype][1]
 
@@ -66,18 +95,14 @@ def test_narrow_weights(cell, inputs, dtype):
 def test_export(cell, inputs):
     """Any number of steps and rows, on every platform."""
     pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers to write a module")
-    params, loss = (
-        cell.init(KEY, inputs),
-        lambda *a, **o: (jaxrnn.unroll(cell, *a, **o)[1] ** 2).sum(),
-    )
-    grads = lambda params, xs, lengths: jax.grad(loss)(params, xs, lengths=lengths)
-    xs, lengths = jax.random.normal(KEY, (7, 3, inputs)), jnp.array([7, 0, 4])
+    grads = jax.jit(lambda *a: squares(cell, *a)[1])
+    (params, xs), lengths = given(cell, inputs, "float32"), np.array([7, 0, 4], np.int32)
     steps, rows = export.symbolic_shape("T, B")
     shapes = (
         jax.ShapeDtypeStruct((steps, rows, inputs), xs.dtype),
         jax.ShapeDtypeStruct((rows,), lengths.dtype),
     )
-    exported = export.export(jax.jit(grads), platforms=("cpu", "tpu", "cuda"))(params, *shapes)
+    exported = export.export(grads, platforms=("cpu", "tpu", "cuda"))(params, *shapes)
     came = export.deserialize(exported.serialize()).call(params, xs, lengths)
     assert cases.error(came, grads(params, xs, lengths)) < 1e-5
 
@@ -132,18 +157,23 @@ def test_no_array_is_empty(cell):
 def test_a_kernel_of_one_remembers_nothing(make):
     """It has no window, and is otherwise what it is as a convolution."""
     one, two = make(4, kernel=1), make(4, kernel=2)
-    params = one.init(KEY, 3)
-    padded = params | {"w": jnp.concatenate([params["w"], jnp.zeros_like(params["w"])])}
-    xs = jax.random.normal(KEY, (5, 2, 3))
-    given = dict(mask=jnp.ones((5, 2), bool).at[2, 1].set(False), reverse=True)
-    state, ys = jaxrnn.unroll(one, params, xs, **given)
-    (_, *rest), wanted = jaxrnn.unroll(two, padded, xs, **given)
+    params = jax.tree.map(np.asarray, begun(one, 3))
+    padded = params | {"w": np.concatenate([params["w"], 0 * params["w"]])}
+    xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    mask = np.ones((5, 2), bool)
+    mask[2, 1] = False
+    state, ys = unrolled(one, params, xs, mask=mask, reverse=True)
+    (_, *rest), wanted = unrolled(two, padded, xs, mask=mask, reverse=True)
     assert state == tuple(state) and len(state) == len(rest)
     assert cases.error((state, ys), (tuple(rest), wanted)) < 1e-6
-    found = jaxrnn.trace(one, params, xs)
+    found, norms, radius = jax.jit(
+        lambda: (
+            jaxrnn.trace(one, params, xs),
+            jaxrnn.inside.gradient_norms(one, params, xs),
+            jaxrnn.inside.spectral_radius(one, params, xs, mask=mask, reverse=True),
+        )
+    )()
     assert sorted(found) == (["y"] if make is jaxrnn.conv1d else ["c", "y"])
-    norms = jaxrnn.inside.gradient_norms(one, params, xs)
-    radius = jaxrnn.inside.spectral_radius(one, params, xs, **given)
     assert norms.shape == radius.shape == (5, 2) and radius[2, 1] == 1
     assert norms.any() == radius[0].any() == (make is jaxrnn.qrnn)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from instead import instead
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -20,15 +21,16 @@ from jaxrnn.target import Target
 
 FORWARD, BACKWARD = "@__cudnn$fmhaSoftmax(", "@__cudnn$fmhaSoftmaxBackward("
 WIDTH, HEADS, STEPS = 16, 2, 7
+ANSWERS = (
+    (cudnn, "_capability", lambda: 9.0),
+    (fused_attention_stablehlo, "check_cudnn_version", lambda: 91900),
+)
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch):
-    monkeypatch.setattr(cudnn, "_capability", lambda: 9.0)
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91900)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
+def on_a_gpu():
+    with instead(*ANSWERS):
+        yield
 
 
 def lowered(function, *args):
@@ -141,7 +143,9 @@ def test_what_cudnn_cannot_run(on_a_gpu, monkeypatch):
     assert "sizes" in why_not((3, steps, 2, 16))
     monkeypatch.setattr(cudnn, "_capability", lambda: 7.5)
     assert "8.0" in why_not()
-    monkeypatch.undo()
+
+
+def test_a_machine_without_a_gpu():
     assert "this machine has none" in why_not()
 
 

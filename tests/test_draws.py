@@ -37,9 +37,9 @@ def same(came, wanted):
     np.testing.assert_allclose(came, wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("impl", IMPLS[1:])  # the laws try the first one
-def test_steps_pieces_and_padded_rows_draw_what_the_whole_does(params, impl):
-    key, real = jax.random.key(7, impl=impl), np.ones((6, 3), bool)
+def test_steps_pieces_and_padded_rows_draw_what_the_whole_does(params):
+    """With keys of four words, which those of "unsafe_rbg" are too; the laws' have two."""
+    key, real = jax.random.key(7, impl="rbg"), np.ones((6, 3), bool)
     initial = CELL.initial_state(params, (3,))
     _, whole = unroll(params, key, initial, XS, real)
     apart = np.array(whole[:, 0] != whole[:, 1]).reshape(-1, len(CELL.made.args), 4)
@@ -121,10 +121,13 @@ ALL = {  # the rate at which nothing is kept, and next to nothing in float16
 )
 def test_where_all_is_dropped(rate, dtype):
     """Zeros, and gradients of zeros."""
-    key, xs = jax.random.key(1), jnp.ones((4, 2, 3), dtype)
+    key, xs = jax.random.key(1), np.ones((4, 2, 3), dtype)
     cells = {name: make(rate) for name, make in ALL.items()}
-    params = {name: cell.init(jax.random.key(0), 3) for name, cell in cells.items()}
-    params = jax.tree.map(lambda a: a.astype(dtype), params)
+    shapes = jax.eval_shape(
+        lambda key: {name: cell.init(key, 3) for name, cell in cells.items()}, key
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(dtype), shapes)
 
     def loss(params, xs):
         ys = {n: jaxrnn.unroll(c, params[n], xs[n], key=key)[1] for n, c in cells.items()}

@@ -1,5 +1,6 @@
 """The examples run, and learn something already in a few steps."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -10,11 +11,17 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.usefixtures("plain_jax")
 
 
-def run(name, *arguments):
+@functools.cache
+def module(name):
+    """An example, loaded once: what it compiled stays."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main(["--steps", "5", *arguments])
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def run(name, *arguments):
+    return module(name).main(["--steps", "5", *arguments])
 
 
 def test_char_lm(capsys):
@@ -41,15 +48,17 @@ def test_adding_problem(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("task", ("parity", "cycle"))
-def test_state_tracking(tmp_path, task):
+@pytest.mark.parametrize(("task", "cells"), (("parity", ("lstm", "lru")), ("cycle", ("elman",))))
+def test_state_tracking(tmp_path, monkeypatch, task, cells):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     picture = tmp_path / "tracking.png"
+    for size, value in {"BATCH": 8, "CHUNK": 5, "HELD_OUT": 32}.items():
+        monkeypatch.setattr(module("state_tracking"), size, value)
     found = run(
-        "state_tracking", "--task", task, "--cells", "lstm", "lru", "--hidden", "8",
+        "state_tracking", "--task", task, "--cells", *cells, "--hidden", "8",
         "--out", str(picture),
     )  # fmt: skip
-    assert set(found) == {"lstm", "lru"}
+    assert tuple(found) == cells
     assert all(0 <= share <= 1 for shares in found.values() for share in shares.values())
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
@@ -71,9 +80,10 @@ def test_short(path):
     assert len(path.read_text().splitlines()) < 120
 
 
-def test_transliteration(tmp_path):
+def test_transliteration(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     picture = tmp_path / "transliteration.png"
+    monkeypatch.setattr(module("transliteration"), "WORDS", 500)
     right, by_letter = run("transliteration", "--out", str(picture))
     assert 0 <= right < 0.5 < by_letter < 0.6
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000
@@ -106,10 +116,12 @@ def test_episodes(tmp_path):
         ("forecasting", "vega_datasets"),
     ),
 )
-def test_beside_a_baseline(name, needs, tmp_path):
+def test_beside_a_baseline(name, needs, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     pytest.importorskip("flax"), pytest.importorskip("sklearn"), pytest.importorskip(needs)
     picture = tmp_path / "picture.png"
+    if name == "text_classification":
+        monkeypatch.setattr(module(name), "FILES", module(name).FILES[:120])
     (score,), baseline = run(name, "--seeds", "0", "--out", str(picture))
     assert 0.1 < score < 2 and 0.5 < baseline < 1.5
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000

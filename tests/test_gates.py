@@ -1,15 +1,20 @@
 """What is peculiar to a gated cell, beside the laws of all."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import truth
 from case import NO_KERNEL
 from cases import error
 
 import jaxrnn
 
 KEY = jax.random.key(0)
+begun = lambda cell: jax.tree.map(np.asarray, _begun(cell, KEY))
+_begun = jax.jit(lambda cell, key: cell.init(key, 3), static_argnums=0)
 SLSTMS = pytest.mark.parametrize("forget", ("sigmoid", "exp"))
 
 
@@ -18,19 +23,19 @@ SLSTMS = pytest.mark.parametrize("forget", ("sigmoid", "exp"))
 def test_slstm_is_what_it_stabilises(forget):
     """The paper's first equations, with neither m nor a sum of logarithms."""
     cell = jaxrnn.slstm(4, forget=forget)
-    params, xs = cell.init(KEY, 3), jax.random.normal(KEY, (9, 3))
-    h, c, n, wanted = jnp.zeros(4), 0.0, 0.0, []
+    params, xs = begun(cell), np.random.default_rng(0).normal(size=(9, 3))
+    h, c, n, wanted = np.zeros(4), 0.0, 0.0, []
     for x in xs:
         i, f, z, o = (
-            jnp.einsum("i,igh->gh", x, params["w"])
+            np.einsum("i,igh->gh", x, params["w"])
             + params["b"]
-            + jnp.einsum("d,dgh->gh", h, params["r"])
+            + np.einsum("d,dgh->gh", h, params["r"])
         )
-        f = jax.nn.sigmoid(f) if forget == "sigmoid" else jnp.exp(f)
-        c, n = f * c + jnp.exp(i) * jnp.tanh(z), f * n + jnp.exp(i)
-        h = jax.nn.sigmoid(o) * c / n
+        f = truth.sigmoid(f) if forget == "sigmoid" else np.exp(f)
+        c, n = f * c + np.exp(i) * np.tanh(z), f * n + np.exp(i)
+        h = truth.sigmoid(o) * c / n
         wanted.append(h)
-    assert error(jaxrnn.unroll(cell, params, xs)[1], jnp.stack(wanted)) < 1e-13
+    assert error(jaxrnn.unroll(cell, params, xs)[1], np.stack(wanted)) < 1e-13
 
 
 @SLSTMS
@@ -39,37 +44,46 @@ def test_slstm_is_finite_for_any_gate(forget, implementation):
     if implementation == "cpu" and NO_KERNEL:
         pytest.skip(NO_KERNEL)
     cell = jaxrnn.slstm(64, forget=forget)
-    xs = jax.random.normal(KEY, (20, 8, 3))
-    starts = jax.random.bernoulli(KEY, 0.3, xs.shape[:-1])
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(20, 8, 3)).astype(np.float32)
+    starts = rng.random(xs.shape[:-1]) < 0.3
 
-    def loss(params, xs):
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def both(params, xs):
         state, ys = jaxrnn.unroll(cell, params, xs, starts=starts, implementation=implementation)
         return (ys**2).sum(), (state, ys)
 
     for scale in (1e3, 1e6):
-        params = jax.tree.map(lambda p: p * scale, cell.init(KEY, 3))  # noqa: B023
-        grads, out = jax.grad(loss, (0, 1), has_aux=True)(params, xs)
+        grads, out = both({n: p * np.float32(scale) for n, p in begun(cell).items()}, xs)
         assert all(np.isfinite(a).all() for a in jax.tree.leaves((grads, out)))
-        assert abs(out[1]).max() <= 1
+        assert abs(np.asarray(out[1])).max() <= 1
 
 
 def test_an_episode_of_one_row_begins_by_itself():
     """A stabiliser of one row, or one unit, says nothing of another."""
     cell = jaxrnn.slstm(2)
     params = cell.init(KEY, 1)
-    state = tuple(jnp.array([[0.0, 0.0], [a, a]]) for a in (0.1, 0.1, 1.0, 90.0))
-    _, y = cell.step(params, state, jnp.full((2, 1), -80.0))
-    _, alone = cell.step(params, cell.initial_state(params, (1,)), jnp.full((1, 1), -80.0))
+    state = tuple(np.float32([[0.0, 0.0], [a, a]]) for a in (0.1, 0.1, 1.0, 90.0))
+    step = jax.jit(lambda *given: cell.step(params, *given)[1])
+    y = np.asarray(step(state, np.full((2, 1), -80, np.float32)))
+    alone = np.asarray(step(cell.initial_state(params, (1,)), np.full((1, 1), -80, np.float32)))
     assert (y[0] == alone[0]).all() and (alone != 0).all()
 
 
 def test_what_parameters_begin_as():
-    r = jaxrnn.irnn(6, heads=2).init(KEY, 3)["r"]
-    assert (r[:, :, 0] == jnp.stack([jnp.eye(3)] * 2)).all()
-    assert jnp.std(jaxrnn.irnn(64).init(KEY, 64)["w"]) < 0.0011
-    forget, candidate = jaxrnn.janet(1000, longest=50).init(KEY, 3)["b"]
+    rows, wide, janet, peephole, plain = jax.jit(
+        lambda key: (
+            jaxrnn.irnn(6, heads=2).init(key, 3)["r"],
+            jaxrnn.irnn(64).init(key, 64)["w"],
+            jaxrnn.janet(1000, longest=50).init(key, 3)["b"],
+            *(jaxrnn.lstm(4, peepholes=p).init(key, 3) for p in (True, False)),
+        )
+    )(KEY)
+    rows, wide, (forget, candidate) = (np.asarray(a) for a in (rows, wide, janet))
+    assert (rows[:, :, 0] == np.eye(3)).all() and len(rows) == 2
+    assert wide.std() < 0.0011
     assert 0 <= forget.min() < 0.5 and 3.7 < forget.max() < np.log(49) and (candidate == 0).all()
-    peephole, plain = (jaxrnn.lstm(4, peepholes=p).init(KEY, 3) for p in (True, False))
     assert (peephole["pi"] == 0).all() and set(peephole) - set(plain) == {"pi", "pf", "po"}
 
 

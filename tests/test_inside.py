@@ -127,8 +127,9 @@ def test_states_are_held_where_a_step_is_not_real(reverse):
     starts = jnp.array([[0, 0], [0, 0], [0, 1], [0, 0]]) == 1
     options = {"mask": mask, "starts": starts, "reverse": reverse}
     arrays = given.params, given.xs, given.state
-    found = jax.jit(lambda *a: jaxrnn.trace(given.cell, *a, **options))(*arrays)
-    state, ys = jaxrnn.unroll(given.cell, *arrays, **options)
+    found, (state, ys) = jax.jit(
+        lambda *a: [f(given.cell, *a, **options) for f in (jaxrnn.trace, jaxrnn.unroll)]
+    )(*arrays)
     assert cases.error(found["y"], ys) < 1e-12
     last = 0 if reverse else -1
     assert cases.error((found["h"][last], found["c"][last]), state) < 1e-12
@@ -169,12 +170,18 @@ SHOWN = {
 @pytest.mark.parametrize("name", MADE)
 def test_the_trace_of_cells_made_of_cells_follows_their_parameters(name):
     cell = MADE[name]
-    params, xs = cell.init(KEY, 3), jax.random.normal(KEY, (4, 2, 3))
-    if name == "attentive":
-        params = jaxrnn.remember(params, xs[..., :2])
-    options = {"lengths": jnp.array([4, 2]), "key": jax.random.key(1)}
-    found = jax.jit(lambda p, x: jaxrnn.trace(cell, p, x, **options))(params, xs)
-    state, ys = jax.jit(lambda p, x: jaxrnn.unroll(cell, p, x, **options))(params, xs)
+    xs = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
+    options = {"lengths": np.array([4, 2], np.int32), "key": jax.random.key(1)}
+
+    @jax.jit
+    def both(key, xs):
+        params = cell.init(key, 3)
+        if name == "attentive":
+            params = jaxrnn.remember(params, xs[..., :2])
+        given = cell, params, xs
+        return jaxrnn.trace(*given, **options), jaxrnn.unroll(*given, **options)
+
+    found, (state, ys) = both(KEY, xs)
     assert cases.error(found["y"], ys) < 5e-6
     arrays = flat(found)
     assert set(SHOWN[name]) <= set(arrays)
@@ -193,8 +200,8 @@ def user_update(state, x, r):
 
 def test_a_cell_of_yours():
     cell = jaxrnn.gated(user_update, gates=2)(3)
-    params, xs = cell.init(KEY, 2), jax.random.normal(KEY, (4, 2))
-    found = jaxrnn.trace(cell, params, xs)
+    xs = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    found = jax.jit(lambda: jaxrnn.trace(cell, cell.init(KEY, 2), xs))()
     assert sorted(found) == ["a_f", "a_n", "f", "h", "kept", "y"]
     assert (found["h"] == found["y"]).all() and found["f"].shape == (4, 3)
     assert cases.error(found["kept"][1:], found["f"][1:] * found["h"][:-1]) < 1e-6
@@ -207,7 +214,8 @@ def test_a_cell_of_yours():
         return level, level + 0 * inner[0]
 
     smooth = jaxrnn.cell(lambda key, n: {}, lambda params, batch: jnp.zeros((*batch, 2)), step)
-    found = jaxrnn.trace(smooth, {"weight": jnp.ones((3, 2))}, jnp.ones((4, 3, 2)))
+    given = {"weight": jnp.ones((3, 2))}, jnp.ones((4, 3, 2))
+    found = jax.eval_shape(lambda *given: jaxrnn.trace(smooth, *given), *given)
     assert sorted(found) == ["level", "parts_new", "parts_old", "rate", "y"]
 
 
@@ -258,15 +266,18 @@ def test_the_profiler_is_as_it_was():
 
 def test_no_steps():
     cell = jaxrnn.stack(jaxrnn.gru(2), jaxrnn.lru(2))
-    found = jaxrnn.trace(cell, cell.init(KEY, 2), jnp.ones((0, 5, 2)))
+    found = jax.jit(lambda: jaxrnn.trace(cell, cell.init(KEY, 2), jnp.ones((0, 5, 2))))()
     assert {a.shape for a in flat(found).values()} == {(0, 5, 2)}
+
+
+traced = jax.jit(jaxrnn.trace, static_argnums=0)
 
 
 @pytest.mark.usefixtures("x64")
 def test_gradient_norms_are_products_of_jacobians():
     given = cases.example(cases.CELLS["elman"], SHAPE)
     r = np.asarray(given.params["r"][:, 0])
-    h = np.asarray(jaxrnn.trace(given.cell, given.params, given.xs)["h"])
+    h = np.asarray(traced(given.cell, given.params, given.xs)["h"])
     wanted, d = [], np.ones_like(h[0])
     for now in h[::-1]:
         d = (d * (1 - now**2)) @ r.T
@@ -287,7 +298,7 @@ def test_gradient_norms_are_products_of_jacobians():
 def test_spectral_radius():
     given = cases.example(cases.CELLS["elman"], SHAPE)
     r = np.asarray(given.params["r"][:, 0])
-    h = np.asarray(jaxrnn.trace(given.cell, given.params, given.xs)["h"])
+    h = np.asarray(traced(given.cell, given.params, given.xs)["h"])
     each = [[np.abs(np.linalg.eigvals(np.diag(1 - b**2) @ r.T)).max() for b in t] for t in h]
     run = lambda **options: jax.jit(
         lambda p, x: inside.spectral_radius(given.cell, p, x, **options)

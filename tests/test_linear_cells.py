@@ -73,28 +73,6 @@ def test_rg_lru_where_nothing_is_forgotten():
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
 
 
-LONG = {
-    "lru": jaxrnn.lru(2, state=8, r_min=0.9, r_max=0.999),
-    "s5": jaxrnn.s5(2, state=8),
-    "rg_lru": jaxrnn.rg_lru(2),
-    "gilr": jaxrnn.gilr(2),
-    "min_gru": jaxrnn.min_gru(2),
-    "min_lstm": jaxrnn.min_lstm(2),
-}
-
-
-@pytest.mark.parametrize("name", LONG)
-def test_65536_steps_in_float32(name, x64):
-    """Finite, and float64's to 1e-5."""
-    cell, rng = LONG[name], np.random.default_rng(0)
-    params = cell.init(jax.random.key(0), 2)
-    xs = jnp.array(rng.normal(size=(65536, 2)), "float32")
-    narrow = jax.tree.map(lambda p: p.astype("float32"), params)
-    wide = jax.tree.map(lambda p: p.astype("float64"), narrow)
-    run = jax.jit(lambda params, xs: jaxrnn.unroll(cell, params, xs)[1])
-    assert error(run(narrow, xs), run(wide, xs.astype("float64"))) < 1e-5
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     (

@@ -62,6 +62,7 @@ DEEP = jaxrnn.stack(
     jaxrnn.attentive(jaxrnn.zoneout(jaxrnn.gru(2, reset_after=False), 0.5), 5),
     jaxrnn.project(2),
 )
+BOTH = jaxrnn.bidirectional(jaxrnn.elman(2))
 
 
 @functools.cache
@@ -79,28 +80,28 @@ def program(function, *args):
 # Any mapping
 
 
+@functools.cache
+def programs(kind):
+    """Of all that takes parameters, given as a kind of mapping; and what is said of them."""
+    (params, state), (other, _) = example(DEEP), example(BOTH)
+    p, q = made_of(kind, params), made_of(kind, other)
+    calls = {
+        "unroll": lambda xs: jaxrnn.unroll(DEEP, p, xs, state, key=KEY),
+        "step": lambda xs: DEEP.step(p, state, xs[0], KEY),
+        "initial_state": lambda xs: DEEP.initial_state(p, xs.shape[1:-1]),
+        "trace": lambda xs: jaxrnn.trace(DEEP, p, xs),
+        "gradient_norms": lambda xs: jaxrnn.inside.gradient_norms(DEEP, p, xs),
+        "both": lambda xs: jaxrnn.unroll(BOTH, q, xs),
+    }
+    found = {name: program(call, XS) for name, call in calls.items()}
+    return found | {"explain": jaxrnn.explain(DEEP, p, XS)}
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_any_mapping_is_as_good_as_a_dict(kind):
-    params, state = example(DEEP)
-    calls = {
-        "unroll": lambda p: lambda xs: jaxrnn.unroll(DEEP, p, xs, state, key=KEY),
-        "step": lambda p: lambda xs: DEEP.step(p, state, xs[0], KEY),
-        "initial_state": lambda p: lambda xs: DEEP.initial_state(p, xs.shape[1:-1]),
-        "trace": lambda p: lambda xs: jaxrnn.trace(DEEP, p, xs),
-        "gradient_norms": lambda p: lambda xs: jaxrnn.inside.gradient_norms(DEEP, p, xs),
-    }
-    for name, call in calls.items():
-        came, wanted = (program(call(p), XS) for p in (made_of(kind, params), params))
-        assert came == wanted, name
-    came, wanted = (jaxrnn.explain(DEEP, p, XS) for p in (made_of(kind, params), params))
-    assert came == wanted
-    small = jaxrnn.bidirectional(jaxrnn.elman(2))
-    params, _ = example(small)
-    came, wanted = (
-        program(lambda xs: jaxrnn.unroll(small, p, xs), XS)  # noqa: B023
-        for p in (made_of(kind, params), params)
-    )
-    assert came == wanted
+    wanted = programs(dict)
+    for name, came in programs(kind).items():
+        assert came == wanted[name], name
 
 
 @pytest.mark.parametrize("kind", [collections.OrderedDict, frozen])

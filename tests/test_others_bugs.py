@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import truth
 from cases import CELLS, REFERENCE, TOLERANCE, Shape, cotangents, error, example, floating
 
 import jaxrnn
@@ -14,21 +13,68 @@ import jaxrnn
 NAMES = ("lstm", "gru_states", "gru_reset_before", "attention", "attention_window")
 CASES = {name: CELLS[name] for name in (*NAMES, "transformer_block")}
 CASES["bidirectional"] = CELLS["lstm"]._replace(
-    make=lambda h: jaxrnn.stack(jaxrnn.bidirectional(jaxrnn.gru(h)), jaxrnn.project(h))
+    make=lambda h: jaxrnn.stack(jaxrnn.bidirectional(jaxrnn.gru(h)), jaxrnn.project(h)),
+    whole=True,
 )
-SHAPE = Shape(7, (5,), 3, 4)
+SHAPE = Shape(7, (6,), 3, 4)
 IMPLEMENTATIONS = [(name, None) for name in CASES]
 IMPLEMENTATIONS += [("lstm", REFERENCE), ("attention", REFERENCE)]
 every_cell = pytest.mark.parametrize("name", CASES)
 
 given = functools.cache(lambda name: example(CASES[name], SHAPE, dtype=jnp.float32))
 unroll = jax.jit(jaxrnn.unroll, static_argnames=("cell", "implementation"))
+step = jax.jit(lambda cell, *args: cell.step(*args), static_argnums=0)
 
 
-def weighted(out):
-    """A number to differentiate that everything in ``out`` goes into."""
-    pairs = zip(*(jax.tree.leaves(tree) for tree in (floating(out), cotangents(out))), strict=True)
-    return sum((a.astype(float) * b.astype(float)).sum() for a, b in pairs)
+@functools.partial(jax.jit, static_argnames=("cell", "implementation"))
+def differentiated(cell, params, xs, state, weights, lengths, mask, starts, implementation=None):
+    """``(state, ys)``, their product with ``weights``, and its gradients.
+
+    Flags are arrays and what is left out has weights of zero: so one program serves most tests of
+    a cell.
+    """
+
+    def loss(params, xs, state):
+        out = jaxrnn.unroll(
+            cell, params, xs, state, lengths=lengths, mask=mask, starts=starts,
+            implementation=implementation,
+        )  # fmt: skip
+        pairs = zip(jax.tree.leaves(floating(out)), jax.tree.leaves(weights), strict=True)
+        return sum((a.astype(float) * w.astype(float)).sum() for a, w in pairs), out
+
+    (total, out), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True, allow_int=True)(
+        params, xs, state
+    )
+    return out, total, floating(grads)
+
+
+def run(e, *, xs=None, params=None, state=None, weights=None, implementation=None, **flags):
+    """``differentiated``, of an example's arrays and no flag but those given."""
+    params, xs = e.params if params is None else params, e.xs if xs is None else xs
+    steps, *batch = xs.shape[:-1]
+    flags = dict(
+        lengths=np.full(batch, steps, np.int32),
+        mask=np.ones((steps, *batch), bool),
+        starts=np.zeros((steps, *batch), bool),
+    ) | {name: np.array(flag) for name, flag in flags.items()}
+    state = initial(e) if state is None else state
+    weights = weights_of(e, xs.dtype) if weights is None else weights
+    return differentiated(
+        e.cell, params, xs, state, weights, **flags, implementation=implementation
+    )
+
+
+def initial(e):
+    return _initial(e.cell, e.params, e.xs.shape[1:-1])
+
+
+_initial = jax.jit(lambda cell, *args: cell.initial_state(*args), static_argnums=(0, 2))
+
+
+def weights_of(e, dtype):
+    """Random weights for an example's state and outputs, these of a type."""
+    ys = jax.ShapeDtypeStruct((*e.xs.shape[:-1], 4), dtype)
+    return cotangents((e.state, ys))
 
 
 def same_bits(came, wanted):
@@ -40,11 +86,11 @@ def same_bits(came, wanted):
 def test_a_row_of_length_zero_keeps_its_state(name):
     """Flax returns the state after all of the padding."""
     e = given(name)
-    initial = e.cell.initial_state(e.params, SHAPE.batch)
     empty = np.flatnonzero(e.lengths == 0)[0]
-    for state, before in ((e.state, e.state), (None, initial)):
-        after, _ = unroll(e.cell, e.params, e.xs, state, lengths=e.lengths)
-        pairs = [jax.tree.map(lambda a, i=i: a[i], (after, before)) for i in (empty, 0)]
+    for before in (e.state, initial(e)):
+        (after, _), *_ = run(e, state=before, lengths=e.lengths)
+        both = jax.tree.map(np.asarray, (after, before))
+        pairs = [jax.tree.map(lambda a, i=i: a[i], both) for i in (empty, 0)]
         assert same_bits(*pairs[0]) and not same_bits(*pairs[1])
 
 
@@ -52,24 +98,18 @@ def test_a_row_of_length_zero_keeps_its_state(name):
 def test_nan_in_padding_changes_no_bit(name, implementation):
     """In Flax and Keras it comes through in the gradients, if not in the outputs."""
     e = given(name)
-    real = e.mask & (jnp.arange(SHAPE.steps)[:, None] < e.lengths[None])
+    flags = dict(lengths=e.lengths, mask=e.mask, starts=e.starts)
+    real = np.array(e.mask) & (np.arange(SHAPE.steps)[:, None] < np.array(e.lengths))
 
-    def loss(params, xs, state):
-        out = unroll(
-            e.cell, params, xs, state, lengths=e.lengths, mask=e.mask, starts=e.starts,
-            implementation=implementation,
-        )  # fmt: skip
-        return weighted(out), out
+    def found(junk):
+        xs = np.where(real[..., None], e.xs, np.float32(junk))
+        out, _, grads = run(e, xs=xs, state=e.state, implementation=implementation, **flags)
+        return grads, out
 
-    gradient = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True))
-
-    def run(junk):
-        return gradient(e.params, jnp.where(real[..., None], e.xs, junk), e.state)
-
-    clean = run(0.0)
-    for junk in (jnp.nan, jnp.inf, -1e30):
-        assert same_bits(run(junk), clean), junk
-    d_xs = clean[0][1]
+    clean = found(0.0)
+    for junk in (np.nan, np.inf, -1e30):
+        assert same_bits(found(junk), clean), junk
+    d_xs = np.array(clean[0][1])
     assert np.isfinite(d_xs).all() and d_xs[real].any() and not d_xs[~real].any()
 
 
@@ -77,9 +117,10 @@ def test_nan_in_padding_changes_no_bit(name, implementation):
 def test_outputs_in_padding_are_zero(name):
     """In Flax they are whatever the cell makes of the padding."""
     e = given(name)
-    _, ys = unroll(e.cell, e.params, e.xs, e.state, mask=e.mask)
-    assert same_bits(ys[~e.mask], jnp.zeros_like(ys[~e.mask]))
-    assert (ys[e.mask] != 0).any(-1).all()
+    (_, ys), *_ = run(e, state=e.state, mask=e.mask)
+    ys, mask = np.array(ys), np.array(e.mask)
+    assert same_bits(ys[~mask], np.zeros_like(ys[~mask]))
+    assert (ys[mask] != 0).any(-1).all()
 
 
 @pytest.mark.parametrize(
@@ -88,86 +129,58 @@ def test_outputs_in_padding_are_zero(name):
 def test_half_precision_stays_half(name, dtype):
     """Flax fails in its scan, or silently computes in float32."""
     e = given(name)
-    half = jax.tree.map(lambda a: a.astype(dtype), (e.params, e.xs))
-
-    def loss(params, xs):
-        out = unroll(e.cell, params, xs)
-        return weighted(out), out
-
-    run = jax.grad(loss, (0, 1), has_aux=True)
-    (gradients, came), (wanted_gradients, wanted) = (
-        run(*given) for given in (half, jax.tree.map(lambda a: a.astype(jnp.float32), half))
-    )
+    half = jax.tree.map(lambda a: np.asarray(a).astype(dtype), (e.params, e.xs))
+    weights = weights_of(e, dtype)
+    came, _, gradients = differentiated(e.cell, *half, None, weights, None, None, None)
+    wide = lambda tree: jax.tree.map(lambda a: a.astype(np.float32), tree)
+    params, xs = wide(half)
+    wanted, _, wanted_gradients = run(e, params=params, xs=xs, weights=wide(weights))
     state, ys = came
     assert {a.dtype.name for a in jax.tree.leaves((ys, gradients))} == {dtype}
     assert {a.dtype.name for a in jax.tree.leaves(floating(state))} == {"float32"}
     assert error(floating(came), floating(wanted)) < TOLERANCE["bfloat16"][0]
-    assert error(gradients, wanted_gradients) < TOLERANCE["bfloat16"][1]
+    assert error(gradients[:2], wanted_gradients[:2]) < TOLERANCE["bfloat16"][1]
 
 
 @every_cell
 def test_two_batch_axes_with_lengths(name):
     """Flax takes one."""
-    e = example(CASES[name], Shape(5, (2, 3), 3, 4), dtype=jnp.float32)
-    options = dict(lengths=e.lengths, mask=e.mask, starts=e.starts)
-    state, ys = unroll(e.cell, e.params, e.xs, e.state, **options)
-    for i in np.ndindex(2, 3):
-        row = dict(lengths=e.lengths[i], mask=e.mask[:, *i], starts=e.starts[:, *i])
-        before, after = (jax.tree.map(lambda a, i=i: a[i], tree) for tree in (e.state, state))
-        wanted = unroll(e.cell, e.params, e.xs[:, *i], before, **row)
-        assert error((after, ys[:, *i]), wanted) < TOLERANCE["float32"][0]
+    e = given(name)
+    split = lambda a, at: np.asarray(a).reshape(*a.shape[:at], 2, 3, *a.shape[at + 1 :])
+    flags = {
+        "lengths": split(e.lengths, 0),
+        "mask": split(e.mask, 1),
+        "starts": split(e.starts, 1),
+    }
+    state = jax.tree.map(lambda a: split(a, 0), e.state)
+    after, ys = unroll(e.cell, e.params, split(e.xs, 1), state, **flags)
+    wanted, *_ = run(e, state=e.state, lengths=e.lengths, mask=e.mask, starts=e.starts)
+    wanted = jax.tree.map(lambda a: split(a, 0), wanted[0]), split(wanted[1], 1)
+    assert error((after, ys), wanted) < TOLERANCE["float32"][0]
 
 
 @every_cell
 def test_no_nan_crosses_an_episode_reset(name):
     """A reset by multiplying with zero lets it through."""
     e = given(name)
-    nan, nan_state = jax.tree.map(
-        lambda a: a * jnp.nan if a.dtype == jnp.float32 else a, (e.xs, e.state)
-    )
+    nan = lambda a: a * np.nan if a.dtype == np.float32 else a
+    xs = np.array(e.xs)
     both = name == "bidirectional"  # states of both ends
-    starts = jnp.zeros(e.mask.shape, bool).at[3].set(True)
+    state, ys = weights_of(e, np.float32)
+    ys[:3] = 0
+    weights = (jax.tree.map(lambda a: 0 * a, state) if both else state), ys
+    starts, alone = np.zeros((2, *e.mask.shape), bool)
+    starts[3], alone[3:] = True, True
 
-    def after_nan(xs):
-        whole = jnp.concatenate([nan[:3], xs])
-        state, ys = unroll(e.cell, e.params, whole, None if both else nan_state, starts=starts)
-        return state, ys[3:]
+    def everything(xs, state, **flag):
+        (after, ys), _, (_, d_xs, _) = run(e, xs=xs, state=state, weights=weights, **flag)
+        out = ys[3:] if both else (floating(after), ys[3:])
+        return out, d_xs[3:]
 
-    def alone(xs):
-        return unroll(e.cell, e.params, xs)
-
-    def everything(run):
-        def loss(xs):
-            state, ys = run(xs)
-            out = ys if both else (state, ys)
-            return weighted(out), floating(out)
-
-        return jax.grad(loss, has_aux=True)(e.xs[3:])
-
-    assert error(everything(after_nan), everything(alone)) < TOLERANCE["float32"][1]
-
-
-@pytest.fixture(scope="module")
-def long():
-    """An LSTM over 65,537 steps in float64, which never forgets at first: (params, xs, ys)."""
-    cell = jaxrnn.lstm(4, forget_bias=0.0)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(np.float64, cell.init(jax.random.key(0), 2))
-    xs = rng.normal(size=(65_537, 2))
-    state, ys = (np.zeros(4), np.zeros(4)), []
-    for x in xs:
-        state = truth.lstm(params, state, x)
-        ys.append(state[0])
-    return cell, params, xs, np.stack(ys)
-
-
-@pytest.mark.parametrize("steps", [65_536, 65_537])
-def test_more_than_65535_steps(long, steps):
-    """cuDNN stops there."""
-    cell, *arrays = long
-    params, xs, ys = jax.tree.map(lambda a: jnp.array(a, jnp.float32), arrays)
-    (h, _), came = unroll(cell, params, xs[:steps])
-    assert error((h, came), (ys[steps - 1], ys[:steps])) < 1e-5
+    after_nan = np.concatenate([nan(xs[:3]), xs[3:]])
+    before = None if both else jax.tree.map(nan, e.state)
+    came, wanted = everything(after_nan, before, starts=starts), everything(xs, None, mask=alone)
+    assert error(came, wanted) < TOLERANCE["float32"][1]
 
 
 @pytest.mark.usefixtures("x64")
@@ -177,20 +190,24 @@ def test_gradient_through_the_final_state_alone(name, implementation):
     e = example(CASES[name], SHAPE)
     moving = (e.params, e.xs)
     along = cotangents(moving, seed=2)
+    state, ys = weights_of(e, e.xs.dtype)
 
-    @jax.jit
-    def loss(moving):
-        state, _ = unroll(e.cell, *moving, lengths=e.lengths, implementation=implementation)
-        return weighted(state)
+    def found(params, xs):
+        _, total, grads = run(
+            e, params=params, xs=xs, weights=(state, 0 * ys), lengths=e.lengths,
+            implementation=implementation,
+        )  # fmt: skip
+        return float(total), grads
 
-    for i, gradient in enumerate(jax.grad(loss)(moving)):
+    _, gradients = found(*moving)
+    for i, gradient in enumerate(gradients[:2]):
 
         def at(size, i=i):
-            moved = jax.tree.map(lambda a, d: a + size * d, moving[i], along[i])
-            return loss((moved, e.xs) if i == 0 else (e.params, moved))
+            moved = jax.tree.map(lambda a, d: np.asarray(a) + size * d, moving[i], along[i])
+            return found(moved, e.xs)[0] if i == 0 else found(e.params, moved)[0]
 
         wanted = (at(1e-5) - at(-1e-5)) / 2e-5
-        came = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, along[i])))
+        came = sum(jax.tree.leaves(jax.tree.map(np.vdot, gradient, along[i])))
         assert abs(wanted) > 0.01 and abs(came - wanted) < 1e-7 * abs(wanted)
 
 
@@ -199,12 +216,13 @@ def test_a_nan_is_seen_as_long_as_its_step_is(window):
     """A NaN among the keys that a state brings: in the sequence as step by step, no longer."""
     cell = jaxrnn.attention(4, heads=2, window=window, context=8)
     params = cell.init(jax.random.key(0), 3)
-    xs = jax.random.normal(jax.random.key(1), (7, 2, 3)).at[1, 0].set(jnp.nan)
-    state, _ = jaxrnn.unroll(cell, params, xs[:2])
-    bad = jnp.isnan(jaxrnn.unroll(cell, params, xs[2:], state)[1]).any(-1)
+    xs = np.random.default_rng(1).normal(size=(7, 2, 3)).astype(np.float32)
+    xs[1, 0] = np.nan
+    state, _ = unroll(cell, params, xs[:2])
+    bad = np.isnan(unroll(cell, params, xs[2:], state)[1]).any(-1)
     stepped = []
     for x in xs[2:]:
-        state, y = cell.step(params, state, x)
-        stepped.append(jnp.isnan(y).any(-1))
-    assert bad.tolist() == jnp.stack(stepped).tolist()
+        state, y = step(cell, params, state, x)
+        stepped.append(np.isnan(y).any(-1).tolist())
+    assert bad.tolist() == stepped
     assert bad[:, 0].tolist() == ([True] * 5 if window is None else [True] * 2 + [False] * 3)

@@ -1,6 +1,7 @@
 """Numbers of Keras and Flax in float64, with their weights: outputs, final states, gradients."""
 
 import contextlib
+import functools
 import os
 
 import jax
@@ -30,13 +31,14 @@ def their_rules():
 
 
 def normal(shape, seed=0):
-    return jnp.array(np.random.default_rng(seed).normal(size=shape))
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
 def agree(ours, theirs, *given):
     """Same results, and same gradients of all that is given."""
 
-    def everything(run):
+    @functools.partial(jax.jit, static_argnums=0)
+    def everything(run, *given):
         out, pull = jax.vjp(run, *given)
         return out, pull(jax.tree.map(lambda a: normal(a.shape, a.size), out))
 
@@ -44,8 +46,8 @@ def agree(ours, theirs, *given):
         with their_rules():
             return theirs(*given)
 
-    wanted = everything(by_their_rules)
-    assert error(everything(ours), wanted) < 1e-12
+    wanted = everything(by_their_rules, *given)
+    assert error(everything(ours, *given), wanted) < 1e-12
 
 
 def built(layer, shape):

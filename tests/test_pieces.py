@@ -3,6 +3,7 @@
 import cases
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from cases import CELLS, REFERENCE
 
@@ -27,14 +28,15 @@ MADE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def four_steps(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def four_steps():
     """Every sequence of eight steps or more goes four at a time, and what is left over."""
-    monkeypatch.setattr(pieces, "_MOST", 0)
-    monkeypatch.setattr(pieces, "_PIECE", 0)
-    monkeypatch.setattr(pieces, "_STEPS", 4)
-    jax.clear_caches()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "_MOST", 0)
+        patch.setattr(pieces, "_PIECE", 0)
+        patch.setattr(pieces, "_STEPS", 4)
+        jax.clear_caches()  # of what was traced with other sizes
+        yield
     jax.clear_caches()
 
 
@@ -60,7 +62,7 @@ def run(e, implementation=None, *, state=None, **options):
 @pytest.mark.parametrize(
     ("name", "reverse"), [*((name, True) for name in MADE), ("lifted", False)]
 )
-def test_every_option(x64, four_steps, sizes, name, reverse):
+def test_every_option(x64, sizes, name, reverse):
     e = cases.example(MADE[name], SHAPE)
     key = jax.random.key(3) if name == "stack" else None
     options = {"mask": e.mask, "starts": e.starts, "reverse": reverse, "key": key}
@@ -72,7 +74,7 @@ def test_every_option(x64, four_steps, sizes, name, reverse):
 
 
 @pytest.mark.parametrize("name", ("counted", "lifted", "stack"))
-def test_transforms(x64, four_steps, sizes, name):
+def test_transforms(x64, sizes, name):
     """Gradients see no pieces, rows and members of an ensemble do; twelve steps are three."""
     e = cases.example(MADE[name], SHAPE._replace(steps=12))
     args, plain = (e.params, e.xs), lambda p, x: cases.floating(run(e)(p, x))
@@ -97,14 +99,15 @@ def _at_once(function, e, sizes):
     return out
 
 
-def test_starts_alone_in_reverse(x64, four_steps, sizes):
+def test_starts_alone_in_reverse(x64, sizes):
     """A start at the seam of two pieces is met by neither of them."""
     e = cases.example(MADE["lifted"], SHAPE._replace(steps=12))
-    starts = jnp.zeros((12, 2), bool).at[jnp.array([4, 5]), jnp.array([0, 1])].set(True)
-    runs = [
-        jax.jit(run(e, i, starts=starts, reverse=True))(e.params, e.xs) for i in (None, REFERENCE)
-    ]
-    step_by_step = jax.jit(lambda p, x: _scanned(e.cell, p, x, starts))(e.params, e.xs)
+    starts = np.zeros((12, 2), bool)
+    starts[[4, 5], [0, 1]] = True
+    runs = [run(e, i, starts=starts, reverse=True) for i in (None, REFERENCE)]
+    *runs, step_by_step = jax.jit(
+        lambda p, x: (*(one(p, x) for one in runs), _scanned(e.cell, p, x, starts))
+    )(e.params, e.xs)
     assert sizes == [4, 4]
     for came in runs:
         assert cases.error(came, step_by_step) < 1e-12
@@ -123,42 +126,45 @@ def _scanned(cell, params, xs, starts):
     return jax.lax.scan(step, initial, (xs, cuts), reverse=True)
 
 
-def test_a_call_outside_of_jit_compiles_once(four_steps, sizes):
+def test_a_call_outside_of_jit_compiles_once(sizes):
     e = cases.example(MADE["lifted"], SHAPE, dtype=jnp.float32)
     first, second = (run(e)(e.params, e.xs) for _ in range(2))
     assert sizes == [4] and cases.error(first, second) == 0
 
 
-def test_who_has_to_see_the_whole_sequence(four_steps, sizes):
+def test_who_has_to_see_the_whole_sequence(sizes):
     for cell in (
         jaxrnn.stack(jaxrnn.project(4), jaxrnn.attention(4, heads=2)),
         jaxrnn.stack(jaxrnn.bidirectional(jaxrnn.gru(4)), jaxrnn.project(4)),
         jaxrnn.lstm(4),
     ):
-        e = cases.example(cases.Case(lambda hidden: cell), SHAPE, dtype=jnp.float32)  # noqa: B023
-        jax.eval_shape(run(e), e.params, e.xs)
+        params = jax.eval_shape(lambda key: cell.init(key, 4), jax.random.key(0))  # noqa: B023
+        unroll = lambda params, xs: jaxrnn.unroll(cell, params, xs)  # noqa: B023
+        jax.eval_shape(unroll, params, jax.ShapeDtypeStruct((11, 2, 4), jnp.float32))
     assert not sizes
 
 
-def test_what_is_explained_is_the_whole(four_steps):
+def test_what_is_explained_is_the_whole():
     cell = jaxrnn.stack(jaxrnn.layer_norm_lstm(4), jaxrnn.gru(4))
-    e = cases.example(cases.Case(lambda hidden: cell), SHAPE, dtype=jnp.float32)
-    choices = jaxrnn.explain(cell, e.params, e.xs).choices
+    params = jax.eval_shape(lambda key: cell.init(key, 4), jax.random.key(0))
+    xs = jax.ShapeDtypeStruct((11, 2, 4), jnp.float32)
+    choices = jaxrnn.explain(cell, params, xs).choices
     assert len(choices) == 2 and all("T=11" in c.operation for c in choices)
 
 
-def test_a_symbolic_number_of_steps(four_steps, sizes):
+def test_a_symbolic_number_of_steps(sizes):
     pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers to write a module")
     e = cases.example(MADE["lifted"], SHAPE, dtype=jnp.float32)
     (steps,) = jax.export.symbolic_shape("T")
     xs = jax.ShapeDtypeStruct((steps, *e.xs.shape[1:]), e.xs.dtype)
     exported = jax.export.export(jax.jit(run(e)))(e.params, xs)
     assert not sizes
-    assert cases.error(exported.call(e.params, e.xs), run(e)(e.params, e.xs)) < 1e-5
+    wanted = jax.jit(run(e))(e.params, e.xs)
+    assert cases.error(jax.jit(exported.call)(e.params, e.xs), wanted) < 1e-5
 
 
 @pytest.mark.parametrize("name", ("lstm", "gru_heads"))
-def test_the_inputs_part_of_gates(x64, four_steps, sizes, monkeypatch, name):
+def test_the_inputs_part_of_gates(x64, sizes, monkeypatch, name):
     """Where XLA takes the input's product before the loop, as on a GPU: unless a gradient is
     taken, a piece at a time."""
     forward = xla.forward
@@ -171,7 +177,7 @@ def test_the_inputs_part_of_gates(x64, four_steps, sizes, monkeypatch, name):
     e = cases.example(CELLS[name], SHAPE)
     for options in ({"mask": e.mask, "starts": e.starts, "reverse": True}, {}):
         one = run(e, "xla", state=e.state, **options)
-        wanted = run(e, REFERENCE, state=e.state, **options)(e.params, e.xs)
+        wanted = jax.jit(run(e, REFERENCE, state=e.state, **options))(e.params, e.xs)
         sizes.clear()
         assert cases.error(jax.jit(one)(e.params, e.xs), wanted) < 1e-12
         assert sizes == [4]
@@ -180,7 +186,7 @@ def test_the_inputs_part_of_gates(x64, four_steps, sizes, monkeypatch, name):
         assert sizes == [4]
 
 
-def test_a_traced_array_that_a_cell_closes_over(x64, four_steps, sizes):
+def test_a_traced_array_that_a_cell_closes_over(x64, sizes):
     """It is differentiated; so what sees it runs at once."""
     e = cases.example(MADE["lifted"], SHAPE)
 
@@ -190,6 +196,10 @@ def test_a_traced_array_that_a_cell_closes_over(x64, four_steps, sizes):
         options = {"implementation": implementation}
         return jaxrnn.unroll(cell, {"0": {}, "1": params}, e.xs, **options)[1].sum()
 
-    params = jaxrnn.gru(4).init(jax.random.key(0), 4)
-    came, wanted = (jax.jit(jax.grad(loss), static_argnums=1)(2.0, i) for i in (None, REFERENCE))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: jaxrnn.gru(4).init(key, 4), jax.random.key(0))
+    params = jax.tree.map(lambda a: rng.normal(size=a.shape), shapes)
+    came, wanted = jax.jit(lambda scale: [jax.grad(loss)(scale, i) for i in (None, REFERENCE)])(
+        2.0
+    )
     assert not sizes and abs(came) > 1e-3 and abs(came - wanted) < 1e-12

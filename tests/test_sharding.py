@@ -1,5 +1,7 @@
 """A batch over eight devices stays there: no gather, one reduction for weights' gradients."""
 
+import functools
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -9,17 +11,17 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from jaxrnn.recurrence import xla
 
 DEVICES = 8
-CELLS = {
-    "lstm": jaxrnn.lstm(6),
-    "gru": jaxrnn.gru(6, residuals="states"),
-    "gru_reset_before": jaxrnn.gru(6, reset_after=False),
-    "attention": jaxrnn.attention(6, heads=2, context=16),
-    "conv1d": jaxrnn.conv1d(6, kernel=3),
+CELLS = {  # one of each operation and kernel, several in one program
+    "recur": jaxrnn.stack(
+        jaxrnn.conv1d(6, kernel=3),
+        jaxrnn.bidirectional(jaxrnn.lstm(6)),
+        jaxrnn.gru(6, residuals="states"),
+    ),
+    "loop": jaxrnn.gru(6, reset_after=False),
     "conv_lstm": jaxrnn.conv_lstm(6, shape=(3,)),
-    "bidirectional": jaxrnn.bidirectional(jaxrnn.lstm(6)),
+    "attention": jaxrnn.attention(6, heads=2, context=16),
 }
 pytestmark = pytest.mark.skipif(
     jax.device_count() < DEVICES, reason=f"{jax.device_count()} devices, wants {DEVICES}"
@@ -40,6 +42,11 @@ def problem(cell):
     return e.params, e.xs, e.mask, e.starts
 
 
+@functools.cache
+def wanted(name):
+    return jax.jit(value_and_grad(CELLS[name]))(*problem(CELLS[name]))
+
+
 def placed(mesh, arrays, axis):
     params, *others = arrays
     put = [jax.device_put(a, NamedSharding(mesh, P(None, axis))) for a in others]
@@ -51,13 +58,12 @@ def placed(mesh, arrays, axis):
 def test_jit_on_a_mesh(name, kind):
     arrays = problem(CELLS[name])
     run = value_and_grad(CELLS[name])
-    wanted = run(*arrays)
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(kind,))
     with jax.set_mesh(mesh):
         given = placed(mesh, arrays, "batch")
         compiled = jax.jit(run).lower(*given).compile()
         came = compiled(*given)
-    assert cases.error(came, wanted) < 1e-5
+    assert cases.error(came, wanted(name)) < 1e-5
     rows = NamedSharding(mesh, P(None, "batch"))
     assert came[1][1].sharding.is_equivalent_to(rows, 3), "the gradient of xs left its devices"
     text = compiled.as_text()
@@ -70,7 +76,6 @@ def test_jit_on_a_mesh(name, kind):
 def test_shard_map(name, check):
     arrays = problem(CELLS[name])
     run = value_and_grad(CELLS[name])
-    wanted = run(*arrays)
     mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("batch",))
 
     def one(*arrays):
@@ -86,45 +91,7 @@ def test_shard_map(name, check):
         one, mesh=mesh, in_specs=(P(), rows, rows, rows), out_specs=(P(), (P(), rows)),
         check_vma=check,
     )  # fmt: skip
-    assert cases.error(jax.jit(sharded)(*arrays), wanted) < 1e-5
-
-
-def test_implementations_are_told_of_devices(monkeypatch):
-    """How many divide the arrays: all under ``jit``, none inside of a ``shard_map``."""
-    mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("batch",))
-    two = Mesh(np.array(jax.devices()[:DEVICES]).reshape(2, 4), ("batch", "other"))
-    targets, forward = [], xla.forward
-
-    def told(*given):
-        targets.append(given[-1])
-        return forward(*given)
-
-    monkeypatch.setattr(xla, "forward", told)
-    params, xs, *_ = problem(CELLS["lstm"])
-    rows = P(None, "batch")
-
-    def lowered(run, *arrays):
-        targets.clear()
-        jax.jit(run).lower(*arrays)
-        return [(t.platform, t.chip, t.devices, t.exported) for t in targets if t.platform]
-
-    def run(params, xs):
-        return jaxrnn.unroll(CELLS["lstm"], params, xs, implementation="xla")[1]
-
-    chip = jax.devices()[0].device_kind
-    assert lowered(run, params, xs) == [("cpu", chip, 1, False)]
-    placed_xs = jax.device_put(xs, NamedSharding(mesh, rows))
-    assert lowered(run, params, placed_xs) == [("cpu", chip, DEVICES, False)]
-    for where, names, left in ((mesh, {"batch"}, 1), (two, {"batch"}, 4), (two, None, 1)):
-        mapped = jax.shard_map(
-            run, mesh=where, in_specs=(P(), rows), out_specs=rows, check_vma=False,
-            **({"axis_names": names} if names else {}),
-        )  # fmt: skip
-        assert lowered(mapped, params, xs) == [("cpu", chip, left, False)]
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, xs))
-    targets.clear()
-    jax.export.export(jax.jit(run), platforms=("tpu",))(*shapes)
-    assert targets[-1] == ("tpu", None, 1, True)  # the chip of this machine is another one
+    assert cases.error(jax.jit(sharded)(*arrays), wanted(name)) < 1e-5
 
 
 @pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))

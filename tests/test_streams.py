@@ -23,7 +23,8 @@ CELL = jaxrnn.attention(10, heads=2, window=ROOM)  # heads of an odd width
 def stream():
     """Parameters, inputs, and what the textbook makes of these."""
     with jax.enable_x64(True):
-        params = jax.tree.map(np.float64, CELL.init(jax.random.key(0), INPUTS))
+        params = jax.jit(CELL.init, static_argnums=1)(jax.random.key(0), INPUTS)
+        params = jax.tree.map(np.float64, params)
     xs = 3 * np.random.default_rng(0).normal(size=(STEPS, INPUTS))
     ys = truth.attention(params, xs, [True] * STEPS, [False] * STEPS, False, ROOM)
     return params, xs, ys
@@ -74,14 +75,14 @@ def test_the_cache_is_the_same_after_any_number_of_laps(stream):
 def test_beyond_the_context_everything_is_nan():
     """For ever, in the sequence as step by step; padding stays zero."""
     cell = jaxrnn.attention(4, heads=2, context=3)
-    params = cell.init(jax.random.key(0), 2)
+    params = jax.jit(cell.init, static_argnums=1)(jax.random.key(0), 2)
     xs = np.ones((10, 2))
     _, stepped = by_step(cell, params, xs, cell.initial_state(params, ()))
     _, pieces = by_pieces(cell, params, xs, cell.initial_state(params, ()), (2, 3, 3, 2))
     for ys in (stepped, pieces):
         assert np.isnan(ys).sum(1).tolist() == [0] * 3 + [4] * 7
     mask = np.arange(10) % 3 != 0
-    _, ys = jaxrnn.unroll(cell, params, xs, mask=mask)
+    _, ys = jax.jit(lambda params: jaxrnn.unroll(cell, params, xs, mask=mask))(params)
     assert np.isnan(ys).all(1).tolist() == [m and t > 4 for t, m in enumerate(mask)]
     assert not ys[~mask].any()
 
@@ -121,7 +122,7 @@ COUNTED = {
 def test_counts_run_over_alike(name):
     """In the sequence as step by step, with padding and a start."""
     cell, key, rng = COUNTED[name], jax.random.key(2), np.random.default_rng(0)
-    params = cell.init(jax.random.key(0), 3)
+    params = jax.jit(cell.init, static_argnums=1)(jax.random.key(0), 3)
     xs, initial = jnp.array(rng.normal(size=(7, 3, 3))), cell.initial_state(params, (3,))
     mask, starts = np.ones((7, 3), bool), np.zeros((7, 3), bool)
     mask[1:3, 1], starts[4, 2] = False, True

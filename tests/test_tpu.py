@@ -8,67 +8,76 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import GATED, REFERENCE, TOLERANCE
+from instead import instead
 from interpreted import interpreted, interpreted_as_jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn.recurrence import tpu
-from jaxrnn.recurrence.tpu import layout, tiles
-from jaxrnn.recurrence.tpu.lanes import LANES, lanes
+from jaxrnn.recurrence.tpu import lanes, layout, tiles
 from jaxrnn.target import Target
 
-OTHERS = ("peephole", "candidate_first", "lstm_heads", "gru_heads", "gru_states")
+OTHERS = {  # and which way they are run
+    "peephole": False, "candidate_first": True, "lstm_heads": True, "gru_heads": False,
+    "gru_states": True,
+}  # fmt: skip
 every_direction = pytest.mark.parametrize("reverse", (False, True))
 
 
-@interpreted()
-def check(e, params=None, dtype="float64", **options):
-    """Results and gradients of everything are the reference's."""
-    moving = e.params if params is None else params, e.xs, e.state
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="reverse")
+def results(cell, implementation, moving, *, reverse=False, **flags):
+    """Outputs and gradients of everything."""
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(implementation, *moving):
-        def unroll(*moving):
-            return jaxrnn.unroll(e.cell, *moving, implementation=implementation, **options)
+    def unroll(*moving):
+        return jaxrnn.unroll(
+            cell, *moving, implementation=implementation, reverse=reverse, **flags
+        )
 
-        out, pull = jax.vjp(unroll, *moving)
-        return out, pull(cases.cotangents(out))
-
-    wanted = run(REFERENCE, *moving)
-    assert cases.error(run("tpu", *moving), wanted) < TOLERANCE[dtype][1]
+    out, pull = jax.vjp(unroll, *moving)
+    return out, pull(cases.cotangents(out))
 
 
-@every_direction
+def check(e, *, flags=True, reverse=False):
+    """Results and gradients of everything are the reference's, with ``flags`` or without."""
+    moving, real = (e.params, e.xs, e.state), jnp.ones_like(e.mask)
+    given = {"mask": e.mask, "starts": e.starts} if flags else {}
+    arrays = given or {"mask": real, "starts": ~real}  # of one program, the truth of both
+    wanted = results(e.cell, REFERENCE, moving, reverse=reverse, **arrays)
+    with interpreted():
+        came = results(e.cell, "tpu", moving, reverse=reverse, **given)
+    assert cases.error(came, wanted) < TOLERANCE["float64"][1]
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_cells(x64, name, reverse):
-    e = cases.example(GATED[name])
-    check(e, mask=e.mask, starts=e.starts, reverse=reverse)
+def test_other_cells(x64, name):
+    check(cases.example(GATED[name]), reverse=OTHERS[name])
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
-    monkeypatch.setattr(tiles, "MOST_ROWS", 16)
-    monkeypatch.setattr(tiles, "MOST_STEPS", 4)
-    monkeypatch.setattr(tiles, "PRODUCT_ROWS", 32)
-    jax.clear_caches()
+def small_tiles():
+    few = ("MOST_ROWS", 16), ("MOST_STEPS", 4), ("PRODUCT_ROWS", 32)
+    with instead(*((tiles, *one) for one in few)):
+        yield
 
 
 @pytest.fixture
-def small_blocks(small_tiles, monkeypatch):
-    monkeypatch.setattr("jaxrnn.recurrence.tpu.lanes.MOST", 1)
-    jax.clear_caches()
+def small_blocks(small_tiles):
+    with instead((lanes, "MOST", 1)):
+        yield
 
 
 @every_direction
-@pytest.mark.parametrize("batch", ((5,), (16,), (3, 7)), ids=str)
-@pytest.mark.parametrize("name", ("lstm", "gru"))
-def test_chunks_and_tiles(x64, small_tiles, name, batch, reverse):
+@pytest.mark.parametrize(
+    ("batch", "names"),
+    [((5,), ("lstm", "gru")), ((16,), ("gru", "lstm")), ((3, 7), ("lstm", "gru"))],
+)
+def test_chunks_and_tiles(x64, small_tiles, batch, names, reverse):
     """Several chunks, the last one shorter; several tiles, the last one with fewer rows."""
-    e = cases.example(GATED[name], cases.Shape(11, batch, 3, 5))
-    check(e, mask=e.mask, starts=e.starts, reverse=reverse)
+    e = cases.example(GATED[names[reverse]], cases.Shape(11, batch, 3, 5))
+    check(e, reverse=reverse)
     if batch == (16,):
-        check(e, reverse=reverse)
+        check(e, reverse=reverse, flags=False)
 
 
 def test_tiles_are_what_the_test_says(small_tiles):
@@ -86,12 +95,13 @@ def reciprocal_update(state, x, r):
 def test_empty_lanes_do_not_reach_a_weight(x64):
     cell = jaxrnn.gated(reciprocal_update, gates=1, bias=(3.0,))(5)
     e = cases.example(cases.Case(lambda hidden: cell))
-    check(e)
+    check(e, flags=False)
 
 
 def test_empty_lanes_of_a_block_do_not_reach_a_weight(x64, small_blocks):
     cell = jaxrnn.gated(reciprocal_update, gates=1, bias=(30.0,))(130)
-    check(cases.example(cases.Case(lambda hidden: cell), cases.Shape(3, (2,), 3, 130)))
+    e = cases.example(cases.Case(lambda hidden: cell), cases.Shape(3, (2,), 3, 130))
+    check(e, flags=False)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +118,8 @@ def test_empty_lanes_of_a_block_do_not_reach_a_weight(x64, small_blocks):
     ],
 )
 def test_lanes(hidden, heads, wanted):
-    found = lanes(hidden, 2, heads)
-    assert found[:3] == wanted and found.width % LANES == 0 and found.blocks == 1
+    found = lanes.lanes(hidden, 2, heads)
+    assert found[:3] == wanted and found.width % lanes.LANES == 0 and found.blocks == 1
     a = np.random.default_rng(0).normal(size=(2, 3 * hidden)).astype(np.float32)
     assert (found.gather(found.spread(a)) == a).all()
     gates, width = 2, hidden // heads
@@ -139,26 +149,36 @@ def test_lanes(hidden, heads, wanted):
     ],
 )
 def test_blocks(hidden, gates, heads, wanted):
-    found = lanes(hidden, gates, heads)
+    found = lanes.lanes(hidden, gates, heads)
     assert (found.width, found.block, found.blocks) == wanted
 
 
-@every_direction
-@pytest.mark.parametrize("name", ("lstm", "gru", "peephole", "lstm_heads"))
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [("lstm", False), ("gru", True), ("peephole", False), ("lstm_heads", True)],
+)
 def test_blocks_of_units(x64, small_blocks, name, reverse):
     """Several blocks, the last one with empty lanes; each sees the state as it was before."""
     heads = GATED[name].heads
-    e = cases.example(GATED[name], cases.Shape(6, (5,), 3, 200 * heads))
+    e = cases.example(GATED[name], cases.Shape(5, (2,), 3, 130 * heads))
     problem, operands = _given(e.cell, e.xs.shape)
     assert layout.Layout(problem, operands, Target("cpu")).lanes.blocks == 2 * heads
-    check(e, mask=e.mask, starts=e.starts, reverse=reverse)
-    if not reverse:
-        check(e)
+    check(e, reverse=reverse)
+    if name in ("lstm", "gru"):
+        check(e, reverse=reverse, flags=False)
+
+
+@pytest.mark.parametrize(("fixture", "hidden"), [("small_tiles", 5), ("small_blocks", 130)])
+def test_the_initial_states_gradient(request, x64, fixture, hidden):
+    """What starts put back is learned: over several chunks, and in blocks of units."""
+    request.getfixturevalue(fixture)
+    case = cases.Case(lambda h: jaxrnn.learned_state(jaxrnn.lstm(h)))
+    check(cases.example(case, cases.Shape(5, (3,), 3, hidden)))
 
 
 def test_blocks_of_units_where_the_input_is_projected(x64, small_blocks):
     e = cases.example(GATED["lstm"], cases.Shape(5, (16,), 3, 130))
-    check(e)
+    check(e, flags=False)
 
 
 def test_blocks_leave_room_for_rows():

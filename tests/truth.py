@@ -77,6 +77,15 @@ def mgu(params, state, x):
     return ((1 - f) * h + f * np.tanh(xn + f * rn),)
 
 
+def turned(step):
+    """The same with the gates in the opposite order."""
+
+    def opposite(params, state, x):
+        return step({n: a[..., ::-1, :] for n, a in params.items()}, state, x)
+
+    return opposite
+
+
 def first(step):
     """A step that gives its state, the first part of which is the output."""
 

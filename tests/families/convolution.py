@@ -36,12 +36,11 @@ def qrnn(pooling):
 
 
 ROWS = {
-    "conv1d": Case(lambda h: jaxrnn.conv1d(h, kernel=3), conv1d(), LIFTED, alone=True),
+    "conv1d": Case(lambda h: jaxrnn.conv1d(h, kernel=3), conv1d(), LIFTED),
     "conv1d_dilated": Case(
         lambda h: jaxrnn.conv1d(h, kernel=3, dilation=2, activation="tanh"),
         conv1d(2, np.tanh),
         LIFTED,
-        alone=True,
     ),
     "conv1d_depthwise": Case(
         lambda h: jaxrnn.stack(jaxrnn.project(h), jaxrnn.conv1d(h, kernel=4, depthwise=True)),
@@ -49,7 +48,7 @@ ROWS = {
         LIFTED,
     ),
     "conv1d_of_one": Case(lambda h: jaxrnn.conv1d(h, kernel=1), conv1d(), LIFTED),
-    "qrnn": Case(jaxrnn.qrnn, qrnn("fo"), LIFTED, alone=True),
+    "qrnn": Case(jaxrnn.qrnn, qrnn("fo"), LIFTED),
     "qrnn_of_one": Case(lambda h: jaxrnn.qrnn(h, kernel=1), qrnn("fo"), LIFTED),
     "qrnn_f": Case(lambda h: jaxrnn.qrnn(h, kernel=3, pooling="f"), qrnn("f"), LIFTED),
     "qrnn_ifo": Case(lambda h: jaxrnn.qrnn(h, pooling="ifo"), qrnn("ifo"), LIFTED),

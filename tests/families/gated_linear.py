@@ -65,7 +65,7 @@ ROWS = {
     "sru_project": Case(
         lambda h: jaxrnn.sru(h, project=True, highway_bias=-1.0), sru(None), LIFTED
     ),
-    "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LIFTED, alone=True),
+    "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LIFTED),
     "rg_lru_heads": Case(
         behind(lambda h: jaxrnn.rg_lru(h, heads=2)), projected(rg_lru), LIFTED, heads=2
     ),

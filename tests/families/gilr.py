@@ -50,7 +50,7 @@ def min_lstm(candidate):
 
 
 ROWS = {
-    "gilr": Case(jaxrnn.gilr, gilr(0), LIFTED, alone=True),
+    "gilr": Case(jaxrnn.gilr, gilr(0), LIFTED),
     "gilr_bound": Case(lambda h: jaxrnn.gilr(h, lower_bound=0.5), gilr(0.5), LIFTED),
     "min_gru": Case(jaxrnn.min_gru, min_gru(_positive), LIFTED),
     "min_gru_linear": Case(lambda h: jaxrnn.min_gru(h, positive=False), min_gru(_linear), LIFTED),

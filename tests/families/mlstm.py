@@ -48,10 +48,9 @@ def sigmoid_gate(params, state, x):
 
 ROWS = {
     "mlstm": Case(
-        lambda h: jaxrnn.mlstm(h, heads=2), exp_gate, LIFTED, heads=2, alone=True
+        lambda h: jaxrnn.mlstm(h, heads=2), exp_gate, LIFTED, heads=2
     ),
     "mlstm_sigmoid": Case(
         lambda h: jaxrnn.mlstm(h, heads=2, gate="sigmoid"), sigmoid_gate, LIFTED, heads=2,
-        alone=True,
     ),
 }  # fmt: skip

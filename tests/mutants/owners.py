@@ -3,22 +3,24 @@
 A file that a suite has not is left out, so that an older suite can be tried.
 """
 
+LAWS = "tests/test_laws.py tests/test_rows.py"  # of cells, by name
+
 OWNERS = {
-    "jaxrnn/scan.py": ("tests/test_laws.py tests/test_rows.py -k 'smooth or dropout_sequence'",),
+    "jaxrnn/scan.py": (f"{LAWS} -k 'smooth or dropout_sequence'",),
     "jaxrnn/widened.py": ("tests/test_accumulators.py",),
     "jaxrnn/gated.py": (
-        "tests/test_laws.py tests/test_rows.py -k 'elman_relu or cfn'",
+        f"{LAWS} -k 'elman_relu or cfn'",
         "tests/test_updates.py",
     ),
     "jaxrnn/combine.py": (
         "tests/test_holes.py",
-        "tests/test_laws.py tests/test_rows.py -k 'bidirectional and gru_reset_before'",
-        "tests/test_laws.py tests/test_rows.py -k 'highway or parallel_product or dropout_sequence'",
+        f"{LAWS} -k 'bidirectional and gru_reset_before'",
+        f"{LAWS} -k 'highway or parallel_product or dropout_sequence'",
         "tests/test_structure.py",
     ),
     "jaxrnn/regularise.py": (
         "tests/test_structure.py",
-        "tests/test_laws.py tests/test_rows.py -k zoneout",
+        f"{LAWS} -k zoneout",
     ),
     "jaxrnn/draws.py": ("tests/test_draws.py", "tests/test_structure.py"),
     "jaxrnn/pieces.py": ("tests/test_pieces.py",),
@@ -28,21 +30,17 @@ OWNERS = {
         "tests/test_unused.py",
         "tests/test_transforms.py -k lstm",
     ),
-    "jaxrnn/diagonal.py": ("tests/test_laws.py tests/test_rows.py -k '[lru or rg_lru_block'",),
-    "jaxrnn/lifted.py": (
-        "tests/test_laws.py tests/test_rows.py -k 'gru_reset_before or lstm_projection_wide'",
-    ),
-    "jaxrnn/convolved.py": (
-        "tests/test_laws.py tests/test_rows.py -k 'conv1d_dilated or qrnn_f'",
-    ),
-    "jaxrnn/window.py": ("tests/test_laws.py tests/test_rows.py -k 'conv1d_dilated or qrnn_f'",),
+    "jaxrnn/diagonal.py": (f"{LAWS} -k '[lru or rg_lru_block'",),
+    "jaxrnn/lifted.py": (f"{LAWS} -k 'gru_reset_before or lstm_projection_wide'",),
+    "jaxrnn/convolved.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
+    "jaxrnn/window.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
     "jaxrnn/attention.py": (
         "tests/test_streams.py",
-        "tests/test_laws.py tests/test_rows.py -k attention_window",
+        f"{LAWS} -k attention_window",
     ),
     "jaxrnn/rotary.py": (
         "tests/test_streams.py",
-        "tests/test_laws.py tests/test_rows.py -k attention_window",
+        f"{LAWS} -k attention_window",
     ),
     "jaxrnn/trace.py": ("tests/test_inside.py",),
     "jaxrnn/files.py": ("tests/test_holes.py", "tests/test_files.py"),
@@ -52,28 +50,26 @@ OWNERS = {
     "jaxrnn/truncated.py": ("tests/test_long_training.py",),
     "jaxrnn/attend/": (
         "tests/test_attend.py",
-        "tests/test_laws.py tests/test_rows.py -k attention_window",
+        f"{LAWS} -k attention_window",
         "tests/test_cudnn.py",
     ),
     "jaxrnn/linear/": ("tests/test_linear.py -k 'xla or chunks or reference'",),
     "jaxrnn/linear/tpu/": ("tests/test_linear.py -k tpu",),
     "jaxrnn/loop/": (
         "tests/test_holes.py",
-        "tests/test_laws.py tests/test_rows.py -k 'gru_reset_before or conv_gru'",
+        f"{LAWS} -k 'gru_reset_before or conv_gru'",
         "tests/test_structure.py",
     ),
     "jaxrnn/matrix_memory/": (
         "tests/test_matrix_memory.py",
-        "tests/test_laws.py tests/test_rows.py -k '[mlstm'",
+        f"{LAWS} -k '[mlstm'",
     ),
-    "jaxrnn/recurrence/xla.py": (
-        "tests/test_laws.py tests/test_rows.py -k 'gru_states or elman_relu'",
-    ),
+    "jaxrnn/recurrence/xla.py": (f"{LAWS} -k 'gru_states or elman_relu'",),
     "jaxrnn/recurrence/packed.py": (
-        "tests/test_laws.py tests/test_rows.py -k candidate_first",
+        f"{LAWS} -k candidate_first",
         "tests/test_updates.py",
     ),
-    "jaxrnn/recurrence/chunks.py": ("tests/test_laws.py tests/test_rows.py -k lstm_chunks",),
+    "jaxrnn/recurrence/chunks.py": (f"{LAWS} -k lstm_chunks",),
     "jaxrnn/recurrence/elements.py": ("tests/test_updates.py",),
     "jaxrnn/recurrence/program.py": ("tests/test_updates.py",),
     "jaxrnn/recurrence/cpu.py": ("tests/test_cpu.py",),
@@ -81,16 +77,12 @@ OWNERS = {
         "tests/test_tpu.py -k 'gru or lanes or blocks or tiles or initial'",
     ),
     "jaxrnn/recurrence/gpu/": ("tests/test_gpu_kernel.py -k 'gru or initial'",),
-    "jaxrnn/cells/lstm.py": (
-        "tests/test_laws.py tests/test_rows.py -k 'lstm_everything or lstm_coupled'",
-    ),
-    "jaxrnn/cells/gru.py": (
-        "tests/test_laws.py tests/test_rows.py -k 'gru_heads or gru_reset_before'",
-    ),
-    "jaxrnn/cells/mlstm.py": ("tests/test_laws.py tests/test_rows.py -k 'mlstm'",),
+    "jaxrnn/cells/lstm.py": (f"{LAWS} -k 'lstm_everything or lstm_coupled'",),
+    "jaxrnn/cells/gru.py": (f"{LAWS} -k 'gru_heads or gru_reset_before'",),
+    "jaxrnn/cells/mlstm.py": (f"{LAWS} -k 'mlstm'",),
     "jaxrnn/cells/s5.py": (
         "tests/test_linear_cells.py",
-        "tests/test_laws.py tests/test_rows.py -k 's5'",
+        f"{LAWS} -k 's5'",
     ),
     "jaxrnn/interop/biases.py": ("tests/test_interop_biases.py",),
     "jaxrnn/interop/equinox.py": ("tests/test_interop_equinox.py",),
@@ -112,9 +104,5 @@ OWNERS = {
 
 def owners(path):
     """The command lines of the tests that own a file: its own row, or its folder's."""
-    fits = [
-        place
-        for place in OWNERS
-        if path == place or place.endswith("/") and path.startswith(place)
-    ]
-    return OWNERS[max(fits, key=len)]
+    folders = [place for place in OWNERS if place.endswith("/") and path.startswith(place)]
+    return OWNERS[path if path in OWNERS else max(folders, key=len)]
