@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import error
+from cases import RECUR, TOLERANCE, error
 
 import jaxrnn
 import jaxrnn.interop
@@ -98,3 +98,57 @@ def test_a_product_taken_twice_in_a_step(x64):
     came = gradients("xla", *given)
     assert error(came, gradients("reference", *given)) < 1e-12
     assert (np.asarray(came[1]) != 0).all()
+
+
+def test_a_known_choice_beyond_the_last_case(x64):
+    """A loop's count picks between numbers; what is beyond them picks the last, as in XLA."""
+
+    def picking_update(state, x, r):
+        cases = lambda h: (jnp.asarray(0.5, h.dtype), jnp.asarray(2.0, h.dtype))
+        pick = lambda i, h: jnp.tanh(h * jax.lax.select_n(i, *cases(h)))
+        return (jax.lax.fori_loop(0, 4, pick, state[0] + x[0] + r[0]),)
+
+    cell = jaxrnn.gated(picking_update, gates=1)(4)
+    params, xs = cell.init(KEY, 3), jnp.ones((5, 2, 3))
+    runs = [None, "xla", "reference"]
+    came, xla, wanted = (jaxrnn.unroll(cell, params, xs, implementation=run) for run in runs)
+    assert error(came, wanted) < 1e-12 and error(xla, wanted) < 1e-12
+    h = np.asarray(xs[0] @ params["w"][:, 0] + params["b"][0])
+    for factor in (0.5, 2.0, 2.0, 2.0):
+        h = np.tanh(h * factor)
+    assert error(wanted[1][0], h) < 1e-12
+
+
+@pytest.mark.parametrize("implementation", (*RECUR, "reference"))
+def test_nan_on_either_side_of_a_bound(implementation):
+    """What is larger, or smaller, than NaN is NaN."""
+
+    def bounding_update(state, x, r):
+        (h, *_), (a, b) = state, x
+        return h, jnp.maximum(a, b), jnp.minimum(a, b), jnp.maximum(b, a), jnp.minimum(b, a)
+
+    cell = jaxrnn.gated(bounding_update, gates=2, states=5)(3)
+    params = jax.tree.map(jnp.zeros_like, cell.init(KEY, 1))
+    params["b"] = jnp.array([[jnp.nan, 2.0, jnp.nan], [1.0, jnp.nan, jnp.nan]])
+    state, _ = jaxrnn.unroll(cell, params, jnp.ones((2, 1)), implementation=implementation)
+    assert all(np.isnan(bound).all() for bound in state[1:])
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_narrow_inputs_of_float64_weights(x64, dtype):
+    """Outputs and the inputs' gradient are written in the inputs' type."""
+    cell, rng = jaxrnn.lstm(5), np.random.default_rng(0)
+    params, xs = cell.init(KEY, 3), jnp.asarray(rng.normal(size=(4, 2, 3)), dtype)
+    weights = jnp.asarray(rng.normal(size=(4, 2, 5)), dtype)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, xs):
+        unroll = lambda xs: jaxrnn.unroll(cell, params, xs, implementation=implementation)[1]
+        ys, pull = jax.vjp(unroll, xs)
+        return ys, *pull(weights)
+
+    wanted = run("reference", xs)
+    for implementation in RECUR:
+        came = run(implementation, xs)
+        assert {a.dtype.name for a in came} == {dtype}
+        assert error(came, wanted) < TOLERANCE[dtype][1]

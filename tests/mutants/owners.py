@@ -64,17 +64,21 @@ OWNERS = {
         "tests/test_matrix_memory.py",
         f"{LAWS} -k '[mlstm'",
     ),
-    "jaxrnn/recurrence/xla.py": (f"{LAWS} -k 'gru_states or elman_relu'",),
+    "jaxrnn/recurrence/xla.py": (
+        f"{LAWS} -k 'gru_states or elman_relu'",
+        "tests/test_pieces.py",
+    ),
     "jaxrnn/recurrence/packed.py": (
         f"{LAWS} -k candidate_first",
+        "tests/test_gpu.py",
         "tests/test_updates.py",
     ),
     "jaxrnn/recurrence/chunks.py": (f"{LAWS} -k lstm_chunks",),
-    "jaxrnn/recurrence/elements.py": ("tests/test_updates.py",),
+    "jaxrnn/recurrence/elements.py": ("tests/test_holes.py", "tests/test_updates.py"),
     "jaxrnn/recurrence/program.py": ("tests/test_updates.py",),
     "jaxrnn/recurrence/cpu.py": ("tests/test_cpu.py",),
     "jaxrnn/recurrence/tpu/": (
-        "tests/test_tpu.py -k 'gru or lanes or blocks or tiles or initial'",
+        "tests/test_tpu.py -k 'gru or lanes or blocks or tiles or initial or bfloat16'",
     ),
     "jaxrnn/recurrence/gpu/": ("tests/test_gpu_kernel.py -k 'gru or initial'",),
     "jaxrnn/cells/lstm.py": (f"{LAWS} -k 'lstm_everything or lstm_coupled'",),
@@ -99,6 +103,7 @@ OWNERS = {
     "jaxrnn/interop/torch.py": ("tests/test_interop_torch.py",),
     "jaxrnn/interop/onnx/": ("tests/test_holes.py", "tests/test_interop_onnx.py"),
     "native/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
+    "native/operations.h": ("tests/test_holes.py", "tests/test_cpu.py"),
 }
 
 
