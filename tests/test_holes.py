@@ -113,7 +113,7 @@ def test_a_known_choice_beyond_the_last_case(x64):
     runs = [None, "xla", "reference"]
     came, xla, wanted = (jaxrnn.unroll(cell, params, xs, implementation=run) for run in runs)
     assert error(came, wanted) < 1e-12 and error(xla, wanted) < 1e-12
-    h = np.asarray(xs[0] @ params["w"][:, 0] + params["b"][0])
+    h = np.asarray(xs[0]) @ np.asarray(params["w"])[:, 0] + np.asarray(params["b"])[0]
     for factor in (0.5, 2.0, 2.0, 2.0):
         h = np.tanh(h * factor)
     assert error(wanted[1][0], h) < 1e-12
@@ -152,3 +152,23 @@ def test_narrow_inputs_of_float64_weights(x64, dtype):
         came = run(implementation, xs)
         assert {a.dtype.name for a in came} == {dtype}
         assert error(came, wanted) < TOLERANCE[dtype][1]
+
+
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+@pytest.mark.parametrize("implementation", RECUR)
+def test_halves_are_rounded_to_even(implementation, dtype):
+    """Half as much again of an odd number lies halfway between two of a narrow type."""
+
+    def adding_update(state, x, r):
+        return (x[0] + r[0],)
+
+    cell = jaxrnn.gated(adding_update, gates=1)(1)
+    params = {"w": np.full((1, 1, 1), 1.5), "r": np.zeros((1, 1, 1)), "b": np.zeros((1, 1))}
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+    digits = 11 if dtype == "float16" else 8
+    odd = np.arange(2 ** (digits - 1) + 1, 2**digits, 2).astype(jnp.dtype(dtype))
+    xs = jnp.asarray(np.concatenate([odd, -odd]))[None, :, None]
+    came = np.asarray(jaxrnn.unroll(cell, params, xs, implementation=implementation)[1])
+    exact = np.asarray(xs, np.float32) * np.float32(1.5)
+    np.testing.assert_array_equal(came, exact.astype(xs.dtype))
+    assert (np.abs(exact - came.astype(np.float32)) == 0.5).any(), "there are halves"

@@ -103,6 +103,7 @@ OWNERS = {
     "jaxrnn/interop/torch.py": ("tests/test_interop_torch.py",),
     "jaxrnn/interop/onnx/": ("tests/test_holes.py", "tests/test_interop_onnx.py"),
     "native/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
+    "native/storage.h": ("tests/test_holes.py", "tests/test_cpu.py"),
     "native/operations.h": ("tests/test_holes.py", "tests/test_cpu.py"),
 }
 
