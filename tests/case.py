@@ -15,4 +15,5 @@ class Case(NamedTuple):
     faster: tuple = RECUR  # its implementations on a CPU, beside the reference
     heads: int = 1  # `hidden` has to be a multiple of it
     inputs: int | None = None  # so many inputs, whatever the shape says
+    cut: bool = False  # its gradients are not those of the scan of its step
     whole: bool = False  # has no step, as it has to see the whole sequence

@@ -38,7 +38,7 @@ def value_and_grad(cell):
 
 def problem(cell):
     shape = cases.Shape(5, (16,), 3, 6)
-    e = cases.example(cases.Case(lambda hidden: cell), shape, dtype=jnp.float32)
+    e = cases.example(cases.Case(lambda hidden: cell, whole=True), shape, dtype=jnp.float32)
     return e.params, e.xs, e.mask, e.starts
 
 

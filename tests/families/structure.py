@@ -139,7 +139,7 @@ ROWS = {
         lambda h: _attentive(jaxrnn.gru(h), 4, score="general", size=5), luong, ()
     ),
     "attentive_dot": Case(lambda h: _attentive(jaxrnn.gru(h), h, score="dot"), luong, ()),
-    "truncated": Case(lambda h: jaxrnn.truncated(_deep(h), 2)),
+    "truncated": Case(lambda h: jaxrnn.truncated(_deep(h), 2), cut=True),
     "weight_dropout": Case(lambda h: jaxrnn.weight_dropout(jaxrnn.lstm(h), 0.5)),
 }
 
