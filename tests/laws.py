@@ -168,7 +168,7 @@ def by_paper(step, e, given):
             how = (*(f[at] for f in flags), given["reverse"])
             found.append(truth.run(step, params, now, initial, xs[at], *how))
         states, ys = zip(*found)
-        states = [np.stack(s).reshape(*batch, *s[0].shape) for s in zip(*states)]
+        states = [np.stack(s).reshape((*batch, *s[0].shape)) for s in zip(*states)]
         return *states, np.stack(ys, 1).reshape(steps, *batch, -1)
 
     return run
