@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from benchmarks import display, machine, record, timing
 from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES
 from benchmarks.shapes import SHAPES, Shape
-from benchmarks.words import against, quotient
+from benchmarks.words import against, best, quotient
 
 PACKAGES = (*machine.PACKAGES, "keras", "equinox", "torch")
 # What is said in words: ours against the fastest of each group, shape by shape.
@@ -158,12 +158,6 @@ def rate(row):
     operations = 2 * shape.T * shape.B * GATES[row["cell"]] * shape.H * (shape.I + shape.H)
     operations *= 1 if row["direction"] == "forward" else 3
     return operations / row["seconds"][OURS] / row["product_rate"]
-
-
-def best(row, peers=None):
-    """The smallest ratio: that of the fastest peer. None where none of ``peers`` ran."""
-    return min((r[0] for name, r in row["ratio"].items() if peers is None or name in peers),
-               default=None)  # fmt: skip
 
 
 def table(rows, direction):

@@ -1,8 +1,9 @@
-"""Puts what the kept results say into docs/index.md and docs/benchmarks.md, where they mark it.
+"""Puts what the kept results say into README.md and docs/, where a page marks it.
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
-``the costs of``, ``the cycles of``, ``the kernels of`` and ``the scans of`` stand for tables of
-it. So the pages say what a command said of the result that is kept, and nothing is copied by hand.
+``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the kernels of`` and
+``the scans of`` stand for tables of it. So the pages say what a command said of the result that is
+kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -10,11 +11,16 @@ import json
 import re
 import textwrap
 
-from benchmarks import record
+from benchmarks import record, words
 
-DOCS = record.RESULTS.parents[1] / "docs"
-PAGES = DOCS / "index.md", DOCS / "benchmarks.md"
+ROOT = record.RESULTS.parents[1]
+PAGES = ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
+LEADS = {  # a column, and who of them was the fastest at each shape
+    "Flax": ("linen", "nnx"), "Keras, Equinox": ("keras", "equinox"), "PyTorch": ("torch",),
+}  # fmt: skip
+RATIOS = {"linen": "Flax Linen", "torch": "PyTorch", "cudnn": "`jax.experimental.rnn`"}
+LAYER = "h1024-b16"  # that the ratios are of
 CONTENDERS = {"jaxrnn": "jaxrnn", "scan": "scan of the step", "linen": "Flax Linen"}
 FIRST = ("elman", "gru", "lstm", "min_gru", "lru", "mlstm", "attention", "transformer_block")
 LOOPS = {"tpu": "the kernel", "xla": "XLA's loop, ours", "scan": "scan of the step"}
@@ -29,7 +35,7 @@ def main(argv=None):
     """Runs the job; its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks quotes",
-        description="Puts what the results say into docs/index.md and docs/benchmarks.md.",
+        description="Puts what the results say into README.md and docs/.",
     )
     parser.parse_args(argv)
     for page in PAGES:
@@ -53,6 +59,41 @@ def _words(result):
         width=99, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
     )
     return "\n".join(map(wrap.fill, result["words"]))
+
+
+def _leads(result):
+    """Others' times over ours: geometric mean over the shapes, least and most."""
+    ratios = {}
+    for row in result["rows"]:
+        found = ratios.setdefault(_case(row), {column: [] for column in LEADS})
+        for column, peers in LEADS.items():
+            ratio = words.best(row, peers)
+            found[column] += [] if ratio is None else [ratio]
+    cases = {
+        case: {
+            column: "{:.2f} ({:.2f} to {:.2f})".format(*words.spread(several)) if several else ""
+            for column, several in found.items()
+        }
+        for case, found in ratios.items()
+    }
+    columns = dict.fromkeys(LEADS)
+    return _table(["float32", *columns], cases, columns)
+
+
+def _ratios(result):
+    """Others' times over ours, of one layer, forward and back."""
+    cases = {}
+    for row in result["rows"]:
+        if row["shape"]["name"] == LAYER and row["direction"] == "value_and_grad":
+            ratios = {name: row["ratio"].get(name) for name in RATIOS}
+            cases[f"{_case(row)}, {row['dtype']}"] = {
+                name: f"{ratio[0]:.2f}" if ratio else "" for name, ratio in ratios.items()
+            }
+    return _table(["", *RATIOS.values()], cases, RATIOS)
+
+
+def _case(row):
+    return f"{row['cell'].upper()} {row['direction'].replace('_', ' ')}"
 
 
 def _costs(result):
@@ -125,5 +166,6 @@ def _table(head, cases, columns):
 
 
 SAYS = {
-    "words": _words, "costs": _costs, "cycles": _cycles, "kernels": _kernels, "scans": _scans,
+    "words": _words, "leads": _leads, "ratios": _ratios, "costs": _costs, "cycles": _cycles,
+    "kernels": _kernels, "scans": _scans,
 }  # fmt: skip

@@ -100,14 +100,24 @@ def against(group, ratios):
       group: who they are.
       ratios: ``{where: their time over ours}``.
     """
-    mean = statistics.geometric_mean(ratios.values())
-    least, most = min(ratios.values()), max(ratios.values())
+    mean, least, most = spread(ratios.values())
     lost = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1 / EQUAL)
     slower = f"slower by more than {EQUAL - 1:.0%}"
     return (
         f"{mean:.2f} times as fast as {group} (geometric mean; {least:.2f} to {most:.2f}),"
         f" {f'{slower} at {lost}' if lost else f'nowhere {slower}'}."
     )
+
+
+def best(row, peers=None):
+    """The smallest ratio: that of the fastest peer. None where none of ``peers`` ran."""
+    ran = (r[0] for name, r in row["ratio"].items() if peers is None or name in peers)
+    return min(ran, default=None)
+
+
+def spread(ratios):
+    """Their geometric mean, the least and the most."""
+    return statistics.geometric_mean(ratios), min(ratios), max(ratios)
 
 
 def quotient(ratio):
