@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import error
+from cases import ATTEND, error
 
 from jaxrnn.attend import attend, online
 
@@ -39,7 +39,8 @@ def textbook(q, k, v, d_y, seen):
 
 @pytest.mark.parametrize("plain", (True, False), ids=("plain", "placed"))
 @pytest.mark.parametrize("window", WINDOWS)
-def test_several_blocks(window, plain):
+@pytest.mark.parametrize("implementation", ATTEND)
+def test_several_blocks(window, plain, implementation):
     """With places of one's own, all blocks are looked at; without, those that a window reaches."""
     (q, k, v, d_y), (position, episode) = given()
     if plain:
@@ -54,7 +55,8 @@ def test_several_blocks(window, plain):
     def run(*arrays):
         *moving, d_y = arrays
         out, pull = jax.vjp(
-            lambda q, k, v: attend(q, k, v, *places, window=window, implementation="xla"), *moving
+            lambda q, k, v: attend(q, k, v, *places, window=window, implementation=implementation),
+            *moving,
         )
         return out, *pull(d_y)
 

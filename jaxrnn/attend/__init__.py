@@ -5,14 +5,14 @@ positions earlier.
 """
 
 from jaxrnn import choice
-from jaxrnn.attend import cudnn, online, rows
+from jaxrnn.attend import cpu, cudnn, online, rows
 from jaxrnn.attend.problem import Operands, Problem
 from jaxrnn.attend.ring import attend_ring
 from jaxrnn.once import once_each
 from jaxrnn.operation import Operation
 from jaxrnn.placement import varying, wants_devices
 
-IMPLEMENTATIONS = {"gpu": cudnn, "xla": online}  # the best first
+IMPLEMENTATIONS = {"cpu": cpu, "gpu": cudnn, "xla": online}  # the best first
 
 
 def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=None):
@@ -27,7 +27,7 @@ def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=N
         same steps 0, 1, 2, ... of one episode.
       k_place: the same of each key, [B, S]. No query sees a key of episode -1.
       window: how many positions back a query sees, itself included; None for all.
-      implementation: "gpu" (cuDNN), "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "gpu" (cuDNN), "xla", "reference", or None for the best that can run.
 
     Returns:
       ys [B, T, N, D]; zero for a query that sees no key.

@@ -24,14 +24,9 @@ EXPORTED = False  # an exported program should run where this library's kernels 
 
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
-    if target.platform != "cpu":
-        return f"it is for CPUs, not for {target.platform}"
-    library = native.library()
-    if library.missing:
-        return library.missing
-    asked = native.instruction_set()
-    if asked and asked not in library.instruction_sets:
-        return f"{native.ISA} is {asked!r}; this machine has {library.instruction_sets}"
+    why = native.unsupported(target)
+    if why is not None:
+        return why
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
@@ -41,7 +36,7 @@ def unsupported(problem, operands, target):
         programs = _programs(problem, operands)
     except Unknown as unknown:
         return f"the update has an operation that its programs have not: {unknown}"
-    registers = max(program.registers for program in programs)
+    registers, library = max(program.registers for program in programs), native.library()
     counts = problem.states, problem.gates, len(operands.unit), registers
     for (name, most), count in zip(library.most.items(), counts, strict=True):
         if count > most:
