@@ -16,7 +16,8 @@ LAYERS = (  # a module imports from the layers before its own; cells and kernels
     ("pieces",),
     ("arguments", "affine", "normal"),
     ("parameters", "mappings"),
-    ("cell", "recurrence", "attend", "linear", "loop", "window"),
+    ("recurrence",),  # which has what kernels for CPUs share
+    ("cell", "attend", "linear", "loop", "window"),
     ("gated", "lifted", "stateless", "batch_major", "wrap", "matrix_memory", "episodes"),
     ("diagonal", "convolved", "spatial", "combine", "reparameterised", "learned", "initialized"),
     ("regularise", "attentive", "truncated", "int8"),
