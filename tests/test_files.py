@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import jaxrnn.interop.onnx
-from jaxrnn.cell import Cell, constructor
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.param_spec import whole as whole_array
 from jaxrnn.interop import onnx
-from jaxrnn.parameters import whole as whole_array
 
 safetensors = pytest.importorskip("safetensors.numpy")
 files = pytest.importorskip("jaxrnn.files")
