@@ -77,7 +77,7 @@ def test_narrow_types(dtype):
 
 
 def test_same_bits_alone_and_in_a_batch():
-    """Alone, a head's chunks are shared by all threads, and smaller; in a batch each has a head."""
+    """Alone, a head's chunks are shared by all threads; in a batch, each thread has a head."""
     arrays, places = sequences(batch=9, steps=600, keys=600, heads=1, width=24)
     arrays = [a.astype(np.float32) for a in arrays]
     runs = [jax.tree.map(np.asarray, both(*arrays, places)) for _ in range(2)]
