@@ -26,6 +26,7 @@ import jaxrnn.interop.onnx
 from jaxrnn import mappings
 from jaxrnn.cell import Cell, Made, constructor, repr_of
 from jaxrnn.interop.onnx.activations import Activation
+from jaxrnn.wrap import check_cell
 
 KEY = "jaxrnn"
 DTYPES = {
@@ -82,8 +83,7 @@ def save(path, cell, params, *, names=None):
     elman(hidden=4, activation=cube)
     >>> folder.cleanup()
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+    check_cell("cell", cell)
     params = mappings.dicts(params)
     contents, arrays = {"cell": _described(cell, cell, (names or {}) | OWN)}, {}
     contents["params"] = _outline(params, (), arrays)

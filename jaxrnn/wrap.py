@@ -1,5 +1,6 @@
 """What cells made of cells share."""
 
+from jaxrnn.arguments import described
 from jaxrnn.cell import Cell
 from jaxrnn.pieces import streamed
 from jaxrnn.scan import select
@@ -8,7 +9,7 @@ from jaxrnn.scan import select
 def check_cell(name, cell):
     """``cell`` is one; ``name`` is what asks."""
     if not isinstance(cell, Cell):
-        raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+        raise TypeError(f"{name}: got {described(cell)}, want a Cell, as jaxrnn.lstm(128)")
 
 
 def views(run, initial_state, zero=True):

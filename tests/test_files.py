@@ -306,7 +306,7 @@ REFUSED = {
     "no tuple of Python's": (
         jaxrnn.initialized(ELMAN, r=whole_array(cube)), PARAMS, T, "got whole(init=", "tuples",
     ),
-    "module's": (ELMAN, {"w": Parameter(W)}, T, "params['w']: got Parameter, want an array"),
+    "module's": (ELMAN, {"w": Parameter(W)}, T, "params['w']: ", "Parameter, want an array"),
     "None": (ELMAN, PARAMS | {"b": None}, T, "params['b']: got NoneType"),
     "numbered": (ELMAN, {0: W}, T, "params: got dict"),
     "an array": (ELMAN, W, V, "params: its name in a file, '', is taken"),
