@@ -190,6 +190,13 @@ def check_result(result, state):
     raise error(f"step: gave {came}, want {_shapes(state)}, as initial_state makes it")
 
 
+def check_one_output(cell, y):
+    """What a cell gives is an array, which another cell takes."""
+    if not _is_array(y):
+        came = f"{len(jax.tree.leaves(y))} outputs"
+        raise ValueError(f"{cell}: gives {came}, want one array for the next cell")
+
+
 def check_step_input(x):
     """A step's input, which is never a tuple or a list, as states are."""
     if not isinstance(x, Mapping):
@@ -265,10 +272,12 @@ def target(platform):
 
 
 def activation(value, name="activation"):
-    """A function, given as itself or by its name in ``jax.nn``."""
-    function = getattr(jax.nn, value, None) if isinstance(value, str) else value
+    """A function, given as itself or by its name in ``jax.nn`` or ``jax.numpy``."""
+    function = value
+    if isinstance(value, str):
+        function = getattr(jax.nn, value, getattr(jnp, value, None))
     if not callable(function):
-        wanted = "a function or the name of one in jax.nn ('tanh', 'relu', 'gelu', ...)"
+        wanted = "a function or the name of one in jax.nn or jax.numpy ('tanh', 'relu', ...)"
         raise ValueError(f"{name}: got {value!r}, want {wanted}")
     return function
 

@@ -32,7 +32,7 @@ def run(
         mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
     mask = arguments.combined_mask(xs, lengths, mask, name)
     state, ys = unroll(cell, params, xs, state, mask=mask, starts=starts, **options)
-    return state, ys if time_major else jnp.moveaxis(ys, 0, -2)
+    return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), ys)
 
 
 def check_inputs(xs, time_major):

@@ -402,4 +402,6 @@ def output_size(cell, params, in_size):
         return cell.unroll(params, None, xs, None, None, False, None, None)[1]
 
     xs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
-    return jax.eval_shape(run, xs).shape[-1]
+    ys = jax.eval_shape(run, xs)
+    arguments.check_one_output(cell, ys)
+    return ys.shape[-1]

@@ -248,6 +248,10 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         run(jaxrnn.parallel(GRU), {"0": PARAMS[GRU] | {"rb": XS}}), V,
         "params['rb']: ", "in layer 0 of parallel, gru(hidden=4)",
     ),
+    "two outputs within a stack": (
+        make(jaxrnn.stack(jaxrnn.bidirectional(LSTM, merge=None), GRU).init, KEY, 3), V,
+        "bidirectional(forward=lstm(hidden=4), merge=None): gives 2 outputs", "want one array",
+    ),
     "weight_dropout": (
         run(jaxrnn.weight_dropout(LSTM, 0.5, names=("w", "u")), PARAMS[LSTM]),
         V, "names: ", "got ('w', 'u')", "some of ['b', 'r', 'w']",

@@ -82,7 +82,10 @@ OWNERS = {
     ),
     "jaxrnn/recurrence/gpu/": ("tests/test_gpu_kernel.py -k 'gru or initial'",),
     "jaxrnn/cells/lstm.py": (f"{LAWS} -k 'lstm_everything or lstm_coupled'",),
-    "jaxrnn/cells/gru.py": (f"{LAWS} -k 'gru_heads or gru_reset_before'",),
+    "jaxrnn/cells/gru.py": (
+        "tests/test_rows.py -k 'gru_activations or layer_norm_gru'",
+        f"{LAWS} -k 'gru_heads or gru_reset_before'",
+    ),
     "jaxrnn/cells/mlstm.py": (f"{LAWS} -k 'mlstm'",),
     "jaxrnn/cells/s5.py": (
         "tests/test_linear_cells.py",
