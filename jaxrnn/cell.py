@@ -35,13 +35,15 @@ from jaxrnn.placement import automatic, varying
 from jaxrnn.scan import resets, scan, select
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Cell:
     """A recurrence as a plain record of pure functions.
 
     A cell from a constructor prints as the call that made it, compares and hashes by that call,
     and pickles. A cell made by hand, or changed by ``dataclasses.replace``, compares by its
-    functions. So a cell can be a static argument of ``jax.jit`` and a field of any module.
+    functions. To JAX it is a tree without arrays: it can be an argument of ``jax.jit``, which
+    compiles for each cell, and a field of any module.
 
     Attributes:
       init: ``(key, in_size) -> params``, a dict of arrays.
