@@ -5,10 +5,11 @@ from typing import Any
 import flax.core
 import flax.linen as nn
 
-from jaxrnn import batch_major, mappings
-from jaxrnn.cell import Cell, draws
-from jaxrnn.combine import bidirectional
-from jaxrnn.wrap import check_cell
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell, draws
+from jaxrnn._src.wrappers import batch_major
+from jaxrnn._src.wrappers.stack import bidirectional
+from jaxrnn._src.wrappers.views import check_cell
 
 
 class RNN(nn.Module):
@@ -111,7 +112,7 @@ class RNN(nn.Module):
         >>> jaxrnn.trace(cell, params, jnp.ones((5, 2, 3)))["z"].shape
         (5, 2, 8)
         """
-        params = flax.core.meta.unbox(mappings.dicts(variables.get("params", {})))
+        params = flax.core.meta.unbox(params_tree.dicts(variables.get("params", {})))
         return self._cell(), params.get("cell", {})
 
     def _cell(self):
@@ -122,11 +123,12 @@ class RNN(nn.Module):
         """Flattened, the empty dict of a cell without parameters is lost: so it may be missing."""
         cell = self._cell()
         lost = not self.is_initializing() and not self.has_variable("params", "cell")
-        if lost and mappings.is_empty(cell.init, in_size):
+        if lost and params_tree.is_empty(cell.init, in_size):
             return {}
 
         def init(key):
-            return batch_major.cast(self.param_dtype, mappings.dicts(cell.init(key, in_size)))[0]
+            params = params_tree.dicts(cell.init(key, in_size))
+            return batch_major.cast(self.param_dtype, params)[0]
 
         return self.param("cell", init)
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrnn import batch_major, mappings
-from jaxrnn.arguments import described
-from jaxrnn.cell import draws
-from jaxrnn.combine import bidirectional
-from jaxrnn.wrap import check_cell
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import draws
+from jaxrnn._src.core.checks import described
+from jaxrnn._src.wrappers import batch_major
+from jaxrnn._src.wrappers.stack import bidirectional
+from jaxrnn._src.wrappers.views import check_cell
 
 
 class RNN(nnx.Module):
@@ -48,7 +49,7 @@ class RNN(nnx.Module):
         self.deterministic = False
         if params is None:
             params = cell.init(_checked(rngs).params(), in_features)
-        (params,) = batch_major.cast(param_dtype, mappings.dicts(params))
+        (params,) = batch_major.cast(param_dtype, params_tree.dicts(params))
         drawing = draws(cell, params, jnp.zeros((1, in_features)))
         self.rngs = _checked(rngs).dropout.fork() if drawing else nnx.data(None)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
@@ -105,7 +106,7 @@ class RNN(nnx.Module):
         >>> jaxrnn.trace(cell, params, jnp.ones((5, 2, 3)))["z"].shape
         (5, 2, 8)
         """
-        return self.cell, mappings.dicts(self.params)
+        return self.cell, params_tree.dicts(self.params)
 
 
 class Bidirectional(RNN):

@@ -9,6 +9,7 @@ import pytest
 from cases import cotangents, error
 
 import jaxrnn
+from jaxrnn._src.core import checks
 from jaxrnn.interop import double_bias, from_keras, to_keras, without_bias
 from jaxrnn.interop.keras import _ACTIVATIONS
 
@@ -234,7 +235,7 @@ def test_dropout():
 @pytest.mark.parametrize("theirs", _ACTIVATIONS)
 def test_activations(theirs):
     x = jnp.linspace(-7, 7, 57)
-    ours = jaxrnn.arguments.activation(_ACTIVATIONS[theirs])(x)
+    ours = checks.activation(_ACTIVATIONS[theirs])(x)
     with their_rules():
         wanted = getattr(keras.activations, theirs)(x)
     assert error(ours, wanted) < (1e-6 if theirs == "tanh" else 1e-15)

@@ -2,10 +2,10 @@
 
 import functools
 
-from jaxrnn import arguments, parameters
-from jaxrnn.cell import Cell, constructor
-from jaxrnn.gated import gated
-from jaxrnn.wrap import check_cell
+from jaxrnn._src.builders.gated import gated
+from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.wrappers.views import check_cell
 
 
 @functools.lru_cache(256)
@@ -51,9 +51,9 @@ def onnx_lstm(
     gates = "igo" if input_forget else "ifgo"
     if len(activations) != 3:
         raise ValueError(f"activations: got {len(activations)}, want 3")
-    functions = [arguments.activation(a, "activations") for a in activations]
+    functions = [checks.activation(a, "activations") for a in activations]
     update = _lstm_update(*functions, input_forget)
-    unit = {f"p{gate}": parameters.zeros for gate in gates if gate != "g" and peepholes}
+    unit = {f"p{gate}": param_spec.zeros for gate in gates if gate != "g" and peepholes}
     return gated(update, gates=len(gates), states=2, unit=unit)(hidden)
 
 
