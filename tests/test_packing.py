@@ -78,7 +78,7 @@ def test_segment_ids():
 X = np.ones((3, 2))
 BAD = {
     "none": (lambda: jaxrnn.pack([], 4), "sequences: got none, want one or more"),
-    "too long": (lambda: jaxrnn.pack([X[:1], X], 2), "sequences[1]: got 3 steps, want 1 to length"),
+    "too long": (lambda: jaxrnn.pack([X[:1], X], 2), "[1]: got 3 steps, want 1 to length=2"),
     "empty": (lambda: jaxrnn.pack([X[:0]], 2), "sequences[0]: got 0 steps"),
     "numbers": (lambda: jaxrnn.pack([3.0], 2), "sequences[0]: got shapes [()], want [t, ...]"),
     "two lengths": (lambda: jaxrnn.pack([(X, X[:2])], 4), "want [t, ...] of one t"),

@@ -78,7 +78,10 @@ def unpack(packed, segment_ids):
     Raises:
       ValueError: an array does not begin with the axes [T, B]; a segment is in two rows.
 
-    See ``pack`` for an example.
+    >>> import numpy as np
+    >>> packed, segment_ids = jaxrnn.pack([np.arange(3), np.arange(2)], 6)
+    >>> jaxrnn.unpack(packed, segment_ids)
+    [array([0, 1, 2]), array([0, 1])]
     """
     ids = np.asarray(segment_ids)
     packed = jax.tree.map(np.asarray, packed)
