@@ -54,7 +54,7 @@ def save(path, cell, params, *, names=None):
       cell: a ``Cell``. All it was made of is written down as calls of jaxrnn's constructors, with
         numbers, strings, None and tuples.
       params: its parameters: dicts or other mappings, tuples and lists of arrays of any real
-        floating, integer or bool type, or complex64. ``load`` makes dicts of params_tree.
+        floating, integer or bool type, or complex64. ``load`` makes dicts of mappings.
       names: what else the cell was made of, each under a name for it: constructors and functions
         of your own. ``load`` has to be given them too: a file holds no code.
 
