@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
-from benchmarks import display, machine, record, timing
-from benchmarks.contenders import DIRECTIONS, OURS, timed
-from benchmarks.words import against, best, quotient
+from benchmarks.shared import display, machine, record, timing
+from benchmarks.shared.contenders import DIRECTIONS, OURS, timed
+from benchmarks.shared.words import against, best, quotient
 
 PACKAGES = (*machine.PACKAGES, "torch")
 NOTES = {
