@@ -40,6 +40,7 @@ from jaxrnn.initialized import chrono, initialized
 from jaxrnn.int8 import int8, quantize
 from jaxrnn.learned import learned_state
 from jaxrnn.linear import linear_scan
+from jaxrnn.online_gradients import online
 from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout
 from jaxrnn.reparameterised import weight_dropout, with_params
 from jaxrnn.stateless import layer_norm, project, stateless
