@@ -8,10 +8,12 @@ from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn.cells.conv1d import conv1d
 from jaxrnn.cells.conv_lstm import conv_gru, conv_lstm
 from jaxrnn.cells.cornn import cornn
+from jaxrnn.cells.delta_net import delta_net, delta_product, gated_delta_net, kimi_delta
 from jaxrnn.cells.dreamer import dreamer_gru
 from jaxrnn.cells.elman import elman
 from jaxrnn.cells.fast_grnn import fast_grnn
 from jaxrnn.cells.gilr import gilr
+from jaxrnn.cells.gla import gla, hgrn2
 from jaxrnn.cells.gru import gru
 from jaxrnn.cells.indrnn import indrnn
 from jaxrnn.cells.irnn import irnn
@@ -20,8 +22,10 @@ from jaxrnn.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from jaxrnn.cells.leaky import leaky
 from jaxrnn.cells.lem import lem
 from jaxrnn.cells.ligru import ligru
+from jaxrnn.cells.linear_attention import linear_attention, retention
 from jaxrnn.cells.lru import lru
 from jaxrnn.cells.lstm import lstm
+from jaxrnn.cells.mamba import mamba2
 from jaxrnn.cells.mgu import mgu
 from jaxrnn.cells.min_rnn import min_gru, min_lstm
 from jaxrnn.cells.mlstm import mlstm
@@ -29,6 +33,7 @@ from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
 from jaxrnn.cells.qrnn import qrnn
 from jaxrnn.cells.rg_lru import rg_lru, rg_lru_block
 from jaxrnn.cells.rhn import rhn
+from jaxrnn.cells.rwkv import rwkv6, rwkv7
 from jaxrnn.cells.s5 import s5
 from jaxrnn.cells.slstm import slstm
 from jaxrnn.cells.sru import sru
