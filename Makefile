@@ -32,9 +32,9 @@ accelerator: export JAXRNN_GPU_LIBRARY ?= $(wildcard build/gpu.so)
 accelerator: build/gpu.so
 	$(PYTHON) -m benchmarks accelerator $(ARGS)
 
-build/gpu.so: native/gpu.cc
+build/gpu.so: native/gpu/gpu.cc
 	mkdir -p build
-	-$(CXX) -std=c++17 -O2 -fPIC -shared -fvisibility=hidden native/gpu.cc -o $@ -ldl \
+	-$(CXX) -std=c++17 -O2 -fPIC -shared -fvisibility=hidden native/gpu/gpu.cc -o $@ -ldl \
 	  -isystem "$$($(PYTHON) -c 'import jax.ffi; print(jax.ffi.include_dir())')"
 
 # The kernel for CPUs, beside itself with an LSTM written by hand in place of programs.
@@ -72,7 +72,7 @@ arm64: $(VENV)/installed-test
 SANITIZED := build/sanitized
 sanitize: $(VENV)/installed-test
 	mkdir -p $(SANITIZED)
-	g++ -std=c++17 -O1 -g -fsanitize=thread native/test_schedule.cc -pthread -o $(SANITIZED)/schedule
+	g++ -std=c++17 -O1 -g -fsanitize=thread native/cpu/test_schedule.cc -pthread -o $(SANITIZED)/schedule
 	$(SANITIZED)/schedule
 	$(call native,$(SANITIZED),-DCMAKE_CXX_COMPILER=g++ \
 	  "-DJAXRNN_FLAGS=-fsanitize=address$(,)undefined;-fno-sanitize=alignment;-fno-sanitize-recover")

@@ -20,7 +20,7 @@ from benchmarks import accelerator_linear as linear
 from benchmarks.accelerator_kinds import ALWAYS, CELLS, COMMON, KINDS, SHAPES, TINY
 from benchmarks.once import once
 from benchmarks.shapes import Shape
-from jaxrnn.choice import NAMES, REFERENCE
+from jaxrnn._src.core.dispatch import NAMES, REFERENCE
 
 # Of outputs and states; of gradients and tangents.
 TOLERANCE = {"float32": (5e-6, 1.5e-5), "bfloat16": (2e-2, 4e-2), "float16": (4e-3, 8e-3)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import jaxrnn
 from benchmarks.shapes import Shape
-from jaxrnn.dtypes import promoted
+from jaxrnn._src.core.dtypes import promoted
 
 
 @jaxrnn.constructor

@@ -18,7 +18,7 @@ from benchmarks.accelerator_checks import implementations
 from benchmarks.contenders import OURS, with_jax
 from benchmarks.once import once
 from benchmarks.shapes import SHAPES, WIDE, Shape
-from jaxrnn.choice import REFERENCE
+from jaxrnn._src.core.dispatch import REFERENCE
 
 DTYPES = ("bfloat16", "float32", "float16")
 DIRECTIONS = ("value_and_grad", "forward")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrnn.recurrence import native
+from jaxrnn._src.ops import native
 
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax")
 

@@ -7,7 +7,7 @@ import jax
 
 import jaxrnn
 from benchmarks import modes, record
-from jaxrnn import choice
+from jaxrnn._src.core import dispatch
 
 CELLS = {
     name: value
@@ -74,7 +74,7 @@ def parse(argv=None):
     )
     add(
         "--implementation",
-        choices=choice.NAMES,
+        choices=dispatch.NAMES,
         default=argparse.SUPPRESS,
         help="the one to run (default: the best for each cell)",
     )

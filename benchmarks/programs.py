@@ -1,7 +1,7 @@
 """What do the programs of the kernel for CPUs cost? The same LSTM, its update written by hand.
 
-``make programs`` builds the kernel a second time, with ``native/lstm_by_hand.h`` in place of the
-interpreter. Two processes, one with each, are timed in turn. A ratio is the time with programs
+``make programs`` builds the kernel a second time, with ``native/cpu/lstm_by_hand.h`` in place of
+the interpreter. Two processes, one with each, are timed in turn. A ratio is the time with programs
 over the time by hand: above 1, programs are slower.
 """
 
@@ -17,7 +17,7 @@ from benchmarks import display, machine, record, timing
 from benchmarks.contenders import CONTENDERS, DIRECTIONS, OURS, TITLES
 from benchmarks.shapes import SHAPES
 from benchmarks.words import listed
-from jaxrnn.recurrence import native
+from jaxrnn._src.ops import native
 
 CELL = "lstm"
 NOTES = {

@@ -1,52 +1,153 @@
 """Recurrent networks for JAX: cells are pure functions, scanned over time."""
 
+__version__ = "0.1.0"
+
 from jaxrnn import inside
-from jaxrnn.attention import attention, transformer_block
-from jaxrnn.attentive import attentive, remember
-from jaxrnn.cell import Cell, cell, constructor, explain, unroll
-from jaxrnn.cells.additive import atr, cfn, minimal_rnn, ran, star
-from jaxrnn.cells.conv1d import conv1d
-from jaxrnn.cells.conv_lstm import conv_gru, conv_lstm
-from jaxrnn.cells.cornn import cornn
-from jaxrnn.cells.delta_net import delta_net, delta_product, gated_delta_net, kimi_delta
-from jaxrnn.cells.dreamer import dreamer_gru
-from jaxrnn.cells.elman import elman
-from jaxrnn.cells.fast_grnn import fast_grnn
-from jaxrnn.cells.gilr import gilr
-from jaxrnn.cells.gla import gla, hgrn2
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.indrnn import indrnn
-from jaxrnn.cells.irnn import irnn
-from jaxrnn.cells.janet import janet
-from jaxrnn.cells.layer_norm import layer_norm_gru, layer_norm_lstm
-from jaxrnn.cells.leaky import leaky
-from jaxrnn.cells.lem import lem
-from jaxrnn.cells.ligru import ligru
-from jaxrnn.cells.linear_attention import linear_attention, retention
-from jaxrnn.cells.lru import lru
-from jaxrnn.cells.lstm import lstm
-from jaxrnn.cells.mamba import mamba2
-from jaxrnn.cells.mgu import mgu
-from jaxrnn.cells.min_rnn import min_gru, min_lstm
-from jaxrnn.cells.mlstm import mlstm
-from jaxrnn.cells.multiplicative_lstm import multiplicative_lstm
-from jaxrnn.cells.qrnn import qrnn
-from jaxrnn.cells.rg_lru import rg_lru, rg_lru_block
-from jaxrnn.cells.rhn import rhn
-from jaxrnn.cells.rwkv import rwkv6, rwkv7
-from jaxrnn.cells.s5 import s5
-from jaxrnn.cells.slstm import slstm
-from jaxrnn.cells.sru import sru
-from jaxrnn.cells.ugrnn import ugrnn
-from jaxrnn.combine import bidirectional, dense, dropout, highway, parallel, residual, stack
-from jaxrnn.episodes import from_dones
-from jaxrnn.gated import gated
-from jaxrnn.initialized import chrono, initialized
-from jaxrnn.int8 import int8, quantize
-from jaxrnn.learned import learned_state
-from jaxrnn.linear import linear_scan
-from jaxrnn.regularise import recurrent_dropout, variational_dropout, zoneout
-from jaxrnn.reparameterised import weight_dropout, with_params
-from jaxrnn.stateless import layer_norm, project, stateless
-from jaxrnn.trace import trace
-from jaxrnn.truncated import truncated
+from jaxrnn._src.builders.gated import gated
+from jaxrnn._src.builders.stateless import layer_norm, project, stateless
+from jaxrnn._src.cells.additive import atr, cfn, minimal_rnn, ran, star
+from jaxrnn._src.cells.attention import attention, transformer_block
+from jaxrnn._src.cells.conv1d import conv1d
+from jaxrnn._src.cells.conv_lstm import conv_gru, conv_lstm
+from jaxrnn._src.cells.cornn import cornn
+from jaxrnn._src.cells.delta_net import delta_net, delta_product, gated_delta_net, kimi_delta
+from jaxrnn._src.cells.dreamer import dreamer_gru
+from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.fast_grnn import fast_grnn
+from jaxrnn._src.cells.gilr import gilr
+from jaxrnn._src.cells.gla import gla, hgrn2
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.indrnn import indrnn
+from jaxrnn._src.cells.irnn import irnn
+from jaxrnn._src.cells.janet import janet
+from jaxrnn._src.cells.layer_norm import layer_norm_gru, layer_norm_lstm
+from jaxrnn._src.cells.leaky import leaky
+from jaxrnn._src.cells.lem import lem
+from jaxrnn._src.cells.ligru import ligru
+from jaxrnn._src.cells.linear_attention import linear_attention, retention
+from jaxrnn._src.cells.lru import lru
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.cells.mamba import mamba2
+from jaxrnn._src.cells.mgu import mgu
+from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
+from jaxrnn._src.cells.mlstm import mlstm
+from jaxrnn._src.cells.multiplicative_lstm import multiplicative_lstm
+from jaxrnn._src.cells.qrnn import qrnn
+from jaxrnn._src.cells.rg_lru import rg_lru, rg_lru_block
+from jaxrnn._src.cells.rhn import rhn
+from jaxrnn._src.cells.rwkv import rwkv6, rwkv7
+from jaxrnn._src.cells.s5 import s5
+from jaxrnn._src.cells.slstm import slstm
+from jaxrnn._src.cells.sru import sru
+from jaxrnn._src.cells.ugrnn import ugrnn
+from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
+from jaxrnn._src.core.episodes import from_dones
+from jaxrnn._src.inspect.trace import trace
+from jaxrnn._src.ops.linear_scan import linear_scan
+from jaxrnn._src.wrappers.attentive import attentive, remember
+from jaxrnn._src.wrappers.initialized import chrono, initialized
+from jaxrnn._src.wrappers.int8 import int8, quantize
+from jaxrnn._src.wrappers.learned import learned_state
+from jaxrnn._src.wrappers.regularise import recurrent_dropout, variational_dropout, zoneout
+from jaxrnn._src.wrappers.reparameterised import weight_dropout, with_params
+from jaxrnn._src.wrappers.stack import (
+    bidirectional,
+    dense,
+    dropout,
+    highway,
+    parallel,
+    residual,
+    stack,
+)
+from jaxrnn._src.wrappers.truncated import truncated
+
+__all__ = [
+    "atr",
+    "attention",
+    "attentive",
+    "bidirectional",
+    "Cell",
+    "cell",
+    "cfn",
+    "chrono",
+    "constructor",
+    "conv1d",
+    "conv_gru",
+    "conv_lstm",
+    "cornn",
+    "delta_net",
+    "delta_product",
+    "dense",
+    "dreamer_gru",
+    "dropout",
+    "elman",
+    "explain",
+    "fast_grnn",
+    "from_dones",
+    "gated",
+    "gated_delta_net",
+    "gilr",
+    "gla",
+    "gru",
+    "hgrn2",
+    "highway",
+    "indrnn",
+    "initialized",
+    "inside",
+    "int8",
+    "irnn",
+    "janet",
+    "kimi_delta",
+    "layer_norm",
+    "layer_norm_gru",
+    "layer_norm_lstm",
+    "leaky",
+    "learned_state",
+    "lem",
+    "ligru",
+    "linear_attention",
+    "linear_scan",
+    "lru",
+    "lstm",
+    "mamba2",
+    "mgu",
+    "min_gru",
+    "min_lstm",
+    "minimal_rnn",
+    "mlstm",
+    "multiplicative_lstm",
+    "parallel",
+    "project",
+    "qrnn",
+    "quantize",
+    "ran",
+    "recurrent_dropout",
+    "remember",
+    "residual",
+    "retention",
+    "rg_lru",
+    "rg_lru_block",
+    "rhn",
+    "rwkv6",
+    "rwkv7",
+    "s5",
+    "slstm",
+    "sru",
+    "stack",
+    "star",
+    "stateless",
+    "trace",
+    "transformer_block",
+    "truncated",
+    "ugrnn",
+    "unroll",
+    "variational_dropout",
+    "weight_dropout",
+    "with_params",
+    "zoneout",
+]
+
+# Pickles, errors and documentation name the public path, wherever a module lies.
+for _name in __all__:
+    if hasattr(globals()[_name], "__qualname__"):
+        globals()[_name].__module__ = __name__

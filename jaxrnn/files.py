@@ -23,8 +23,8 @@ import safetensors
 import safetensors.numpy
 
 import jaxrnn.interop.onnx
-from jaxrnn import mappings
-from jaxrnn.cell import Cell, Made, constructor, repr_of
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell, Made, constructor, repr_of
 from jaxrnn.interop.onnx.activations import Activation
 
 KEY = "jaxrnn"
@@ -84,7 +84,7 @@ def save(path, cell, params, *, names=None):
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
-    params = mappings.dicts(params)
+    params = params_tree.dicts(params)
     contents, arrays = {"cell": _described(cell, cell, (names or {}) | OWN)}, {}
     contents["params"] = _outline(params, (), arrays)
     _check_fits(cell, params)

@@ -9,12 +9,12 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxrnn import arguments, widened
-from jaxrnn.cell import unroll
-from jaxrnn.dtypes import promoted
-from jaxrnn.once import kept_by
-from jaxrnn.scan import resets, select
-from jaxrnn.wrap import check_cell
+from jaxrnn._src.core import checks, wide_scan
+from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.core.compile_once import kept_by
+from jaxrnn._src.core.dtypes import promoted
+from jaxrnn._src.core.sequence import resets, select
+from jaxrnn._src.wrappers.views import check_cell
 
 
 def gradient_norms(
@@ -133,10 +133,10 @@ def saturation(gate, *, low=0.1, high=0.9, mask=None):
     >>> jaxrnn.inside.saturation(gate)
     Saturation(low=Array([0.75, 0.  ], dtype=float32), high=Array([0.  , 0.75], dtype=float32))
     """
-    arguments.check_inputs(gate, "[T, ...batch, H]", "gate")
+    checks.check_inputs(gate, "[T, ...batch, H]", "gate")
     rows = tuple(range(gate.ndim - 1))
     if mask is not None:
-        arguments.check_flags("mask", mask, gate.shape[:-1], "[T, ...batch]")
+        checks.check_flags("mask", mask, gate.shape[:-1], "[T, ...batch]")
         mask = jnp.broadcast_to(mask[..., None], gate.shape)
     return Saturation(*(jnp.mean(s, rows, where=mask) for s in (gate < low, gate > high)))
 
@@ -171,10 +171,10 @@ def integrated_gradients(function, xs, baseline=None, *, points=32):
     >>> bool(abs(found.sum() - (last(xs) - last(0 * xs))) < 1e-5)
     True
     """
-    arguments.check_floating("xs", xs)
-    points = arguments.size("points", points)
+    checks.check_floating("xs", xs)
+    points = checks.size("points", points)
     baseline = jnp.zeros_like(xs) if baseline is None else baseline
-    arguments.check_floating("baseline", baseline)
+    checks.check_floating("baseline", baseline)
     if baseline.shape != xs.shape or baseline.dtype != xs.dtype:
         came = f"{baseline.dtype}{list(baseline.shape)}"
         raise ValueError(f"baseline: got {came}, want {xs.dtype}{list(xs.shape)}, like xs")
@@ -189,7 +189,7 @@ def integrated_gradients(function, xs, baseline=None, *, points=32):
         return found + weight * gradient(here).astype(total), None
 
     at = jnp.asarray((places + 1) / 2, total), jnp.asarray(weights / 2, total)
-    return ((xs - baseline) * widened.scan(add, jnp.zeros_like(xs), at)[0]).astype(dtype)
+    return ((xs - baseline) * wide_scan.scan(add, jnp.zeros_like(xs), at)[0]).astype(dtype)
 
 
 def _over(run, cell, name, params, xs, state, lengths, mask, starts, reverse, key):
@@ -214,7 +214,7 @@ def _nudged(cell, nudges, params, state, xs, mask, starts, reverse, key):
     initial = cell.initial_state(params, xs.shape[1:-1])
     state = initial if state is None else state
     inputs = xs, mask, resets(starts, mask, reverse), nudges
-    return widened.scan(step, state, inputs, reverse=reverse)[1]
+    return wide_scan.scan(step, state, inputs, reverse=reverse)[1]
 
 
 def _radii(cell, params, state, xs, mask, starts, reverse, key, implementation):
@@ -229,7 +229,7 @@ def _radii(cell, params, state, xs, mask, starts, reverse, key, implementation):
         return new, before
 
     starts = resets(starts, mask, reverse)
-    _, before = widened.scan(step, state, (xs, mask, starts), reverse=reverse)
+    _, before = wide_scan.scan(step, state, (xs, mask, starts), reverse=reverse)
 
     def radius(before, x, real, start):
         leaves, tree = jax.tree.flatten(before)

@@ -4,9 +4,10 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxrnn import arguments, batch_major, mappings
-from jaxrnn.cell import Cell
-from jaxrnn.combine import bidirectional
+from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.wrappers import batch_major
+from jaxrnn._src.wrappers.stack import bidirectional
 
 
 class RNN(nn.Module):
@@ -49,7 +50,7 @@ class RNN(nn.Module):
         Returns:
           ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
         """
-        arguments.check_inputs(xs, batch_major.LAYOUT)
+        checks.check_inputs(xs, batch_major.LAYOUT)
         cell = self._cell()
         state, ys = batch_major.run(
             cell, self._params(cell, xs.shape[-1]), xs, initial_state,
@@ -65,7 +66,7 @@ class RNN(nn.Module):
     def _params(self, cell, in_size):
         """Flattened, the empty dict of a cell without parameters is lost: so it may be missing."""
         lost = not self.is_initializing() and not self.has_variable("params", "cell")
-        if lost and mappings.is_empty(cell.init, in_size):
+        if lost and params_tree.is_empty(cell.init, in_size):
             return {}
         return self.param("cell", cell.init, in_size)
 

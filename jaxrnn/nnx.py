@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrnn import batch_major, mappings
-from jaxrnn.combine import bidirectional
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.wrappers import batch_major
+from jaxrnn._src.wrappers.stack import bidirectional
 
 
 class RNN(nnx.Module):
@@ -34,7 +35,7 @@ class RNN(nnx.Module):
         self.dtype = dtype
         self.implementation = implementation
         self.deterministic = False
-        params = mappings.dicts(cell.init(rngs.params(), in_features))
+        params = params_tree.dicts(cell.init(rngs.params(), in_features))
         self.rngs = rngs.dropout.fork() if _draws(cell, params, in_features) else nnx.data(None)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
 

@@ -18,10 +18,10 @@ HOMES = {
     "convolved": ("convolved", "convolved"),
     "memory": ("memory", "memory"),
     "stateless": ("stateless", "stateless"),
-    "views": ("wrap", "views"),
+    "views": ("views", "views"),
     "cell": ("cell", "cell"),
 }
-BETWEEN = {"mappings", "pieces", "once"}  # what all of them are handed through
+BETWEEN = {"params_tree", "streaming", "compile_once"}  # what all of them are handed through
 
 # Held to all laws. The first of each in more shapes.
 REPRESENTATIVES = {

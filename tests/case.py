@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxrnn.recurrence import native
+from jaxrnn._src.ops import native
 
 NO_KERNEL = native.library().missing  # why there is none for this CPU, or None
 RECUR = ("xla",) if NO_KERNEL else ("cpu", "xla")  # what runs a gated cell here

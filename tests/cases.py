@@ -11,7 +11,7 @@ from case import LIFTED, NO_KERNEL, RECUR, Case  # noqa: F401, for others
 from families import ROWS
 
 import jaxrnn
-from jaxrnn import attend
+from jaxrnn._src.ops import attention
 
 
 def mgu_update(state, x, r):
@@ -68,7 +68,7 @@ peephole = jaxrnn.gated(
 CHOSEN = "usual"
 REFERENCE = "reference"
 TPU = (*RECUR, "tpu")  # by an interpreter: see `interpreted`
-ATTEND = tuple(name for name in attend.IMPLEMENTATIONS if name != "gpu")
+ATTEND = tuple(name for name in attention.IMPLEMENTATIONS if name != "gpu")
 
 
 GATED = {

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from instead import instead
 
-from jaxrnn.recurrence.gpu import division, launch
-from jaxrnn.recurrence.gpu.division import Chip
+from jaxrnn._src.ops.recurrence.gpu import launch, tiling
+from jaxrnn._src.ops.recurrence.gpu.tiling import Chip
 
 HEADER = pathlib.Path(__file__).with_name("emulate.h")
 _ONE_AT_A_TIME = threading.Lock()
@@ -99,11 +99,11 @@ def _emulation(chip, warps, held):
 
 
 @contextlib.contextmanager
-def emulated(blocks=8, shared=227 << 10, warps=2, held=division.MOST_HELD):
+def emulated(blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD):
     """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns."""
     emulation = _emulation(Chip(blocks, shared), warps, held)
     emulation.launched.clear()
-    sizes = (division, "WARPS", warps), (division, "MOST_HELD", held)
+    sizes = (tiling, "WARPS", warps), (tiling, "MOST_HELD", held)
     with instead((launch, "EMULATED", emulation), *sizes):
         yield emulation
 
@@ -111,7 +111,7 @@ def emulated(blocks=8, shared=227 << 10, warps=2, held=division.MOST_HELD):
 class Made:
     """In place of a GPU, kernels are made and not run."""
 
-    chip = division.CHIPS["NVIDIA H200"]
+    chip = tiling.CHIPS["NVIDIA H200"]
 
     def __init__(self):
         self.texts, self.numbers = [], []

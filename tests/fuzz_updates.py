@@ -17,8 +17,9 @@ import scipy.special
 from jax import lax
 
 import jaxrnn
-from jaxrnn.recurrence import elements, native, program
-from jaxrnn.recurrence.elements import Unknown
+from jaxrnn._src.ops import native
+from jaxrnn._src.ops.recurrence import elements, program
+from jaxrnn._src.ops.recurrence.elements import Unknown
 
 
 @jax.custom_jvp

@@ -9,9 +9,9 @@ from jax.experimental import io_callback
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxrnn import linear, mosaic, recurrence
+from jaxrnn._src.ops import linear_scan, pallas_tpu, recurrence
 
-PACKAGES = recurrence, linear  # those with an implementation "tpu"
+PACKAGES = recurrence, linear_scan  # those with an implementation "tpu"
 PARAMETERS = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
 
 
@@ -20,7 +20,7 @@ def interpreted():
     """Inside, implementation "tpu" runs, with races and reads of unset memory found."""
     effects = _effects()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mosaic, "INTERPRETED", True)
+        patch.setattr(pallas_tpu, "INTERPRETED", True)
         for package in PACKAGES:
             for primitive in (package._operation.forward, package._operation.backward):
                 patch.setattr(primitive, "abstract_eval", _effectful(primitive, effects))
@@ -35,7 +35,7 @@ def interpreted_as_jax():
     The other interpreter keeps an order, which ``remat`` and a kernel under ``vmap`` cannot.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mosaic, "INTERPRETED", True)
+        patch.setattr(pallas_tpu, "INTERPRETED", True)
         patch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
         yield
 

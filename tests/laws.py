@@ -16,7 +16,7 @@ from cases import CELLS, REFERENCE, STEPS
 from interpreted import interpreted
 
 import jaxrnn
-from jaxrnn.dtypes import promoted
+from jaxrnn._src.core.dtypes import promoted
 
 _static = ("cell", "reverse", "implementation", "implementations")
 

@@ -25,9 +25,9 @@ from benchmarks.accelerator_words import sentences, tables
 from benchmarks.contenders import OURS
 from benchmarks.once import once
 from benchmarks.shapes import SHAPES, WIDE, Shape
-from jaxrnn.attend import cudnn, online
-from jaxrnn.linear import xla as linear_xla
-from jaxrnn.recurrence import xla
+from jaxrnn._src.ops.attention import blockwise, cudnn
+from jaxrnn._src.ops.linear_scan import xla as linear_xla
+from jaxrnn._src.ops.recurrence import xla
 
 NAMES = ("cpu", "xla", "reference")[bool(NO_KERNEL) :]  # of the implementations that run here
 
@@ -154,13 +154,13 @@ def test_attention(tmp_path, monkeypatch):
     assert len(content["checks"]) == 2 * 2 * 2  # cells, kinds, implementations
     assert all(row["passed"] for row in content["checks"])
 
-    right = online.backward
+    right = blockwise.backward
 
     def backward(*given):
         gradients = right(*given)
         return gradients._replace(k=0 * gradients.k)
 
-    with instead((online, "backward", backward)):
+    with instead((blockwise, "backward", backward)):
         status, content = run(tmp_path, "--cells", attention.NAME, "--dtypes", "float32")
     assert status == 1
     for row in content["checks"]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.affine import affine
-from jaxrnn.dtypes import promoted
+from jaxrnn._src.core.dtypes import promoted
+from jaxrnn._src.core.linear import affine
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(3)

@@ -20,7 +20,7 @@ from benchmarks import (  # noqa: E402
     traffic,
 )  # fmt: skip
 from benchmarks.shapes import SHAPES  # noqa: E402
-from jaxrnn.recurrence.gpu import launch  # noqa: E402
+from jaxrnn._src.ops.recurrence.gpu import launch  # noqa: E402
 
 HLO = """\
 HloModule jit_f, is_scheduled=true, entry_computation_layout={(f32[32,8]{1,0})->f32[32,8]{1,0}}

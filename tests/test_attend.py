@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from cases import error
 
-from jaxrnn.attend import attend, online
+from jaxrnn._src.ops.attention import attend, blockwise
 
 pytestmark = pytest.mark.usefixtures("x64")
-STEPS, HEADS, WIDTH = 2 * online._BLOCK + 40, 2, 4
-WINDOWS = (None, 3, online._BLOCK - 56, online._BLOCK + 44)  # within a block, and over two
+STEPS, HEADS, WIDTH = 2 * blockwise._BLOCK + 40, 2, 4
+WINDOWS = (None, 3, blockwise._BLOCK - 56, blockwise._BLOCK + 44)  # within a block, and over two
 
 
 def given():
     """q, k, v and the cotangent [T, N, D]; position and episode of each step, [T]."""
     rng = np.random.default_rng(0)
     arrays = rng.normal(size=(4, STEPS, HEADS, WIDTH))
-    episode = np.cumsum(np.isin(np.arange(STEPS), (7, online._BLOCK + 30)))
+    episode = np.cumsum(np.isin(np.arange(STEPS), (7, blockwise._BLOCK + 30)))
     first = np.array([np.argmax(episode == e) for e in episode])
     episode[rng.random(STEPS) < 0.1] = -1  # a key that nobody sees, and a query of no key
     return arrays, (np.arange(STEPS) - first, episode)

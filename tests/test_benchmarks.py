@@ -39,7 +39,7 @@ from benchmarks import (  # noqa: E402
 from benchmarks.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.model import BYTES, Model  # noqa: E402
 from benchmarks.shapes import SHAPES, Shape  # noqa: E402
-from jaxrnn.recurrence import native  # noqa: E402
+from jaxrnn._src.ops import native  # noqa: E402
 
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
 STREAM = 8  # tokens decoded in a call

@@ -18,7 +18,8 @@ import pytest
 from cases import BASE, CELLS, GATED, REFERENCE, TOLERANCE, example
 
 import jaxrnn
-from jaxrnn.recurrence import native, program
+from jaxrnn._src.ops import native
+from jaxrnn._src.ops.recurrence import program
 
 pytestmark = pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
 SETS = native.library().instruction_sets
@@ -122,7 +123,7 @@ def test_every_operation(x64, plain_jax, count, name):
 
 
 def test_every_operation_is_tried():
-    """Each name in native/operations.h is in some program above."""
+    """Each name in native/cpu/operations.h is in some program above."""
     tried, names = {"exp", "tanh", "logistic"}, native.library().operations
     for count, name in OPERATIONS:
         rows = [jax.ShapeDtypeStruct((3,), jnp.float32)] * count
@@ -322,8 +323,8 @@ def test_why_there_is_no_library(monkeypatch):
         (none, "jaxrnn is not installed, only imported from"),
         (lambda name: Installed("jaxrnn/__init__.py"), "it was not built"),
         (
-            lambda name: Installed("jaxrnn/recurrence/lib/cpu.so"),
-            "the installed one is /site-packages/jaxrnn/recurrence/lib/cpu.so",
+            lambda name: Installed("jaxrnn/_src/ops/lib/cpu.so"),
+            "the installed one is /site-packages/jaxrnn/_src/ops/lib/cpu.so",
         ),
     ):
         monkeypatch.setattr(importlib.metadata, "distribution", found)

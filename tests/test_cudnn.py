@@ -15,9 +15,9 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxrnn
-from jaxrnn.attend import cudnn, online
-from jaxrnn.attend.problem import Operands, Problem
-from jaxrnn.target import Target
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.attention import blockwise, cudnn
+from jaxrnn._src.ops.attention.problem import Operands, Problem
 
 FORWARD, BACKWARD = "@__cudnn$fmhaSoftmax(", "@__cudnn$fmhaSoftmaxBackward("
 WIDTH, HEADS, STEPS = 16, 2, 7
@@ -169,13 +169,13 @@ def test_the_numbers(monkeypatch):
     operands, target = Operands(q, k, v, None, None), Target("cuda")
     for window in (None, 1, 3, STEPS, 100):
         problem = Problem(window, True, None)
-        ys, sums = online.forward(problem, operands, (True,), True, target)
+        ys, sums = blockwise.forward(problem, operands, (True,), True, target)
         (got, _), (alone,) = (
             cudnn.forward(problem, operands, (True,), save, target) for save in (1, 0)
         )
         np.testing.assert_allclose(got, ys, atol=1e-5)
         np.testing.assert_allclose(alone, ys, atol=1e-5)
         given = problem, operands, (ys,), (sums,), (d_ys,), None, target
-        wanted, got = online.backward(*given), cudnn.backward(*given)
+        wanted, got = blockwise.backward(*given), cudnn.backward(*given)
         for a, b in zip(got[:3], wanted[:3]):
             np.testing.assert_allclose(a, b, atol=1e-5)

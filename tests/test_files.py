@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 
 import cases
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 
 import jaxrnn.interop.onnx
-from jaxrnn.cell import Cell, constructor
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.param_spec import whole as whole_array
 from jaxrnn.interop import onnx
-from jaxrnn.parameters import whole as whole_array
 
 safetensors = pytest.importorskip("safetensors.numpy")
 files = pytest.importorskip("jaxrnn.files")
@@ -370,3 +371,12 @@ def test_a_new_file_takes_the_place_of_the_old(saved):
     (saved.parent / "any").touch()
     assert saved.stat().st_mode == (saved.parent / "any").stat().st_mode
     assert sorted(os.listdir(saved.parent)) == ["any", "link", saved.name]
+
+
+def test_a_file_of_an_earlier_version():
+    """Version 0.1.0 wrote it, when modules lay elsewhere; what the cell gave stands beside it."""
+    saved = pathlib.Path(__file__).parent / "saved"
+    cell, params = files.load(saved / "0.1.0.safetensors")
+    given = np.load(saved / "0.1.0.npz")
+    _, ys = jaxrnn.unroll(cell, params, jnp.asarray(given["xs"]))
+    np.testing.assert_allclose(ys, given["ys"], rtol=1e-5, atol=1e-6)

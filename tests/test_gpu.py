@@ -10,7 +10,7 @@ from cases import BASE, GATED, REFERENCE, TOLERANCE, cotangents, error, example
 from instead import instead
 
 import jaxrnn
-from jaxrnn.recurrence import loops, xla
+from jaxrnn._src.ops.recurrence import loops, xla
 
 CELLS = [name for name, case in GATED.items() if case.make(6).gated]
 # What is kept for a gradient differs without flags, by cell and by `residuals`.

@@ -10,7 +10,7 @@ from cases import GATED
 from emulated import made
 
 import jaxrnn
-from jaxrnn.recurrence.gpu import compiler
+from jaxrnn._src.ops.recurrence.gpu import compiler
 
 pytestmark = pytest.mark.skipif(compiler.library() is None, reason="NVRTC is not installed")
 EXACT = "float32 in full"  # products of float32 whose factors are not rounded

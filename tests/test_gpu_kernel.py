@@ -13,9 +13,9 @@ from emulated import emulated, made
 from laws import options, value_and_grads, wide
 
 import jaxrnn
-from jaxrnn import target
-from jaxrnn.recurrence.gpu import division, source
-from jaxrnn.target import Target
+from jaxrnn._src.core import lowering_target
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.recurrence.gpu import source, tiling
 
 CELLS = (
     "elman", "lstm", "lstm_heads", "gru", "gru_heads", "mgu", "candidate_first", "peephole",
@@ -125,10 +125,10 @@ def test_as_many_warps_as_on_a_gpu():
 
 def test_weights_in_shared_memory():
     """What registers cannot hold lies there."""
-    layer, chip = division.Layer(4, 4, 130, 1, 3), division.CHIPS["NVIDIA H200"]
-    before = division.plan(layer, chip, backward=False)
+    layer, chip = tiling.Layer(4, 4, 130, 1, 3), tiling.CHIPS["NVIDIA H200"]
+    before = tiling.plan(layer, chip, backward=False)
     with emulated(held=8):
-        assert division.plan(layer, chip, backward=False).shared > before.shared
+        assert tiling.plan(layer, chip, backward=False).shared > before.shared
     agree("lstm", Shape(3, (3,), 2, 130), chip={"held": 8})
 
 
@@ -228,7 +228,7 @@ def test_sharded_rows_stay_where_they_are():
 
 
 LAYERS = [
-    division.Layer(size, gates, width, groups, rows)
+    tiling.Layer(size, gates, width, groups, rows)
     for size in (2, 4)
     for gates in (1, 3, 4)
     for width, groups in ((1, 1), (100, 1), (128, 8), (512, 1), (1024, 1))
@@ -239,9 +239,9 @@ LAYERS = [
 @pytest.mark.parametrize("backward", (False, True))
 def test_plans_fit(backward):
     """Every row and every unit is somebody's, and all blocks of a launch run at once."""
-    chip = division.CHIPS["NVIDIA H200"]
+    chip = tiling.CHIPS["NVIDIA H200"]
     for layer in LAYERS:
-        plans = division.plans(layer, chip, backward)
+        plans = tiling.plans(layer, chip, backward)
         assert plans, layer
         for plan in plans:
             assert plan.units * plan.blocks >= layer.width
@@ -253,7 +253,7 @@ def test_plans_fit(backward):
 
 def test_every_operation_has_its_expression():
     """The programs of the kernel for CPUs and those of this one are made of the same."""
-    from jaxrnn.recurrence import native
+    from jaxrnn._src.ops import native
 
     if native.library().missing:
         pytest.skip(native.library().missing)
@@ -323,5 +323,5 @@ def test_the_chip_is_known_when_a_program_is_lowered(lowered, device, known):
     place = types.SimpleNamespace(device_assignment=(device,), num_devices=1)
     parameters = types.SimpleNamespace(for_export=False)
     module = types.SimpleNamespace(axis_context=place, lowering_parameters=parameters)
-    found = target.of_lowering(lowered, types.SimpleNamespace(module_context=module))
+    found = lowering_target.of_lowering(lowered, types.SimpleNamespace(module_context=module))
     assert found == Target(lowered, "a chip" if known else None)

@@ -10,7 +10,7 @@ from cases import RECUR, TOLERANCE, error
 
 import jaxrnn
 import jaxrnn.interop
-from jaxrnn.loop import loop
+from jaxrnn._src.ops.step_loop import loop
 
 KEY = jax.random.key(0)
 

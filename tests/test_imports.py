@@ -1,6 +1,8 @@
 """What imports what: one way only, and only JAX, and NumPy which JAX needs, from outside."""
 
 import ast
+import functools
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -10,68 +12,75 @@ import pytest
 import jaxrnn
 
 ROOT = pathlib.Path(jaxrnn.__file__).parent
-LAYERS = (  # a module imports from the layers before its own; cells and kernels don't meet in one
-    ("dtypes", "widened", "placement", "choice", "target", "mosaic", "rotary", "equations"),
-    ("scan", "once", "operation", "closures", "draws"),
-    ("pieces",),
-    ("arguments", "affine", "normal"),
-    ("parameters", "mappings"),
-    ("cell", "recurrence", "attend", "linear", "loop", "window"),
-    (
-        "gated",
-        "lifted",
-        "stateless",
-        "batch_major",
-        "wrap",
-        "matrix_memory",
-        "delta_rule",
-        "episodes",
-    ),
-    (
-        "diagonal",
-        "memory",
-        "convolved",
-        "spatial",
-        "combine",
-        "reparameterised",
-        "learned",
-        "initialized",
-    ),
-    ("regularise", "attentive", "truncated", "int8"),
-    ("cells", "attention", "nnx", "linen", "trace", "inside", "plot"),
-    ("interop",),
-    ("__init__",),
-    ("files",),
+ROOMS = ("core", "ops", "builders", "wrappers", "cells", "inspect")  # of _src, from the bottom up
+FLOORS = (  # a file imports from its own floor and from those before it
+    *((f"_src/{room}/",) for room in ROOMS),
+    ("inside.py", "nnx.py", "linen.py", "plot.py"),
+    ("interop/",),
+    ("__init__.py", "_src/__init__.py"),
+    ("files.py",),
 )
-LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 OUTSIDE = {  # beside JAX
-    "nnx": {"flax"},
-    "linen": {"flax"},
-    "plot": {"matplotlib"},
-    "files": {"safetensors"},
-    "interop": {"flax", "equinox", "torch", "keras", "onnx"},
+    "nnx.py": {"flax"},
+    "linen.py": {"flax"},
+    "plot.py": {"matplotlib"},
+    "files.py": {"safetensors"},
+    "interop/": {"flax", "equinox", "torch", "keras", "onnx"},
 }
+FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def floor(file):
+    [found] = [n for n, places in enumerate(FLOORS) if file.startswith(places)]
+    return found
+
+
+@functools.cache
+def imports(file):
+    """Names of modules, or of what is in them, as lists of their parts."""
+    found = []
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
         if isinstance(node, ast.Import):
-            yield from (name.name.split(".") for name in node.names)
+            found += [name.name.split(".") for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "an import relative to the file"
-            yield from ([*node.module.split("."), name.name] for name in node.names)
+            found += [[*node.module.split("."), name.name] for name in node.names]
+    return found
 
 
-@pytest.mark.parametrize("file", sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.py")))
-def test_imports_go_one_way(file):
-    module = file.removesuffix(".py").split("/")[0]
-    for package, *name in imports(ROOT / file):
+def own(file):
+    """The files of jaxrnn that a file imports."""
+    for package, *names in imports(file):
         if package == "jaxrnn":
-            name = name or ["__init__"]
-            assert name[0] == module or LAYER[name[0]] < LAYER[module], f"{module} imports {name}"
-        else:
-            outside = {"jax", "numpy"} | OUTSIDE.get(module, set())
-            assert package in outside | sys.stdlib_module_names
+            yield next(
+                path
+                for n in range(len(names), -1, -1)
+                for path in ("/".join(names[:n]) + ".py", "/".join([*names[:n], "__init__.py"]))
+                if path in FILES
+            )
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_go_one_way(file):
+    for other in own(file):
+        assert floor(other) <= floor(file), f"{file} imports {other}"
+    outside = {"jax", "numpy", "jaxrnn"} | sys.stdlib_module_names
+    for place, packages in OUTSIDE.items():
+        if file.startswith(place):
+            outside |= packages
+    assert {package for package, *_ in imports(file)} <= outside
+
+
+def test_no_circle():
+    graphlib.TopologicalSorter({file: set(own(file)) - {file} for file in FILES}).prepare()
+
+
+def test_operations_know_no_cell():
+    """Kernels are chosen, and cells are made, in rooms that don't meet but in operations."""
+    kernels = ("/cpu", "/tpu/", "/gpu/", "/xla", "/cudnn", "/chunked")
+    for file in FILES:
+        if not file.startswith("_src/ops/"):
+            assert not [o for o in own(file) if any(kernel in o for kernel in kernels)], file
 
 
 def test_jax_alone_is_loaded():
@@ -82,3 +91,17 @@ import jaxrnn, jaxrnn.interop
 print(loaded() - before)"""
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout == "{'jaxrnn'}\n", run.stdout + run.stderr
+
+
+def test_public_names_alone_show():
+    """As tab completion shows them; modules that need an extra show once they are imported."""
+    program = """import jaxrnn
+shown = {name for name in dir(jaxrnn) if not name.startswith("_")}
+print(sorted(shown ^ set(jaxrnn.__all__)))"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout == "[]\n", run.stdout + run.stderr
+
+
+def test_public_names_say_so():
+    for name in set(jaxrnn.__all__) - {"inside"}:
+        assert getattr(jaxrnn, name).__module__ == "jaxrnn", name

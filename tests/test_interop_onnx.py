@@ -13,7 +13,7 @@ from cases import error
 
 import jaxrnn
 import jaxrnn.interop
-from jaxrnn import arguments
+from jaxrnn._src.core import checks
 from jaxrnn.interop.onnx import backward, onnx_gru, onnx_lstm
 from jaxrnn.interop.onnx.activations import Activation
 
@@ -187,7 +187,7 @@ def test_each_activation(name):
     cell, _ = jaxrnn.interop.from_onnx(node, {n: arrays[n] for n in ("W", "R")})
     both = dict(cell.made.kwargs)
     one = dict((both["backward"] or both["forward"]).made.kwargs)["cell"]  # without_bias's
-    read = arguments.activation(dict(one.made.kwargs)["activation"])
+    read = checks.activation(dict(one.made.kwargs)["activation"])
     assert error(read(jnp.asarray(xs)), ours) < 1e-6
 
 

@@ -12,7 +12,7 @@ import pytest
 from cases import error
 
 import jaxrnn
-from jaxrnn.scan import select
+from jaxrnn._src.core.sequence import select
 
 keras = pytest.importorskip("keras")
 pytestmark = [

@@ -16,7 +16,7 @@ from laws import hold, implementations_of, literally, options, run_each, unroll,
 from test_rows import ROWS
 
 import jaxrnn
-from jaxrnn.recurrence.xla import _SLOW_WIDTHS
+from jaxrnn._src.ops.recurrence.xla import _SLOW_WIDTHS
 
 pytestmark = pytest.mark.usefixtures("x64")
 THOROUGH = builders.THOROUGH

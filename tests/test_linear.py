@@ -17,13 +17,14 @@ from jax.sharding import PartitionSpec as P
 from transforms import equations, ran, six
 
 import jaxrnn
-from jaxrnn import choice, linear
-from jaxrnn.dtypes import promoted
-from jaxrnn.linear import problem, xla
-from jaxrnn.linear.tpu import layout
-from jaxrnn.target import Target
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.dtypes import promoted
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops import linear_scan
+from jaxrnn._src.ops.linear_scan import problem, xla
+from jaxrnn._src.ops.linear_scan.tpu import layout
 
-REFERENCE = choice.REFERENCE
+REFERENCE = dispatch.REFERENCE
 FASTER = ("xla", "chunks", "tpu")  # "chunks" is what "xla" does on a GPU
 pytestmark = pytest.mark.usefixtures("x64", "chunks")
 every_implementation = pytest.mark.parametrize("implementation", FASTER)
@@ -38,7 +39,7 @@ def chunks(monkeypatch):
         forward=lambda *given: xla.forward(*given[:-1], gpu),
         backward=lambda *given: xla.backward(*given[:-1], gpu),
     )
-    monkeypatch.setitem(linear.IMPLEMENTATIONS, "chunks", module)
+    monkeypatch.setitem(linear_scan.IMPLEMENTATIONS, "chunks", module)
 
 
 @contextlib.contextmanager
@@ -421,8 +422,8 @@ def test_the_kernel_is_lowered_for_a_tpu(dtype, constant):
 def test_what_the_kernel_cannot_run():
     def why(g, **target):
         operands = problem.completed(*g[:5], False)
-        return linear.tpu.unsupported(
-            linear.Problem(False, None), operands, Target(**{"platform": "tpu"} | target)
+        return linear_scan.tpu.unsupported(
+            linear_scan.Problem(False, None), operands, Target(**{"platform": "tpu"} | target)
         )
 
     g = given(dtype="float32")
@@ -436,7 +437,7 @@ def test_what_the_kernel_cannot_run():
 def test_what_runs_is_recorded():
     g = given(dtype="float32", constant=True)
     for platform, runs in (("tpu", "tpu"), ("cpu", "xla")):
-        with choice.recording(Target(platform)) as choices:
+        with dispatch.recording(Target(platform)) as choices:
             jax.eval_shape(lambda *given: jaxrnn.linear_scan(*given), g.a, g.b)
         (found,) = choices
         assert found.runs == runs

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.linear import xla
-from jaxrnn.linear.problem import Problem, completed
-from jaxrnn.target import Target
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.linear_scan import xla
+from jaxrnn._src.ops.linear_scan.problem import Problem, completed
 
 STEPS, SIZE = 65_537, 4
 CELLS = {

@@ -14,6 +14,7 @@ import pytest
 import jaxrnn
 import jaxrnn.interop
 from jaxrnn import interop
+from jaxrnn._src.core.checks import check_same_size
 
 KEY = jax.random.key(0)
 XS = jnp.ones((4, 2, 3))  # [T, B, I]
@@ -231,7 +232,7 @@ SPARSE = {
     "learned of no state": jaxrnn.learned_state(jaxrnn.project(2)),
     "general": jaxrnn.attentive(NOTHING, 4, score="general", size=2),
     "any size": jaxrnn.stack(jaxrnn.stateless(
-        lambda key, n: {} if n == 3 else jaxrnn.arguments.check_same_size(n, 3),
+        lambda key, n: {} if n == 3 else check_same_size(n, 3),
         lambda params, x: 2 * x,
     ), GRU),
 }  # fmt: skip

@@ -94,7 +94,7 @@ def test_every_fault_has_its_place():
 
 
 def test_draws_depend_on_the_seed_and_the_file():
-    path = "jaxrnn/scan.py"
+    path = "jaxrnn/_src/core/sequence.py"
     text = (draw.ROOT / path).read_text()
     one, again, other = (
         draw.drawn(path, text, 3, draw.is_a_program, seed=seed) for seed in (1, 1, 2)

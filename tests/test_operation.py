@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec as P
 from test_once import compilations
 from transforms import MAPPED, TRANSFORMS, equations, grads, hvp, jvp, over, ran, squares
 
-from jaxrnn.operation import PLAIN, WEIGHT, Operation
-from jaxrnn.placement import varying, wants_devices
-from jaxrnn.target import Target
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.ops.operation import PLAIN, WEIGHT, Operation
 
 pytestmark = pytest.mark.usefixtures("x64")
 

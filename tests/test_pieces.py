@@ -8,9 +8,9 @@ import pytest
 from cases import CELLS, REFERENCE
 
 import jaxrnn
-from jaxrnn import pieces
-from jaxrnn.recurrence import xla
-from jaxrnn.target import Target
+from jaxrnn._src.core import streaming
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.recurrence import xla
 
 SHAPE = cases.Shape(11, (2,), 4, 4)
 MADE = {
@@ -32,9 +32,9 @@ MADE = {
 def four_steps():
     """Every sequence of eight steps or more goes four at a time, and what is left over."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "_MOST", 0)
-        patch.setattr(pieces, "_PIECE", 0)
-        patch.setattr(pieces, "_STEPS", 4)
+        patch.setattr(streaming, "_MOST", 0)
+        patch.setattr(streaming, "_PIECE", 0)
+        patch.setattr(streaming, "_STEPS", 4)
         jax.clear_caches()  # of what was traced with other sizes
         yield
     jax.clear_caches()
@@ -43,13 +43,13 @@ def four_steps():
 @pytest.fixture
 def sizes(monkeypatch):
     """Of the pieces that were run."""
-    found, run = [], pieces.run
+    found, run = [], streaming.run
 
     def told(some, state, timed, size, *, reverse):
         found.append(size)
         return run(some, state, timed, size, reverse=reverse)
 
-    monkeypatch.setattr(pieces, "run", told)
+    monkeypatch.setattr(streaming, "run", told)
     return found
 
 
@@ -93,7 +93,7 @@ def test_transforms(x64, sizes, name):
 
 def _at_once(function, e, sizes):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "_MOST", 1 << 40)
+        patch.setattr(streaming, "_MOST", 1 << 40)
         out = jax.jit(lambda *args: function(*args))(e.params, e.xs)
     assert not sizes
     return out

@@ -10,8 +10,8 @@ import pytest
 import truth
 
 import jaxrnn
-from jaxrnn.rotary import rotated
-from jaxrnn.scan import scan
+from jaxrnn._src.core.rotary import rotated
+from jaxrnn._src.core.sequence import scan
 
 pytestmark = pytest.mark.usefixtures("x64")
 ROOM, STEPS, INPUTS = 5, 14, 3

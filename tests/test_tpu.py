@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from jaxrnn.recurrence import tpu
-from jaxrnn.recurrence.tpu import lanes, layout, tiles
-from jaxrnn.target import Target
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.recurrence import tpu
+from jaxrnn._src.ops.recurrence.tpu import lanes, layout, tiles
 
 OTHERS = {  # and which way they are run
     "peephole": False, "candidate_first": True, "lstm_heads": True, "gru_heads": False,
@@ -210,7 +211,7 @@ def _given(cell, shape, dtype=jnp.float32):
     found = []
     xs = jax.ShapeDtypeStruct(shape, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxrnn.choice, "record", lambda name, table, *given: found.append(given))
+        patch.setattr(dispatch, "record", lambda name, table, *given: found.append(given))
         jax.eval_shape(lambda p, x: jaxrnn.unroll(cell, p, x), params, xs)
     return found[0]
 

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import jaxrnn
-from jaxrnn.recurrence.packed import _apart
+from jaxrnn._src.ops.recurrence.packed import _apart
 
 kernel = pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
 SUB = 6

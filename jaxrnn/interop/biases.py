@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import arguments
-from jaxrnn.cell import Cell, constructor
-from jaxrnn.cells.elman import elman
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.lstm import lstm
-from jaxrnn.reparameterised import with_params
+from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.core import checks
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.wrappers.reparameterised import with_params
 
 
 @constructor
@@ -46,9 +46,9 @@ def double_bias(cell):
 
     def one(params, key):
         del key
-        arguments.check_names(params, {*names, "rb"})
+        checks.check_names(params, {*names, "rb"})
         b, rb = params["b"], params["rb"]
-        arguments.check_floating("params['rb']", rb)
+        checks.check_floating("params['rb']", rb)
         if rb.shape != b.shape:
             raise ValueError(f"params['rb']: got shape {rb.shape}, want {b.shape}, that of b")
         return {name: params[name] for name in names} | summed(b, rb, candidate="rb" in names)
@@ -85,8 +85,8 @@ def without_bias(cell):
 
     def completed(params, key):
         del key
-        arguments.check_names(params, kept)
-        arguments.check_floating("params['w']", params["w"])
+        checks.check_names(params, kept)
+        checks.check_floating("params['w']", params["w"])
         return params | {name: jnp.zeros(shapes[name], params["w"].dtype) for name in biases}
 
     return with_params(cell, completed, init)

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from jaxrnn import mappings
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.lstm import lstm
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.core import params_tree
 from jaxrnn.interop.layout import Layout, joined, made_by, options, split, to_arrays, to_params
 
 
@@ -91,7 +91,7 @@ def to_equinox(cell, params):
     import equinox
     import jax
 
-    params = mappings.dicts(params)
+    params = params_tree.dicts(params)
     make = made_by(cell, _LAYOUTS, "Equinox")
     kind = equinox.nn.LSTMCell if make is lstm else equinox.nn.GRUCell
     hidden = options(cell, f"equinox.nn.{kind.__name__}")["hidden"]

@@ -5,12 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import arguments, mappings
-from jaxrnn.cell import repr_of
-from jaxrnn.combine import bidirectional, merge_function
+from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.core.cell import repr_of
+from jaxrnn._src.wrappers.stack import bidirectional, merge_function
+from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.flax_cells import ROWS
 from jaxrnn.interop.layout import check_places, made_by, options, to_arrays, to_params
-from jaxrnn.wrap import check_cell
 
 
 def from_flax(source, variables=None, *, shape=None):
@@ -55,7 +55,7 @@ def from_flax(source, variables=None, *, shape=None):
         if not hasattr(variables, "keys") or "params" not in variables:
             came = type(variables).__name__
             raise TypeError(f"variables: got {came}, want {{'params': ...}} of a Linen module")
-        arrays = flax.core.meta.unbox(mappings.dicts(variables["params"]))
+        arrays = flax.core.meta.unbox(params_tree.dicts(variables["params"]))
         return _from(linen, source, arrays, "variables['params']", shape)
     if isinstance(source, nnx.Module):
         if variables is not None:
@@ -91,7 +91,7 @@ def to_linen(cell, params):
     """
     from flax import linen
 
-    params = mappings.dicts(params)
+    params = params_tree.dicts(params)
     if _is_bidirectional(cell):
         both, merge = _directions(cell, params, to_linen)
         rnns = [linen.RNN(module) for module, _ in both]
@@ -133,7 +133,7 @@ def to_nnx(cell, params):
     """
     from flax import nnx
 
-    params = mappings.dicts(params)
+    params = params_tree.dicts(params)
     if _is_bidirectional(cell):
         both, merge = _directions(cell, params, to_nnx)
         return nnx.Bidirectional(*map(nnx.RNN, both), **merge)
@@ -265,9 +265,7 @@ def _to(cell, params, library):
     peer = f"flax.{library}.{row.name}"
     places = ("shape", "kernel") if row.name == "ConvLSTMCell" else ()
     given = options(cell, peer, (*row.functions.values(), *places))
-    functions = {
-        theirs: arguments.activation(given[ours]) for theirs, ours in row.functions.items()
-    }
+    functions = {theirs: checks.activation(given[ours]) for theirs, ours in row.functions.items()}
     return row, row.options | functions, to_arrays(cell, row.layout, params, peer)
 
 
@@ -281,6 +279,6 @@ def _directions(cell, params, convert):
     given = dict(cell.made.kwargs)
     forward, backward, merge = given["forward"], given["backward"], given["merge"]
     backward = forward if backward is None else backward
-    params = mappings.parts(params, {"forward": forward.init, "backward": backward.init})
+    params = params_tree.parts(params, {"forward": forward.init, "backward": backward.init})
     both = convert(forward, params["forward"]), convert(backward, params["backward"])
     return both, {} if merge == "concat" else {"merge_fn": merge_function(merge)}

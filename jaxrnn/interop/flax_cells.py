@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.numpy import tanh
 
-from jaxrnn.cells.conv_lstm import conv_lstm
-from jaxrnn.cells.elman import elman
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.lstm import lstm
-from jaxrnn.cells.ugrnn import ugrnn
-from jaxrnn.gated import gated
+from jaxrnn._src.builders.gated import gated
+from jaxrnn._src.cells.conv_lstm import conv_lstm
+from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn.interop.layout import Layout, convolutional, joined, split
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxrnn import mappings
-from jaxrnn.cells.conv_lstm import conv_lstm
-from jaxrnn.cells.elman import elman
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.lstm import lstm
+from jaxrnn._src.cells.conv_lstm import conv_lstm
+from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.core import params_tree
 from jaxrnn.interop.layout import (
     Layout,
     check_places,
@@ -186,6 +186,6 @@ def to_haiku(cell, params, *, name=None):
     kind = kinds[places - 1]  # of convolutions there is one for each number of axes
     its = _KINDS[kind]
     options(cell, f"haiku.{kind}", ("shape", "kernel"), **its.options)
-    arrays = to_arrays(cell, its.layout, mappings.dicts(params), "Haiku")
+    arrays = to_arrays(cell, its.layout, params_tree.dicts(params), "Haiku")
     name = its.name if name is None else name
     return {f"{name}/{module}".removesuffix("/"): own for module, own in arrays.items()}

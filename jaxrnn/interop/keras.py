@@ -5,10 +5,11 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import combine, mappings
-from jaxrnn.cells.elman import elman
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.lstm import lstm
+from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.wrappers import stack
 from jaxrnn.interop import biases
 from jaxrnn.interop.layers import (
     both,
@@ -133,10 +134,10 @@ def _bidirectional(keras, layer, double):
 
 def _dropout(keras, layer):
     if isinstance(layer, keras.layers.SpatialDropout1D):
-        return combine.dropout(layer.rate, per="sequence")
+        return stack.dropout(layer.rate, per="sequence")
     if getattr(layer, "noise_shape", None) is not None or type(layer) is not keras.layers.Dropout:
         raise ValueError(f"source: got {layer.name!r}, want Dropout without a noise_shape")
-    return combine.dropout(layer.rate)
+    return stack.dropout(layer.rate)
 
 
 def _of_cell(keras, cell, double):
@@ -175,7 +176,7 @@ def _of_cell(keras, cell, double):
             made, params = biases.double_bias(made), params | {"b": b, "rb": rb[0]}
         else:
             params |= biases.summed(b, rb[0], candidate=True) if rb else {"b": b}
-    before = [(combine.dropout(cell.dropout, per="sequence"), {})] if cell.dropout else []
+    before = [(stack.dropout(cell.dropout, per="sequence"), {})] if cell.dropout else []
     return [*before, (made, params)]
 
 
@@ -215,18 +216,18 @@ def to_keras(cell, params):
     """
     import keras
 
-    params = mappings.dicts(params)
+    params = params_tree.dicts(params)
     dtype = check(cell, params)
     if dtype not in ("float32", "float64"):
         want = "float32 or float64: Keras makes no layers of others, but has mixed_bfloat16"
         raise ValueError(f"params: got {dtype}, want {want}")
     made = []
     for one, own, rate in _with_dropout(layers(cell, params)):
-        if is_a(one, combine.dropout):
+        if is_a(one, stack.dropout):
             per = options(one)["per"]
             kind = keras.layers.Dropout if per == "step" else keras.layers.SpatialDropout1D
             made.append((kind(options(one)["rate"], dtype=dtype), []))
-        elif is_a(one, combine.bidirectional):
+        elif is_a(one, stack.bidirectional):
             made.append(_both(keras, one, own, dtype))
         else:
             made.append(_layer(keras, [_cell(one, own, rate)], dtype))
@@ -247,12 +248,12 @@ def _with_dropout(pairs):
     """
     triples, rate = [], 0.0
     for cell, params in pairs:
-        alone = is_a(cell, combine.dropout) or is_a(cell, combine.bidirectional)
+        alone = is_a(cell, stack.dropout) or is_a(cell, stack.bidirectional)
         if rate and not alone:
             triples[-1] = (cell, params, rate)
         else:
             triples.append((cell, params, 0.0))
-        drops = is_a(cell, combine.dropout) and options(cell)["per"] == "sequence"
+        drops = is_a(cell, stack.dropout) and options(cell)["per"] == "sequence"
         rate = options(cell)["rate"] if drops else 0.0
     return triples
 

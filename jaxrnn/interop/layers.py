@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import mappings
-from jaxrnn.cell import unroll
-from jaxrnn.combine import bidirectional, stack
-from jaxrnn.initialized import initialized
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.wrappers.initialized import initialized
+from jaxrnn._src.wrappers.stack import bidirectional, stack
 from jaxrnn.interop.biases import double_bias, without_bias
 
 
@@ -34,7 +34,7 @@ def layers(cell, params):
     if not is_a(cell, stack):
         return [(cell, params)]
     inits = {str(i): one.init for i, one in enumerate(cell.made.args)}
-    params = mappings.parts(params, inits)
+    params = params_tree.parts(params, inits)
     pairs = zip(cell.made.args, map(params.get, inits))
     return [layer for pair in pairs for layer in layers(*pair)]
 
@@ -54,7 +54,7 @@ def ends(cell, params):
     given = options(cell)
     forward, backward = given["forward"], given["backward"]
     backward = forward if backward is None else backward
-    params = mappings.parts(params, {"forward": forward.init, "backward": backward.init})
+    params = params_tree.parts(params, {"forward": forward.init, "backward": backward.init})
     return [(plain(forward), params["forward"]), (plain(backward), params["backward"])]
 
 

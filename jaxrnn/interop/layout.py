@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import arguments
-from jaxrnn.cell import repr_of
-from jaxrnn.wrap import check_cell
+from jaxrnn._src.core import checks
+from jaxrnn._src.core.cell import repr_of
+from jaxrnn._src.wrappers.views import check_cell
 
 
 class Layout(NamedTuple):
@@ -56,7 +56,7 @@ def _fitting(cell, laid, arrays, name):
     if set(came) != set(one):
         raise ValueError(f"{name}: got {sorted(came)}, want {sorted(one)}")
     for path, array in came.items():
-        arguments.check_floating(f"{name}[{path!r}]", array)
+        checks.check_floating(f"{name}[{path!r}]", array)
     sizes = (
         1 + (size - n) // (m - n)
         for path, array in came.items()
@@ -107,7 +107,7 @@ def options(cell, peer, held=(), **fixed):
 
 def _same(name, value, other):
     if name.endswith("activation"):
-        value, other = map(arguments.activation, (value, other))
+        value, other = map(checks.activation, (value, other))
     return value == other
 
 

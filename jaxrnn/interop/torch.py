@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import arguments, combine, mappings
-from jaxrnn.cells.elman import elman
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.lstm import lstm
+from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.wrappers import stack
 from jaxrnn.interop import biases
 from jaxrnn.interop.layers import (
     both,
@@ -82,12 +83,12 @@ def from_torch(source, *, double_bias=False, nonlinearity=None, dropout=None):
         dropout = getattr(source, "dropout", 0.0)
         source = source.state_dict()
     elif dropout is not None:
-        dropout = arguments.probability("dropout", dropout)
+        dropout = checks.probability("dropout", dropout)
     pairs = []
     for directions in _by_layer(source):
         made = [_cell(weights, nonlinearity, double_bias) for weights in directions]
         if pairs and dropout:
-            pairs.append((combine.dropout(dropout), {}))
+            pairs.append((stack.dropout(dropout), {}))
         pairs.append(both(*made) if len(made) == 2 else made[0])
     cell, params = stacked(pairs)
     check(cell, params)
@@ -133,7 +134,7 @@ def _numpy(name, value):
     value, rank = np.asarray(value), 1 if name.startswith("bias") else 2
     if value.ndim != rank or not value.size:
         raise ValueError(f"source[{name!r}]: got shape {value.shape}, want {rank} axes, not empty")
-    arguments.check_floating(f"source[{name!r}]", value)
+    checks.check_floating(f"source[{name!r}]", value)
     return value
 
 
@@ -204,11 +205,11 @@ def to_torch(cell, params):
     """
     import torch
 
-    params = mappings.dicts(params)
+    params = params_tree.dicts(params)
     dtype = check(cell, params)
     rate, pairs = _without_dropout(cell, layers(cell, params))
     for layer, _ in pairs:
-        if is_a(layer, combine.bidirectional):
+        if is_a(layer, stack.bidirectional):
             only("PyTorch", layer, merge="concat")
     directions = [ends(*pair) for pair in pairs]
     forms = [_form(one) for layer in directions for one, _ in layer]
@@ -231,11 +232,11 @@ def to_torch(cell, params):
 
 def _without_dropout(cell, pairs):
     """The rate of the dropout between layers, and the layers."""
-    drops = [one for one, _ in pairs if is_a(one, combine.dropout)]
-    rest = [pair for pair in pairs if not is_a(pair[0], combine.dropout)]
+    drops = [one for one, _ in pairs if is_a(one, stack.dropout)]
+    rest = [pair for pair in pairs if not is_a(pair[0], stack.dropout)]
     if not drops:
         return 0.0, rest
-    if [is_a(one, combine.dropout) for one, _ in pairs] != ([False, True] * len(rest))[:-1] or any(
+    if [is_a(one, stack.dropout) for one, _ in pairs] != ([False, True] * len(rest))[:-1] or any(
         options(drop) != {"rate": options(drops[0])["rate"], "per": "step"} for drop in drops
     ):
         want = "dropout of one rate, for each step, between all layers or nowhere, as in PyTorch"

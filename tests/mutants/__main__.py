@@ -24,7 +24,7 @@ def parse(argv):
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME",
-        help="of faults, with * and ?, as 'jaxrnn/linear/*'; all if none is given",
+        help="of faults, with * and ?, as 'jaxrnn/_src/ops/linear_scan/*'; all if none is given",
     )  # fmt: skip
     parser.add_argument(
         "--range", metavar="FIRST:END", default=":", help="of their numbers in --list"

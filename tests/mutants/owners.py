@@ -6,85 +6,85 @@ A file that a suite has not is left out, so that an older suite can be tried.
 LAWS = "tests/test_laws.py tests/test_rows.py"  # of cells, by name
 
 OWNERS = {
-    "jaxrnn/scan.py": (f"{LAWS} -k 'smooth or dropout_sequence'",),
-    "jaxrnn/widened.py": ("tests/test_accumulators.py",),
-    "jaxrnn/gated.py": (
+    "jaxrnn/_src/core/sequence.py": (f"{LAWS} -k 'smooth or dropout_sequence'",),
+    "jaxrnn/_src/core/wide_scan.py": ("tests/test_accumulators.py",),
+    "jaxrnn/_src/builders/gated.py": (
         f"{LAWS} -k 'elman_relu or cfn'",
         "tests/test_updates.py",
     ),
-    "jaxrnn/combine.py": (
+    "jaxrnn/_src/wrappers/stack.py": (
         "tests/test_holes.py",
         f"{LAWS} -k 'bidirectional and gru_reset_before'",
         f"{LAWS} -k 'highway or parallel_product or dropout_sequence'",
         "tests/test_structure.py",
     ),
-    "jaxrnn/regularise.py": (
+    "jaxrnn/_src/wrappers/regularise.py": (
         "tests/test_structure.py",
         f"{LAWS} -k zoneout",
     ),
-    "jaxrnn/draws.py": ("tests/test_draws.py", "tests/test_structure.py"),
-    "jaxrnn/pieces.py": ("tests/test_pieces.py",),
-    "jaxrnn/closures.py": ("tests/test_holes.py", "tests/test_closures.py"),
-    "jaxrnn/operation.py": (
+    "jaxrnn/_src/core/dropout_masks.py": ("tests/test_draws.py", "tests/test_structure.py"),
+    "jaxrnn/_src/core/streaming.py": ("tests/test_pieces.py",),
+    "jaxrnn/_src/core/closures.py": ("tests/test_holes.py", "tests/test_closures.py"),
+    "jaxrnn/_src/ops/operation.py": (
         "tests/test_operation.py",
         "tests/test_unused.py",
         "tests/test_transforms.py -k lstm",
     ),
-    "jaxrnn/diagonal.py": (f"{LAWS} -k '[lru or rg_lru_block'",),
-    "jaxrnn/lifted.py": (f"{LAWS} -k 'gru_reset_before or lstm_projection_wide'",),
-    "jaxrnn/convolved.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
-    "jaxrnn/window.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
-    "jaxrnn/attention.py": (
+    "jaxrnn/_src/builders/diagonal.py": (f"{LAWS} -k '[lru or rg_lru_block'",),
+    "jaxrnn/_src/builders/lifted.py": (f"{LAWS} -k 'gru_reset_before or lstm_projection_wide'",),
+    "jaxrnn/_src/builders/convolved.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
+    "jaxrnn/_src/core/input_history.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
+    "jaxrnn/_src/cells/attention.py": (
         "tests/test_streams.py",
         f"{LAWS} -k attention_window",
     ),
-    "jaxrnn/rotary.py": (
+    "jaxrnn/_src/core/rotary.py": (
         "tests/test_streams.py",
         f"{LAWS} -k attention_window",
     ),
-    "jaxrnn/trace.py": ("tests/test_inside.py",),
+    "jaxrnn/_src/inspect/trace.py": ("tests/test_inside.py",),
     "jaxrnn/files.py": ("tests/test_holes.py", "tests/test_files.py"),
     "jaxrnn/nnx.py": ("tests/test_flax.py",),
     "jaxrnn/linen.py": ("tests/test_flax.py",),
-    "jaxrnn/int8.py": ("tests/test_quantize.py",),
-    "jaxrnn/truncated.py": ("tests/test_long_training.py",),
-    "jaxrnn/attend/": (
+    "jaxrnn/_src/wrappers/int8.py": ("tests/test_quantize.py",),
+    "jaxrnn/_src/wrappers/truncated.py": ("tests/test_long_training.py",),
+    "jaxrnn/_src/ops/attention/": (
         "tests/test_attend.py",
         f"{LAWS} -k attention_window",
         "tests/test_cudnn.py",
     ),
-    "jaxrnn/linear/": ("tests/test_linear.py -k 'xla or chunks or reference'",),
-    "jaxrnn/linear/tpu/": ("tests/test_linear.py -k tpu",),
-    "jaxrnn/loop/": (
+    "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'xla or chunks or reference'",),
+    "jaxrnn/_src/ops/linear_scan/tpu/": ("tests/test_linear.py -k tpu",),
+    "jaxrnn/_src/ops/step_loop/": (
         "tests/test_holes.py",
         f"{LAWS} -k 'gru_reset_before or conv_gru'",
         "tests/test_structure.py",
     ),
-    "jaxrnn/matrix_memory/": (
+    "jaxrnn/_src/ops/matrix_memory/": (
         "tests/test_matrix_memory.py",
         f"{LAWS} -k '[mlstm'",
     ),
-    "jaxrnn/recurrence/xla.py": (
+    "jaxrnn/_src/ops/recurrence/xla.py": (
         f"{LAWS} -k 'gru_states or elman_relu'",
         "tests/test_pieces.py",
     ),
-    "jaxrnn/recurrence/packed.py": (
+    "jaxrnn/_src/ops/recurrence/packed.py": (
         f"{LAWS} -k candidate_first",
         "tests/test_gpu.py",
         "tests/test_updates.py",
     ),
-    "jaxrnn/recurrence/chunks.py": (f"{LAWS} -k lstm_chunks",),
-    "jaxrnn/recurrence/elements.py": ("tests/test_holes.py", "tests/test_updates.py"),
-    "jaxrnn/recurrence/program.py": ("tests/test_updates.py",),
-    "jaxrnn/recurrence/cpu.py": ("tests/test_cpu.py",),
-    "jaxrnn/recurrence/tpu/": (
+    "jaxrnn/_src/ops/recurrence/chunks.py": (f"{LAWS} -k lstm_chunks",),
+    "jaxrnn/_src/ops/recurrence/elements.py": ("tests/test_holes.py", "tests/test_updates.py"),
+    "jaxrnn/_src/ops/recurrence/program.py": ("tests/test_updates.py",),
+    "jaxrnn/_src/ops/recurrence/cpu.py": ("tests/test_cpu.py",),
+    "jaxrnn/_src/ops/recurrence/tpu/": (
         "tests/test_tpu.py -k 'gru or lanes or blocks or tiles or initial or bfloat16'",
     ),
-    "jaxrnn/recurrence/gpu/": ("tests/test_gpu_kernel.py -k 'gru or initial'",),
-    "jaxrnn/cells/lstm.py": (f"{LAWS} -k 'lstm_everything or lstm_coupled'",),
-    "jaxrnn/cells/gru.py": (f"{LAWS} -k 'gru_heads or gru_reset_before'",),
-    "jaxrnn/cells/mlstm.py": (f"{LAWS} -k 'mlstm'",),
-    "jaxrnn/cells/s5.py": (
+    "jaxrnn/_src/ops/recurrence/gpu/": ("tests/test_gpu_kernel.py -k 'gru or initial'",),
+    "jaxrnn/_src/cells/lstm.py": (f"{LAWS} -k 'lstm_everything or lstm_coupled'",),
+    "jaxrnn/_src/cells/gru.py": (f"{LAWS} -k 'gru_heads or gru_reset_before'",),
+    "jaxrnn/_src/cells/mlstm.py": (f"{LAWS} -k 'mlstm'",),
+    "jaxrnn/_src/cells/s5.py": (
         "tests/test_linear_cells.py",
         f"{LAWS} -k 's5'",
     ),
@@ -102,9 +102,9 @@ OWNERS = {
     ),
     "jaxrnn/interop/torch.py": ("tests/test_interop_torch.py",),
     "jaxrnn/interop/onnx/": ("tests/test_holes.py", "tests/test_interop_onnx.py"),
-    "native/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
-    "native/storage.h": ("tests/test_holes.py", "tests/test_cpu.py"),
-    "native/operations.h": ("tests/test_holes.py", "tests/test_cpu.py"),
+    "native/cpu/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
+    "native/cpu/storage.h": ("tests/test_holes.py", "tests/test_cpu.py"),
+    "native/cpu/operations.h": ("tests/test_holes.py", "tests/test_cpu.py"),
 }
 
 

@@ -2,12 +2,12 @@
 
 import functools
 
-from jaxrnn import affine, arguments, parameters
-from jaxrnn.cell import Cell, constructor
-from jaxrnn.gated import gated
-from jaxrnn.lifted import lifted
-from jaxrnn.loop import split
-from jaxrnn.wrap import check_cell
+from jaxrnn._src.builders.gated import gated
+from jaxrnn._src.builders.lifted import lifted
+from jaxrnn._src.core import checks, linear, param_spec
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.ops.step_loop import split
+from jaxrnn._src.wrappers.views import check_cell
 
 
 @functools.lru_cache(256)
@@ -52,7 +52,7 @@ def onnx_lstm(
     """
     gates = "igo" if input_forget else "ifgo"
     update = _lstm_update(*_functions(activations, 3), input_forget)
-    unit = {f"p{gate}": parameters.zeros for gate in gates if gate != "g" and peepholes}
+    unit = {f"p{gate}": param_spec.zeros for gate in gates if gate != "g" and peepholes}
     return gated(update, gates=len(gates), states=2, unit=unit)(hidden)
 
 
@@ -98,11 +98,11 @@ def onnx_gru(hidden, *, activations=("sigmoid", "tanh"), reset_after=True):
     """
     after, before = _gru_updates(*_functions(activations, 2))
     if reset_after:
-        return gated(after, gates=3, unit={"rb": parameters.zeros})(hidden)
-    hidden = arguments.size("hidden", hidden)
+        return gated(after, gates=3, unit={"rb": param_spec.zeros})(hidden)
+    hidden = checks.size("hidden", hidden)
     products = lambda params: {"rz": params["r"][:, :2], "n": params["r"][:, 2]}
-    spec = parameters.gated(hidden, 3)
-    return lifted(spec, (hidden,), affine.gates, before, products=products)
+    spec = param_spec.gated(hidden, 3)
+    return lifted(spec, (hidden,), linear.gates, before, products=products)
 
 
 @constructor
@@ -140,4 +140,4 @@ def backward(cell):
 def _functions(activations, count):
     if len(activations) != count:
         raise ValueError(f"activations: got {len(activations)}, want {count}")
-    return [arguments.activation(a, "activations") for a in activations]
+    return [checks.activation(a, "activations") for a in activations]

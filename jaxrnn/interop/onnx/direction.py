@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.cell import unroll
-from jaxrnn.cells.elman import elman
-from jaxrnn.cells.gru import gru
-from jaxrnn.cells.irnn import irnn
-from jaxrnn.cells.lstm import lstm
-from jaxrnn.initialized import initialized
+from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.irnn import irnn
+from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.wrappers.initialized import initialized
 from jaxrnn.interop.biases import double_bias, parted, summed, without_bias
 from jaxrnn.interop.onnx.activations import Activation, described, named
 from jaxrnn.interop.onnx.cells import onnx_gru, onnx_lstm

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 
-from jaxrnn import mappings
-from jaxrnn.combine import bidirectional, dropout, stack
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.wrappers.stack import bidirectional, dropout, stack
+from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.onnx.activations import DEFAULTS
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, from_cell
-from jaxrnn.wrap import check_cell
 
 
 def to_onnx(cell, params, *, lengths=False, state=False):
@@ -45,7 +45,7 @@ def to_onnx(cell, params, *, lengths=False, state=False):
     from onnx import helper
 
     check_cell("cell", cell)
-    params = jax.tree.map(np.asarray, mappings.dicts(params))
+    params = jax.tree.map(np.asarray, params_tree.dicts(params))
     layers = list(_layers(cell, params))
     if not layers:
         raise ValueError(f"cell: got {cell}, want a recurrent layer in it")
@@ -73,7 +73,7 @@ def _layers(cell, params):
     """``(cell, params)`` of each layer that does something in evaluation."""
     made = cell.made
     if made is not None and made.constructor is stack:
-        params = mappings.parts(params, {str(i): c.init for i, c in enumerate(made.args)})
+        params = params_tree.parts(params, {str(i): c.init for i, c in enumerate(made.args)})
         for i, inner in enumerate(made.args):
             yield from _layers(inner, params[str(i)])
     elif made is None or made.constructor is not dropout:
@@ -91,7 +91,7 @@ def _directions(cell, params):
     if given["merge"] != "concat":
         raise ValueError(f"merge: got {given['merge']!r}, want 'concat'")
     cells = given["forward"], given["backward"] or given["forward"]
-    params = mappings.parts(params, dict(zip(("forward", "backward"), (c.init for c in cells))))
+    params = params_tree.parts(params, dict(zip(("forward", "backward"), (c.init for c in cells))))
     both = [from_cell(one, params[way]) for one, way in zip(cells, ("forward", "backward"))]
     shared = [
         (one.op, one.hidden, one.clip, one.flag, one.b is None, one.p is None) for one in both

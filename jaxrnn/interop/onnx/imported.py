@@ -5,13 +5,13 @@ import os
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import arguments
-from jaxrnn.combine import bidirectional, stack
+from jaxrnn._src.core import checks
+from jaxrnn._src.wrappers.learned import learned_state
+from jaxrnn._src.wrappers.stack import bidirectional, stack
 from jaxrnn.interop.onnx import activations
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, Direction, to_cell
 from jaxrnn.interop.onnx.graph import Graph, is_recurrent, label, moves
-from jaxrnn.learned import learned_state
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 ATTRIBUTES = {
@@ -133,7 +133,7 @@ def _layer(graph, node, double):
         given.get("activation_alpha", ()), given.get("activation_beta", ()),
     )  # fmt: skip
     clip = given.get("clip")
-    clip = None if clip is None else arguments.number("clip", clip, above=0)
+    clip = None if clip is None else checks.number("clip", clip, above=0)
     each = len(kind.activations)
     found = []
     for d in range(count):
@@ -203,7 +203,7 @@ def _checked_weights(weights, count, gates, hidden_size):
     for name, array in weights.items():
         if array is None:
             continue
-        arguments.check_floating(name, array)
+        checks.check_floating(name, array)
         if array.dtype != w.dtype:
             raise TypeError(f"{name}: got {array.dtype}, want {w.dtype}, as W")
         if array.shape != (count, *sizes[name]):

@@ -1,0 +1,261 @@
+"""From an elementwise update to a cell."""
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.core.cell import Cell, Made, constructor, labelled
+from jaxrnn._src.core.closures import units
+from jaxrnn._src.core.dtypes import arithmetic
+from jaxrnn._src.core.equations import equations
+from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.ops.recurrence import RESIDUALS, recur, reference
+from jaxrnn._src.ops.recurrence.elements import Mixed, Nodes, Unknown, every_equation, follow, held
+from jaxrnn._src.ops.recurrence.packed import Packing
+from jaxrnn._src.ops.recurrence.problem import Operands, Problem
+
+
+def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
+    """Makes the constructor of a cell from its elementwise update.
+
+        x[k] = xs @ w[:, k] + b[k]      r[k] = h @ r[:, k]      for each gate k
+        state = update(state, x, r)
+
+    The cell gets scan, masks, episode resets, every JAX transform, Flax modules, a benchmark row
+    and every fused implementation.
+
+    Args:
+      update: ``update(state, x, r, **unit) -> state``. ``state`` is a tuple of ``states`` arrays
+        [..., H], the first of which is the output and what recurs; ``x`` and ``r`` are tuples of
+        ``gates`` arrays [..., H]. Elementwise over H, and its name ends in ``_update``.
+      gates: how many gates it takes.
+      states: how many arrays its state has; they begin at zero.
+      bias: what the bias of each gate begins at, ``gates`` numbers; zeros if None.
+      unit: further weights, one number for each hidden unit: a dict from the argument's name in
+        ``update`` to an initializer ``(key, shape, dtype) -> array`` of shape [H].
+      recurrent: the gates that have a recurrent part, if not all have: their numbers, in the order
+        in which ``update`` takes them as ``r``. Kernels take a product with zeros for the others.
+
+    Returns:
+      A constructor ``(hidden, *, heads=1, residuals="gates") -> Cell``. With ``heads`` = N the
+      recurrence is block-diagonal: unit i sees only the H / N units of its own head.
+      ``residuals`` is what a forward keeps for its backward: "gates", all that enters them;
+      "states", [T, ...batch, H] each, from which the gates are made again; or "chunks", a state
+      every sqrt(T) steps or so, and the steps between are run again: long sequences in small
+      memory.
+
+      The cell's parameters are ``{"w": [I, G, H], "r": [H, G, H], "b": [G, H]}`` and one [H] for
+      each name in ``unit``; with N heads of width D, ``r`` is [N, D, G, D]. ``r`` has only the
+      gates that are ``recurrent``.
+
+    Raises:
+      TypeError: ``update`` is not elementwise, or does not take or give what it should.
+
+    An update may take further options by name, which have defaults. Of these,
+    ``jaxrnn.recurrent_dropout`` gives ``drop``: a function of the candidate for the new state.
+
+    >>> def mgu_update(state, x, r):
+    ...     (h,), (xf, xn), (rf, rn) = state, x, r
+    ...     f = jax.nn.sigmoid(xf + rf)
+    ...     return (h + f * (jnp.tanh(xn + f * rn) - h),)
+    >>> mgu = jaxrnn.gated(mgu_update, gates=2)
+    >>> mgu(hidden=16)
+    mgu(hidden=16)
+    """
+    gates, states = checks.size("gates", gates), checks.size("states", states)
+    bias = (0.0,) * gates if bias is None else tuple(float(b) for b in bias)
+    if len(bias) != gates:
+        raise ValueError(f"bias: got {len(bias)} numbers, want one for each of {gates} gates")
+    unit = tuple(sorted(dict(unit or {}).items()))
+    recurrent = tuple(range(gates) if recurrent is None else recurrent)
+    if not set(recurrent) <= set(range(gates)) or len(set(recurrent)) < len(recurrent):
+        raise ValueError(f"recurrent: got {recurrent}, want different gates below {gates}")
+    form = Form(update, gates, states, bias, unit, recurrent)
+    size = _check_update(form)
+    equations(update)
+
+    def build(hidden, *, heads=1, residuals="gates"):
+        if size is not None and hidden != size:
+            why = f"update {update.__name__} closes over an array of so many units"
+            raise ValueError(f"hidden: got {hidden}, want {size}: {why}")
+        return _build(form, hidden, heads, residuals)
+
+    name = update.__name__.removesuffix("_update")
+    _, *options = zip(form._fields, form)
+    made = constructor(build, name, Made(gated, (form.update,), tuple(options)))
+    made.__doc__ = update.__doc__
+    return made
+
+
+class Form(NamedTuple):
+    """What ``gated`` was called with."""
+
+    update: Callable
+    gates: int
+    states: int
+    bias: tuple[float, ...]
+    unit: tuple[tuple[str, Callable], ...]
+    recurrent: tuple[int, ...]
+
+    def filled(self, r):
+        """The recurrent weights of all gates: zero for one that has none."""
+        if self.whole:
+            return r
+        zero = jnp.zeros_like(r[..., 0, :])
+        parts = {k: r[..., i, :] for i, k in enumerate(self.recurrent)}
+        return jnp.stack([parts.get(k, zero) for k in range(self.gates)], -2)
+
+    @property
+    def whole(self):
+        return self.recurrent == tuple(range(self.gates))
+
+    @property
+    def summed(self):
+        """The gates whose two parts the update sees only as a sum, or that have but one."""
+        problem = Problem(_update(self), self.gates, self.states, False, "gates", None)
+        return Packing(problem, (name for name, _ in self.unit)).summed
+
+
+class Parts(NamedTuple):
+    """What a cell made by ``gated`` shows of itself, for others to change.
+
+    ``step(params, state, x, h=None, **options) -> (state, y)`` is a step whose products take ``h``
+    in place of the state, and whose update is given ``options``.
+    """
+
+    form: Form
+    step: Callable
+
+
+def _update(form):
+    """The update as ``recur`` calls it, with recurrent parts of all gates.
+
+    The same function for the same form, as long as something uses it.
+    """
+    if form.whole:
+        return form.update
+    if form in _updates:
+        return _updates[form]
+
+    @functools.wraps(form.update)
+    def update(state, x, r, **unit):
+        # Zero, but so the kernels see a sum, and keep one array for both.
+        x = tuple(a if k in form.recurrent else a + r[k] for k, a in enumerate(x))
+        return form.update(state, x, tuple(r[k] for k in form.recurrent), **unit)
+
+    _updates[form] = update
+    return update
+
+
+_updates = weakref.WeakValueDictionary()
+
+
+def _build(form, hidden, heads, residuals):
+    hidden, heads = checks.heads(hidden, heads)
+    if residuals not in RESIDUALS:
+        raise ValueError(f"residuals: got {residuals!r}, want one of {RESIDUALS}")
+    gates, update = form.gates, _update(form)
+    spec = param_spec.gated(hidden, gates, heads, len(form.recurrent), form.bias)
+    spec |= {name: ((hidden,), init) for name, init in form.unit}
+
+    def initial_state(params, batch_shape):
+        zeros = jnp.zeros((*batch_shape, hidden), arithmetic(params))
+        return (zeros,) * form.states
+
+    def operands(params, state, xs):
+        param_spec.check(spec, params, xs)
+        unit = {name: params[name] for name, _ in form.unit}
+        weights = params["w"], params["b"], form.filled(params["r"])
+        return Operands(xs, *weights, unit, state, None, None, None)
+
+    def changed(params, state, x, h=None, **options):
+        given = functools.partial(update, **options)
+        problem = Problem(given, gates, form.states, False, residuals, None)
+        return reference.step(problem, operands(params, state, x), state, x, h)
+
+    def step(params, state, x, key=None):
+        del key
+        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        return changed(params, state, x)
+
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
+        del key
+        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
+        state = initial if state is None else state
+        given = operands(params, state, xs)
+        return recur(
+            update, xs, given.w, given.b, given.r, given.unit, given.state,
+            initial=None if starts is None else initial, mask=mask, starts=starts,
+            reverse=reverse, residuals=residuals, implementation=implementation,
+        )  # fmt: skip
+
+    init = lambda key, in_size: param_spec.made(spec, key, in_size)
+    # What implementations make is theirs.
+    whole = streamed(unroll, initial_state, lambda params, xs: ())
+    return labelled(Cell(init, initial_state, step, whole), gated=Parts(form, changed))
+
+
+_MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}
+_MOVING = {"gather", "scatter", "scatter-add", "dynamic_update_slice", "pad"}
+
+
+def _check_update(form):
+    """Traces ``update`` on rows of an odd size and looks for anything that is not elementwise.
+
+    An update that closes over arrays of H units is traced on rows of that size, which is returned;
+    None is returned for any other.
+    """
+    update, gates, states = form.update, form.gates, form.states
+    unit = tuple(name for name, _ in form.unit)
+    size = units(update, (states, gates, len(form.recurrent)), unit)
+    row = jax.ShapeDtypeStruct((size or 3,), jnp.float32)
+    name = f"update {update.__name__}"
+    try:
+        inspect.signature(update).bind(None, None, None, **dict.fromkeys(unit))
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; it is called with (state, x, r) and {unit}") from None
+    rows = lambda count: (row,) * count
+    named = dict.fromkeys(unit, row)
+    try:
+        jaxpr, out = jax.make_jaxpr(update, return_shape=True)(
+            rows(states), rows(gates), rows(len(form.recurrent)), **named
+        )
+    except Exception as error:
+        error.add_note(f"in {name}, called with states={states} and gates={gates}")
+        raise
+    shapes = [o.shape for o in out] if isinstance(out, tuple) else type(out).__name__
+    if shapes != [row.shape] * states:
+        raise TypeError(f"{name}: gave {shapes}, want a tuple of {states} arrays like its inputs")
+    try:
+        follow(jaxpr, Nodes(size))
+        mixing = None
+    except Mixed as mixed:
+        mixing = _mixing(jaxpr, row) or str(mixed)
+    except Unknown:
+        mixing = _mixing(jaxpr, row)
+    if mixing:
+        raise TypeError(
+            f"{name}: {mixing} is not elementwise over the hidden axis;"
+            f" lift the cell from its step with jaxrnn.cell instead"
+        )
+    return size
+
+
+def _mixing(jaxpr, row):
+    """The first operation that is not elementwise, as far as its name and its shapes say."""
+    for eqn in every_equation(jaxpr):
+        if held(eqn):  # what it holds is looked at
+            continue
+        # What is made of rows are rows: a smaller array is a sum over them, or a part of them.
+        rows = [v.aval.shape[-1:] == row.shape for v in eqn.invars]
+        made = any(rows) and any(v.aval.shape[-1:] != row.shape for v in eqn.outvars)
+        of_a_row = eqn.invars and eqn.invars[0].aval.shape == row.shape
+        if made or eqn.primitive.name in _MIXING | (_MOVING if of_a_row else set()):
+            return eqn.primitive.name
+    return None

@@ -1,0 +1,281 @@
+"""Causal self-attention as a cell: its state is a cache of keys and values."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrnn._src.builders.stateless import layer_norm, project
+from jaxrnn._src.core import checks
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.dtypes import arithmetic, promoted
+from jaxrnn._src.core.equations import equations
+from jaxrnn._src.core.rotary import rotated
+from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.ops.attention import attend, attend_ring
+from jaxrnn._src.wrappers.stack import residual, stack
+
+
+@constructor
+def attention(hidden, *, heads=4, window=None, context=1024):
+    """Multi-head causal self-attention (Vaswani et al. 2017, arXiv:1706.03762).
+
+        q, k, v = W x        y_t = W_out sum_s softmax_s(q_t k_s / sqrt(D)) v_s
+
+    Each step attends to itself and the steps before it, of its own episode. Positions are
+    rotary (Su et al. 2021, arXiv:2104.09864) and count the real steps of the episode, so both
+    views and every way of padding give the same. Only distances matter: with a window, a stream
+    may go on for ever. Exact, in memory linear in T.
+
+    Args:
+      hidden: H, the size of the output, and of all heads together.
+      heads: N, a divisor of ``hidden``.
+      window: how many steps back a step sees, itself included; None for all of them.
+      context: without a window, how many steps the state has room for. Outputs of later steps
+        are NaN, as what they should see is gone; where that is known before, it is an error.
+
+    Returns:
+      A ``Cell``. State ``(k, v, count)``: keys and values [..., S, N, D] of the last S steps,
+      where S is ``window`` or else ``context`` and D = H / N, that of step n in slot n % S, and
+      the number of steps, int32 [...]; after 2 S - 1 comes S again, with the same slot to come.
+      Parameters ``qkv`` [I, 3, N, D] and ``out`` [N, D, H].
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``; more steps than ``context``.
+
+    >>> cell = jaxrnn.attention(hidden=8, heads=2, window=16)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> (k, v, count), ys = jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)))
+    >>> ys.shape, k.shape, count
+    ((5, 2, 8), (2, 16, 2, 4), Array([5, 5], dtype=int32))
+    """
+    hidden, heads = checks.heads(hidden, heads)
+    room = checks.size("context", context)
+    if window is not None:
+        room = window = checks.size("window", window)
+    width = hidden // heads
+
+    def init(key, in_size):
+        checks.check_key(key)
+        in_size = checks.size("in_size", in_size)
+        keys = jax.random.split(key, 4)
+        glorot = jax.nn.initializers.glorot_uniform()
+        qkv = [glorot(k, (in_size, hidden)).reshape(in_size, heads, width) for k in keys[:3]]
+        out = glorot(keys[3], (hidden, hidden)).reshape(heads, width, hidden)
+        return {"qkv": jnp.stack(qkv, 1), "out": out}
+
+    def initial_state(params, batch_shape):
+        cache = jnp.zeros((*batch_shape, room, heads, width), arithmetic(params))
+        return cache, cache, jnp.zeros(batch_shape, jnp.int32)
+
+    def check(params, x):
+        want = {"qkv": (x.shape[-1], 3, heads, width), "out": (heads, width, hidden)}
+        checks.check_params(params, want, "qkv", x)
+
+    @equations
+    def step(params, state, x, key=None):
+        del key
+        check(params, x)
+        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        *caches, count = state
+        count = _reduced(count, room)
+        slot = count % room
+        dtype, _ = _dtypes(params, x.dtype)
+        q, k, v = _project(params, x)
+        stored = (a.astype(dtype) for a in (rotated(k, slot), v))
+        caches = [_put(cache, slot, new) for cache, new in zip(caches, stored)]
+        queries = rotated(q, slot), rotated(q, slot + room)
+        y = attend_ring(*(a.astype(dtype) for a in (*queries, *caches)), count)
+        y = _output(params, y, x.dtype)
+        state = (*caches, _reduced(count + 1, room))
+        return state, _without(y, None if window else count >= room)
+
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+        del key
+        check(params, xs)
+        steps, *batch = xs.shape[:-1]
+        plain = state is None and mask is None and starts is None
+        if window is None and mask is None and starts is None and _more(steps, room):
+            raise ValueError(
+                f"xs: got T = {steps} steps, want context={room} at most: give attention a"
+                f" larger context, or a window"
+            )
+        initial = initial_state(params, tuple(batch))
+        before = initial if state is None else state
+        if steps == 0:
+            return before, jnp.zeros((0, *batch, hidden), xs.dtype)
+        starts = resets(starts, mask, reverse)
+        if reverse:
+            xs, mask, starts = jax.tree.map(lambda a: a[::-1], (xs, mask, starts))
+        real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+        gone = _reduced(before[2], room)
+        position, count = positions(gone, real, starts, False)
+        episode = jnp.zeros_like(position)
+        if starts is not None:
+            episode = lax.cumsum(starts.astype(jnp.int32), axis=0)
+        dtype, _ = _dtypes(params, xs.dtype)
+        q, k, v = _project(params, xs)
+        new = rotated(q, position), rotated(k, position), v, rotated(k, position % room)
+        q, k, v, stored = (jnp.moveaxis(a.astype(dtype), 0, len(batch)) for a in new)
+        position, episode, real = (
+            jnp.moveaxis(a, 0, len(batch)) for a in (position, episode, real)
+        )  # fmt: skip
+        after = _cache(initial, before, (stored, v), position, episode, real, count, room)
+        (q, blind), (k, v, bad) = _finite(q), _finite(k, v)
+        poisoned = blind | _sees(bad & real, position, episode, window)
+        query = key_place = None
+        if not plain:
+            query, key_place = (position, episode), (position, jnp.where(real, episode, -1))
+        if state is not None:
+            cached = _cached(gone, room)
+            *caches, cache_bad = _finite(*(cache.astype(dtype) for cache in before[:2]))
+            caches[0] = _lap_later(caches[0], cached[0] >= room, room)
+            last = jnp.where(cache_bad, cached[0], -1).max(-1, keepdims=True)
+            last = jnp.broadcast_to(last, position.shape)
+            near = last >= 0 if window is None else (last >= 0) & (position - last < window)
+            poisoned |= (episode == 0) & near
+            k, v = (jnp.concatenate(pair, -3) for pair in zip(caches, (k, v)))
+            key_place = tuple(
+                jnp.concatenate([a, b], -1) for a, b in zip(cached, key_place)
+            )  # fmt: skip
+        ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
+        ys = _output(params, ys, xs.dtype)
+        poisoned = poisoned if window else poisoned | (position >= room)
+        ys = jnp.moveaxis(_without(ys, poisoned & real), len(batch), 0)
+        ys = select(mask, ys, 0)
+        return after, ys[::-1] if reverse else ys
+
+    return Cell(init, initial_state, step, unroll)
+
+
+@constructor
+def transformer_block(hidden, *, heads=4, window=None, context=1024, mlp=4):
+    """A block of the Transformer, normalised before (Xiong et al. 2020, arXiv:2002.04745).
+
+        z = x + attention(norm(x))        y = z + W_2 gelu(W_1 norm(z) + b_1) + b_2
+
+    Args:
+      hidden: H, the size of the input and the output.
+      heads, window, context: see ``attention``.
+      mlp: how many times wider the hidden layer of the network is.
+
+    Returns:
+      A ``Cell``, made of others: ``stack(residual(stack(layer_norm, attention)),
+      residual(stack(layer_norm, project, project)))``, with the state and parameters of that.
+
+    >>> cell = jaxrnn.transformer_block(hidden=8, window=16)
+    >>> params = cell.init(jax.random.key(0), 8)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((5, 2, 8)))[1].shape
+    (5, 2, 8)
+    """
+    attend_ = attention(hidden, heads=heads, window=window, context=context)
+    wide = project(checks.size("mlp", mlp) * hidden, activation="gelu")
+    return stack(
+        residual(stack(layer_norm(), attend_)),
+        residual(stack(layer_norm(), wide, project(hidden))),
+    )
+
+
+def _project(params, x):
+    """Queries, keys and values [..., N, D] of x [..., I], in the arithmetic's type."""
+    dtype, total = _dtypes(params, x.dtype)
+    weight = params["qkv"].astype(dtype)
+    out = jnp.tensordot(x.astype(dtype), weight, 1, preferred_element_type=total)
+    return tuple(out[..., i, :, :] for i in range(3))
+
+
+def _more(steps, room):
+    """Whether there are more steps than room, if that is known: T may be symbolic."""
+    return isinstance(steps, int) and steps > room
+
+
+def _output(params, y, dtype):
+    """[..., N, D] -> [..., H] in ``dtype``."""
+    product, total = _dtypes(params, y.dtype)
+    weight = params["out"].astype(product)
+    return jnp.tensordot(
+        y.astype(product), weight, 2, preferred_element_type=total
+    ).astype(dtype)  # fmt: skip
+
+
+def _dtypes(params, dtype):
+    return promoted(dtype, params["qkv"].dtype), arithmetic(params)
+
+
+def _put(cache, slot, new):
+    """``new`` [..., N, D] into ``slot`` [...] of the cache [..., S, N, D]."""
+
+    def put(cache, slot, new):
+        return lax.dynamic_update_index_in_dim(cache, new, slot, 0)
+
+    for _ in slot.shape:
+        put = jax.vmap(put)
+    return put(cache, slot, new.astype(cache.dtype))
+
+
+# The cache is a ring: the key of step n is in slot n % S, rotated by its slot and not by n. So it
+# is the same however long a stream has gone. Between steps of one lap around the ring rotations
+# are right for their distance; a step of the lap before is S further away.
+
+
+def _reduced(count, room):
+    """The number of steps; from 2 S on, one from S to 2 S - 1 with the same slot to come."""
+    return jnp.where(count < 2 * room, count, room + count % room)
+
+
+def _lap_later(k, later, room):
+    """Keys [..., S, N, D] of the ring, those at ``later`` [..., S] rotated by a whole lap more."""
+    wide = k.astype(promoted(k.dtype, jnp.dtype("float32")))
+    return select(later, rotated(wide, np.int32(room)).astype(k.dtype), k)
+
+
+def _cached(count, room):
+    """Position and episode of what each slot holds after ``count`` steps: [..., S]."""
+    slot = lax.broadcasted_iota(count.dtype, (*count.shape, room), count.ndim)
+    last = jnp.broadcast_to(count[..., None] - 1, slot.shape)
+    position = last - (last - slot) % room
+    return position, jnp.where(position >= 0, 0, -1)
+
+
+def _cache(initial, before, new, position, episode, real, count, room):
+    """The state after all steps: those of the last episode, into the slots of their positions."""
+    last = episode[..., -1:]
+    kept = real & (episode == last) & (position >= count[..., None] - room)
+    slot = jnp.where(kept, position % room, room)  # a slot that is not there is dropped
+
+    def put(cache, slot, new):
+        return cache.at[slot].set(new, mode="drop")
+
+    for _ in count.shape:
+        put = jax.vmap(put)
+    caches = select(last[..., 0] > 0, initial[:2], before[:2])
+    return (*(put(c, slot, n.astype(c.dtype)) for c, n in zip(caches, new)), _reduced(count, room))
+
+
+# In a product of many keys, a weight of zero does not silence a NaN. So keys that are not finite
+# are taken out, and the queries that see one become NaN by their places.
+
+
+def _finite(*arrays):
+    """Arrays [..., S, N, D], zero where one is not finite, and where that is, [..., S]."""
+    bad = ~functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays)).all((-1, -2))
+    return (*select(~bad, arrays, 0), bad)
+
+
+def _sees(bad, position, episode, window):
+    """Which steps see a bad one, of their own episode and not later: [..., T]."""
+    time = lax.broadcasted_iota(jnp.int32, bad.shape, bad.ndim - 1)
+    last = lax.cummax(jnp.where(bad, time, -1), axis=bad.ndim - 1)
+    at = [jnp.take_along_axis(a, jnp.maximum(last, 0), -1) for a in (position, episode)]
+    seen = (last >= 0) & (episode == at[1])
+    return seen if window is None else seen & (position - at[0] < window)
+
+
+def _without(ys, rows):
+    """NaN in place of the rows of ys [..., H] that are marked."""
+    if rows is None:
+        return ys
+    # Not an array of NaN: `jax_debug_nans` would find that, where no row is marked too.
+    return jnp.where(rows[..., None], jnp.nan, ys)

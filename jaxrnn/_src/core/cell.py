@@ -1,0 +1,362 @@
+"""The cell and its law.
+
+A recurrence has two views that must agree: one step, and the whole sequence.
+
+    state, y  = cell.step(params, state, x)
+    state, ys = unroll(cell, params, xs, state)         # always the same as scanning step
+
+A ``Cell`` carries both. Scanning ``step`` is the meaning; ``unroll`` may be anything faster with
+the same numbers. Time leads, any number of batch axes follows, features come last.
+
+  lengths, mask   a step that is not real holds the state, and its output is exactly zero
+  starts          a new episode begins before this step: the initial state is put back
+  reverse         from the last step to the first; outputs stay at their input's time
+  key             None is evaluation; randomness depends only on the key and on how many steps
+                  have gone since the episode began, which a state may count
+  dtypes          states are float32 at least; outputs have the inputs' type
+"""
+
+import dataclasses
+import functools
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn._src.core import checks, dispatch
+from jaxrnn._src.core.compile_once import once
+from jaxrnn._src.core.equations import equations
+from jaxrnn._src.core.params_tree import OfDicts, dicts
+from jaxrnn._src.core.sequence import resets, scan, select
+from jaxrnn._src.core.sharding import automatic, varying
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Cell:
+    """A recurrence as a plain record of pure functions.
+
+    A cell from a constructor prints as the call that made it, compares and hashes by that call,
+    and pickles. A cell made by hand, or changed by ``dataclasses.replace``, compares by its
+    functions. So a cell can be a static argument of ``jax.jit`` and a field of any module.
+
+    Attributes:
+      init: ``(key, in_size) -> params``, a dict of arrays.
+      initial_state: ``(params, batch_shape) -> state``, a tree of [...batch, ...] arrays.
+      step: ``(params, state, x, key=None) -> (state, y)``, x [...batch, I], y [...batch, O].
+      unroll: ``(params, state, xs, mask, starts, reverse, key, implementation) -> (state, ys)``:
+        scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
+        ``state`` may be None for the initial state. If it also takes ``initial``, this is what
+        ``starts`` puts back in place of the cell's own.
+      made: the call that made it; None of a cell made by hand, or changed since.
+      gated: what a cell made by ``jaxrnn.gated`` shows of itself; None of others.
+
+    Where these take ``params``, any mapping may come, as Flax's ``FrozenDict``: the functions see
+    dicts. A part without parameters, as ``dropout`` in a stack, may be missing from them.
+
+    Raises:
+      TypeError: a cell made by hand is pickled, and one of its functions cannot be.
+
+    >>> cell = jaxrnn.lstm(hidden=8)
+    >>> cell == jaxrnn.lstm(8), hash(cell) == hash(jaxrnn.lstm(8))
+    (True, True)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> state, y = cell.step(params, cell.initial_state(params, (2,)), jnp.ones((2, 3)))
+    >>> y.shape
+    (2, 8)
+    """
+
+    init: Callable[..., Any]
+    initial_state: Callable[..., Any]
+    step: Callable[..., Any]
+    unroll: Callable[..., Any]
+    # Not arguments: so `dataclasses.replace` drops them, which say nothing of a changed cell.
+    made: "Made | None" = dataclasses.field(default=None, init=False)
+    gated: Any = dataclasses.field(default=None, init=False)
+
+    def __post_init__(self):
+        for name in ("initial_state", "step", "unroll"):
+            function = getattr(self, name)
+            if not isinstance(function, OfDicts):
+                object.__setattr__(self, name, OfDicts(function))
+
+    def __repr__(self):
+        if self.made is not None:
+            return repr(self.made)
+        return f"Cell({', '.join(f'{n}={repr_of(f)}' for n, f in self._functions().items())})"
+
+    def __eq__(self, other):
+        return isinstance(other, Cell) and self._identity() == other._identity()
+
+    def __hash__(self):
+        return hash(self._identity())
+
+    def __copy__(self):
+        return self  # a constant, like a tuple of functions
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        if self.made is not None:
+            return self.made.again(), ()
+        for name, function in self._functions().items():
+            try:
+                pickle.dumps(function)
+            except Exception as error:
+                raise TypeError(
+                    f"pickle: the cell's {name} is {repr_of(function)}, which cannot be pickled;"
+                    f" decorate what builds the cell with jaxrnn.constructor: {error}"
+                ) from error
+        return Cell, tuple(self._functions().values())
+
+    def _functions(self):
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+
+    def _identity(self):
+        return self.made or tuple(self._functions().values())
+
+
+def labelled(cell, made=None, gated=None):
+    """The cell with what it says of itself; its functions alone say nothing."""
+    cell = dataclasses.replace(cell)
+    object.__setattr__(cell, "made", made)
+    object.__setattr__(cell, "gated", gated)
+    return cell
+
+
+class Made(NamedTuple):
+    """The call that made a cell, or a constructor."""
+
+    constructor: Callable
+    args: tuple
+    kwargs: tuple
+
+    def __repr__(self):
+        given = [repr_of(value) for value in self.args]
+        parameters = self.constructor.__signature__.parameters
+        for name, value in self.kwargs:
+            if name not in parameters or value != parameters[name].default:
+                given.append(f"{name}={repr_of(value)}")
+        return f"{self.constructor.__name__}({', '.join(given)})"
+
+    def again(self):
+        """The call, not yet made: it pickles by the public names of what it is made of."""
+        return functools.partial(self.constructor, *self.args, **dict(self.kwargs))
+
+
+def repr_of(value):
+    """A function by its name, anything else by its repr."""
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+class constructor:  # noqa: N801, a decorator
+    """Makes a function that builds a ``Cell`` remember its arguments in the cell.
+
+    >>> @jaxrnn.constructor
+    ... def smooth(rate=0.5):
+    ...     def step(params, state, x):
+    ...         state = state + rate * (x - state)
+    ...         return state, state
+    ...     def initial_state(params, batch_shape):
+    ...         return jnp.zeros((*batch_shape, 1))
+    ...     return jaxrnn.cell(lambda key, in_size: {}, initial_state, step)
+    >>> smooth(0.5) == smooth(), smooth(rate=0.25)
+    (True, smooth(rate=0.25))
+    """
+
+    def __init__(self, build, name=None, origin=None):
+        functools.update_wrapper(self, build)
+        self.build = build
+        self.__signature__ = inspect.signature(build)
+        self.__name__ = name or build.__name__
+        self.origin = origin  # what `Made` this constructor, if it was not a `def`
+
+    def __call__(self, *args, **kwargs):
+        try:
+            bound = self.__signature__.bind(*args, **kwargs)
+        except TypeError as error:
+            message = f"{self.__name__}(): {error}; it takes {self.__name__}{self.__signature__}"
+            raise TypeError(message) from None
+        bound.apply_defaults()
+        cell = self.build(*bound.args, **bound.kwargs)
+        kinds = self.__signature__.parameters
+        several = [n for n, p in kinds.items() if p.kind is p.VAR_POSITIONAL]
+        others = [n for n, p in kinds.items() if p.kind is p.VAR_KEYWORD]
+        positional = tuple(v for name in several for v in bound.arguments[name])
+        named = tuple((n, v) for n, v in bound.arguments.items() if n not in several + others)
+        named += tuple(item for name in others for item in sorted(bound.arguments[name].items()))
+        made = Made(self, positional, named)
+        try:
+            hash(made)
+        except TypeError as error:
+            raise TypeError(f"{made}: a cell's arguments must be hashable: {error}") from None
+        return labelled(cell, made, cell.gated)
+
+    def __repr__(self):
+        return self.__name__
+
+    def __eq__(self, other):
+        if self.origin is None:
+            return self is other
+        return isinstance(other, constructor) and self.origin == other.origin
+
+    def __hash__(self):
+        return id(self) if self.origin is None else hash(self.origin)
+
+    def __reduce__(self):
+        return self.__qualname__ if self.origin is None else (self.origin.again(), ())
+
+
+@constructor
+def cell(init, initial_state, step):
+    """Lifts a step to a ``Cell``: it gets everything but a fused kernel.
+
+    Args:
+      init: ``(key, in_size) -> params``.
+      initial_state: ``(params, batch_shape) -> state``.
+      step: ``(params, state, x) -> (state, y)``, or ``(params, state, x, key)`` if it draws
+        random numbers; the key is the same at every step and None in evaluation.
+
+    Returns:
+      The cell. It equals another one made of the same three functions.
+
+    >>> mean = jaxrnn.cell(
+    ...     init=lambda key, in_size: {},
+    ...     initial_state=lambda params, batch_shape: (jnp.zeros(batch_shape), 0.0),
+    ...     step=lambda params, state, x: ((state[0] + x[..., 0], state[1] + 1.0),
+    ...                                    (state[0] + x[..., 0])[..., None] / (state[1] + 1.0)),
+    ... )
+    >>> state, ys = jaxrnn.unroll(mean, {}, jnp.array([[2.0], [4.0], [6.0]]))
+    >>> ys[:, 0]
+    Array([2., 3., 4.], dtype=float32)
+    """
+    equations(step)
+    takes_key = "key" in inspect.signature(step).parameters
+
+    def call(params, state, x, key):
+        return step(params, state, x, key) if takes_key else step(params, state, x)
+
+    def one(params, state, x, key=None):
+        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        return call(params, state, x, key)
+
+    def whole(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
+        checks.check_lifted(implementation)
+        dispatch.record_reference("scan of step", "only gated cells have one")
+        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
+        state = initial if state is None else state
+        given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
+        params, state, initial, xs, mask, starts = given
+        return scan(
+            lambda state, x: call(params, state, x, key),
+            state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse,
+        )  # fmt: skip
+
+    return Cell(init, initial_state, one, once(whole, "reverse", "implementation"))
+
+
+def unroll(
+    cell,
+    params,
+    xs,
+    state=None,
+    *,
+    lengths=None,
+    mask=None,
+    starts=None,
+    reverse=False,
+    key=None,
+    implementation=None,
+):
+    """Runs a cell over a sequence: the same as scanning ``cell.step``.
+
+    Args:
+      cell: a ``Cell``.
+      params: from ``cell.init``, in any mapping.
+      xs: [T, ...batch, I], floating.
+      state: the state before the first step processed; None for the initial state.
+      lengths: int [...batch]: the first ``lengths`` steps are real, the rest is padding.
+      mask: bool [T, ...batch], true at a real step: padding anywhere. With ``lengths``, a step is
+        real if both say so. Whatever stands in padding, NaN included, changes nothing.
+      starts: bool [T, ...batch], true where a new episode begins before this step: no state
+        crosses from the step before, whichever way the sequence is run.
+      reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
+      key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
+      implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
+        can run.
+
+    Returns:
+      ``(state, ys)`` as ``jax.lax.scan``: the state after the last step processed, and the
+      outputs [T, ...batch, O] in the type of ``xs``, zero where a step is not real.
+
+    Raises:
+      ValueError, TypeError: at trace time, naming the argument, what came and what is wanted.
+
+    >>> cell = jaxrnn.gru(hidden=8)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> state, ys = jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 1]))
+    >>> ys.shape, bool((ys[1:, 1] == 0).all())
+    ((5, 2, 8), True)
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+    checks.check_sequence(xs, mask, starts, reverse, key, implementation)
+    params = dicts(params)
+    xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
+    mask = checks.combined_mask(xs, lengths, mask)
+    if state is not None:
+        state = checks.completed_state(cell.initial_state, params, state, xs.shape[1:-1])
+    xs = select(mask, xs, 0)  # what stands in padding never meets a weight
+
+    def run(params, state, xs, mask, starts, key):
+        return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
+
+    return automatic(run, xs)(params, state, xs, mask, starts, key)
+
+
+def explain(cell, params, xs, state=None, *, platform=None, **options):
+    """Says which implementation ``unroll`` runs on, and why the others don't.
+
+    Args:
+      cell, params, xs, state, options: as for ``unroll``; nothing is computed, so ``params`` and
+        ``xs`` may be ``jax.ShapeDtypeStruct``.
+      platform: "cpu", "gpu" or "tpu"; a ``jax.Device``, whose chip then counts too; None for JAX's
+        default device.
+
+    Returns:
+      An ``Explanation``, which prints as a table.
+
+    >>> cell = jaxrnn.lstm(hidden=8)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> print(jaxrnn.explain(cell, params, jnp.ones((5, 2, 3)), platform="tpu"))
+    lstm(hidden=8) on tpu
+      lstm_update T=5 B=(2,) I=3 H=8 float32
+        tpu        runs
+        cpu        no: it is for CPUs, not for tpu
+        gpu        no: it is for NVIDIA GPUs, not for tpu
+        xla        no: tpu is faster
+        reference  no: the specification: runs when it is asked for
+    """
+    target = checks.target(platform)
+    with dispatch.recording(target) as choices:
+        arrays = (dicts(params), xs, state, {k: v for k, v in options.items() if _is_array(v)})
+        static = {k: v for k, v in options.items() if not _is_array(v)}
+        jax.eval_shape(lambda p, x, s, a: unroll(cell, p, x, s, **a, **static), *arrays)
+    return dispatch.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
+
+
+def _is_array(value):
+    return hasattr(value, "shape")
+
+
+def output_size(cell, params, in_size):
+    """The size of a cell's output, with parameters for inputs of ``in_size`` features."""
+
+    def run(xs):
+        return cell.unroll(params, None, xs, None, None, False, None, None)[1]
+
+    xs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
+    return jax.eval_shape(run, xs).shape[-1]

@@ -1,0 +1,83 @@
+"""The linear recurrence: one contract, and its implementations.
+
+    h_t = a_t * h_{t-1} + b_t
+
+Elementwise: no channel sees another.
+"""
+
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core.sequence import resets
+from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.ops.linear_scan import reference, tpu, xla
+from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, completed, keeps
+from jaxrnn._src.ops.operation import WEIGHT, Operation
+
+IMPLEMENTATIONS = {"tpu": tpu, "xla": xla}  # the best first; `reference` runs only if asked
+
+
+def linear_scan(a, b, h0=None, *, mask=None, starts=None, reverse=False, implementation=None):
+    """Runs the linear recurrence h_t = a_t * h_{t-1} + b_t, elementwise, over time.
+
+    It is the core of the LRU (Orvieto et al. 2023, arXiv:2303.06349), S5 (Smith et al. 2023,
+    arXiv:2208.04933) and others, which differ in how they make ``a`` and ``b``.
+
+    T time, D channels.
+
+    Args:
+      a: the factors [T, ...batch, D]; or [D], the same at every step and row, which are then
+        nowhere written out. Floating, or complex as ``b`` is.
+      b: what is added, [T, ...batch, D], floating or complex.
+      h0: the state before the first step processed, [...batch, D]; None for zero.
+      mask: bool [T, ...batch], true at a real step. At any other the state is held and the output
+        is zero; whatever stands there in ``a`` and ``b``, NaN included, changes nothing.
+      starts: bool [T, ...batch], true where a new episode begins before this step: the state is
+        zero there, and none crosses from the step before, whichever way the sequence is run.
+      reverse: runs from the last step to the first. ``hs[t]`` still belongs to ``b[t]``.
+      implementation: "tpu", "xla", "reference", or None for the best that can run.
+
+    Returns:
+      ``(state, hs)`` as ``jax.lax.scan``. The state after the last step processed, [...batch, D],
+      is in the type of the arithmetic: that of ``a`` and ``b``, float32 at least. The states after
+      each step, [T, ...batch, D], are in the type of ``b``.
+
+    Raises:
+      ValueError, TypeError: at trace time, naming the argument, what came and what is wanted.
+
+    >>> state, hs = jaxrnn.linear_scan(jnp.array([0.5]), jnp.ones((4, 1)))
+    >>> hs[:, 0], state
+    (Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32), Array([1.875], dtype=float32))
+    """
+    operands = completed(a, b, h0, mask, starts, reverse)
+    dispatch.check(IMPLEMENTATIONS, implementation)
+    problem = Problem(reverse, implementation)
+
+    def run(operands):
+        starts = resets(operands.starts, operands.mask, reverse)
+        operands = varying(operands._replace(starts=starts))
+        dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
+        if operands.b.shape[0] == 0:
+            return operands.h0, operands.b
+        whole = _reference if implementation == dispatch.REFERENCE else _operation
+        return tuple(whole(problem, operands))
+
+    return automatic(run, operands.b, features=0)(operands)
+
+
+def _describe(operands):
+    steps, *batch, size = operands.b.shape
+    same = " constant" if operands.a is None else ""
+    return f"linear_scan T={steps} B={tuple(batch)} D={size}{same} {operands.b.dtype}"
+
+
+_reference = once_each(reference.run)
+_operation = Operation(
+    "linear_scan",
+    reference=reference.run,
+    default=xla,
+    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
+    operand_axes=Operands(b=1, a=1, constant=WEIGHT, h0=0, mask=1, starts=1)._asdict(),
+    output_axes=lambda problem: (0, 1),
+    residual_axis=1,
+    reads=lambda problem, operands: (False, not keeps(operands)),
+)

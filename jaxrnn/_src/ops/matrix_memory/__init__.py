@@ -1,0 +1,61 @@
+"""A matrix memory with scalar gates: one contract, and its implementations.
+
+    C_t = f_t C_{t-1} + i_t k_t v_t'      y_t = C_t' q_t
+
+Gates are given as logarithms, and may be of any size: with ``stabilised`` the memory is kept
+divided by exp(m),
+
+    m_t = max(log f_t + m_{t-1}, log i_t)
+
+and so is what is read from it.
+"""
+
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core.sequence import resets
+from jaxrnn._src.core.sharding import varying
+from jaxrnn._src.ops.matrix_memory import chunked, reference
+from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
+from jaxrnn._src.ops.matrix_memory.reference import step as one  # noqa: F401, for cells
+
+IMPLEMENTATIONS = {"xla": chunked}  # `reference` runs only if asked
+
+
+def matrix_memory(
+    q, k, v, log_f, log_i, state, *, stabilised, mask=None, starts=None, reverse=False,
+    implementation=None,
+):  # fmt: skip
+    """Runs the memory over time.
+
+    T time, B any batch axes, N heads, D the width of a key, E of a value.
+
+    Args:
+      q, k: [T, B, N, D], in the type of the products' factors.
+      v: [T, B, N, E], in the same.
+      log_f, log_i: the gates' logarithms [T, B, N], in the type of the arithmetic.
+      state: ``(C, m)``, [B, N, D, E] and [B, N], in the type of the arithmetic.
+      stabilised: whether ``log_i`` may be above 0; without, m is 0.
+      mask: bool [T, B], true at a real step; at others the state is held and y and m are 0.
+      starts: bool [T, B], true where a new episode begins: C and m are zero there.
+      reverse: from the last step to the first.
+      implementation: "xla", "reference", or None for the best that can run.
+
+    Returns:
+      ``(state, (ys, ms))``: ys [T, B, N, E], divided by exp(m) as C is, and ms [T, B, N].
+    """
+    starts = resets(starts, mask, reverse)
+    operands = varying(Operands(q, k, v, log_f, log_i, state, mask, starts))
+    problem = Problem(stabilised, reverse, implementation)
+    dispatch.check(IMPLEMENTATIONS, implementation)
+    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
+    run = _reference if implementation == dispatch.REFERENCE else _chunked
+    return run(problem, operands)
+
+
+_reference, _chunked = once_each(reference.run), once_each(chunked.run)
+
+
+def _describe(operands):
+    steps, *batch, heads, width = operands.q.shape
+    sizes = f"T={steps} B={tuple(batch)} N={heads} D={width} E={operands.v.shape[-1]}"
+    return f"matrix_memory {sizes} {operands.q.dtype}"

@@ -1,0 +1,91 @@
+"""Chunk by chunk: within a chunk as attention with decay, between chunks by the memory.
+
+As in Hua et al. 2022 (arXiv:2202.10447), Yang et al. 2023 (arXiv:2312.06635) and, with gates that
+are exponentials, Beck et al. 2025 (arXiv:2503.14376). All exponents are at most 0. Backward makes
+a chunk again from the memory before it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn._src.core.sequence import select
+from jaxrnn._src.ops.attention.blocks import block_size, blocks, joined
+from jaxrnn._src.ops.matrix_memory.problem import product
+
+_CHUNK = 64
+
+
+def unsupported(problem, operands, target):
+    """Why this implementation can't run the problem: None, it runs every one."""
+    del problem, operands, target
+
+
+def run(problem, operands):
+    """The whole sequence: (state, (ys, ms))."""
+    steps, *batch, _, _ = operands.q.shape
+    held = jnp.zeros_like(operands.log_f), jnp.full_like(operands.log_i, -jnp.inf)
+    gates = select(operands.mask, (operands.log_f, operands.log_i), held)
+    starts = operands.starts
+    starts = jnp.zeros((steps, *batch), bool) if starts is None else starts
+    xs = (*operands[:3], *gates, starts[..., None])
+    if problem.reverse:
+        xs = jax.tree.map(lambda a: a[::-1], xs)
+    vectors = (jnp.moveaxis(a, 0, -2) for a in xs[:3])
+    scalars = (jnp.moveaxis(a, 0, -1) for a in xs[3:])
+    size = block_size(_CHUNK, steps) or 1  # of no steps, no chunk
+    cut = [blocks(a, size, -2) for a in vectors]
+    cut += [blocks(a, size, -1, fill) for a, fill in zip(scalars, (0, -jnp.inf, False))]
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # which a scan prevents
+    def one(state, chunk):
+        return _chunk(problem.stabilised, state, *chunk)
+
+    state, (ys, ms) = lax.scan(one, operands.state, cut)
+    ys = jnp.moveaxis(joined(ys, -2, steps), -2, 0), jnp.moveaxis(joined(ms, -1, steps), -1, 0)
+    ys = jax.tree.map(lambda a: a[::-1], ys) if problem.reverse else ys
+    return state, select(operands.mask, ys, 0)
+
+
+def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):
+    """L steps of ``(C, m)``: q, k [B, N, L, D], v [B, N, L, E], gates [B, N, L], starts [B, 1, L].
+
+    Returns (state, (ys [B, N, L, E], ms [B, N, L])).
+    """
+    (memory, m), total, dtype = state, state[0].dtype, q.dtype
+    episode = lax.cumsum(starts.astype(jnp.int32), axis=starts.ndim - 1)
+    first = episode == 0  # the episode that C and m are of
+    steps = jnp.arange(starts.shape[-1])
+    causal = jnp.broadcast_to(steps[:, None] >= steps[None, :], (*starts.shape, steps.size))
+    seen = causal & (episode[..., :, None] == episode[..., None, :])  # [B, 1, L, L]
+    # What is left at each step: of the memory before the chunk, and of each step s of the chunk.
+    left = jnp.where(seen, log_f[..., None, :], 0).sum(-1)
+    of_step = left[..., :, None] - left[..., None, :] + log_i[..., None, :]
+    of_step = jnp.where(seen, of_step, -jnp.inf)
+    of_memory = left + jnp.where(first, m[..., None], 0)
+    top = jnp.maximum(of_memory, _most(of_step)) if stabilised else jnp.zeros_like(left)
+    of_step, of_memory = jnp.exp(of_step - top[..., None]), jnp.exp(of_memory - top)[..., None]
+
+    scores = product("...td,...sd->...ts", q, k, dtype, total) * of_step
+    read = of_memory * product("...td,...de->...te", q, memory, dtype, total)
+    ys = product("...ts,...se->...te", scores, v, dtype, total) + select(first, read, 0)
+    memory = select(first[..., -1], of_memory[..., -1:, :] * memory, 0)
+    memory += product("...sd,...se->...de", of_step[..., -1, :, None] * k, v, dtype, total)
+    return (memory, top[..., -1]), (ys, top)
+
+
+@jax.custom_jvp
+def _most(a):
+    """The largest along the last axis."""
+    return a.max(-1)
+
+
+@_most.defjvp
+def _most_jvp(primals, tangents):
+    # JAX's own looks for elements equal to the result: when a program rounds a once for each,
+    # differently, there may be none, and 0 / 0.
+    (a,), (t,) = primals, tangents
+    chosen = jax.nn.one_hot(a.argmax(-1), a.shape[-1], dtype=bool)
+    return _most(a), jnp.where(chosen, t, 0).sum(-1)

@@ -1,0 +1,122 @@
+"""The recurrence: one contract, one dispatch, one leaf file for each implementation.
+
+    h_t, ... = update((h_{t-1}, ...), w x_t + b, r h_{t-1})
+
+``update`` is elementwise; everything else is the same for all cells. Kernels know no cell, and
+cells know no kernel.
+"""
+
+import functools
+
+import jax.numpy as jnp
+
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.closures import closed_update
+from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core.sequence import resets
+from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, reference, tpu, xla
+from jaxrnn._src.ops.recurrence.problem import Operands, Problem
+
+# The best first; `reference` runs only if asked.
+IMPLEMENTATIONS = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
+RESIDUALS = ("gates", "states", "chunks")
+
+
+def recur(
+    update,
+    xs,
+    w,
+    b,
+    r,
+    unit,
+    state,
+    *,
+    initial=None,
+    mask=None,
+    starts=None,
+    reverse=False,
+    residuals="gates",
+    implementation=None,
+):
+    """Runs an elementwise update over time.
+
+    T time, B any batch axes, I input, G gates, H hidden, N heads of width D = H / N.
+
+    Args:
+      update: ``update(state, x, r, **unit) -> state``. ``state`` is a tuple of [B, H]; ``x`` and
+        ``r`` are tuples of G arrays [B, H], the input's and the state's part of each gate.
+      xs: [T, B, I], any floating type; ys will have the same.
+      w: [I, G, H].
+      b: [G, H].
+      r: [H, G, H], or [N, D, G, D] for a block-diagonal recurrence.
+      unit: dict of weights [H], one for each unit, given to ``update`` by name.
+      state: tuple of [B, H] in the type of the arithmetic, float32 or float64. The first is the
+        output, and what recurs.
+      initial: the state that ``starts`` puts back, like ``state``.
+      mask: bool [T, B], true at a real step; at others the state is held and ys is 0.
+      starts: bool [T, B], true where a new episode begins.
+      reverse: from the last step to the first.
+      residuals: what a forward keeps for its backward: "gates", all that enters the gates;
+        "states", the states alone, from which a large product makes the gates again; or "chunks",
+        the state before every chunk of about sqrt(T) steps, which are then run again.
+      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can run.
+
+    Returns:
+      ``(state, ys)``: the final state, and ys [T, B, H].
+    """
+    starts = resets(starts, mask, reverse)
+    dispatch.check(IMPLEMENTATIONS, implementation)
+    names = tuple(sorted(unit))
+    closed = closed_update(update, len(state), w.shape[1], names, w.shape[2], state[0].dtype)
+    # A scan of the step may close over arrays, and then is no function to be kept.
+    as_it_is = closed.why is not None or (implementation == dispatch.REFERENCE and closed.unit)
+    if not as_it_is:
+        update, unit = closed.update, unit | closed.unit
+    operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
+    kept = "gates" if residuals == "chunks" else residuals  # within a chunk
+    problem = Problem(
+        update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices()
+    )  # fmt: skip
+    described = _describe(problem, operands)
+    if closed.why is None:
+        dispatch.record(described, IMPLEMENTATIONS, problem, operands)
+    else:
+        dispatch.only_reference(described, closed.why, implementation)
+    if xs.shape[0] == 0:
+        return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
+    if as_it_is:
+        chunked = residuals == "chunks"
+        run = functools.partial(chunks.run, reference.run) if chunked else reference.run
+    else:
+        run = _reference if implementation == dispatch.REFERENCE else _operation
+        run = _IN_CHUNKS[run] if residuals == "chunks" else run
+    *final, ys = run(problem, operands)
+    return tuple(final), ys
+
+
+def _describe(problem, operands):
+    steps, *batch, inputs = operands.xs.shape
+    heads = f" N={operands.r.shape[0]}" if operands.r.ndim == 4 else ""
+    sizes = f"T={steps} B={tuple(batch)} I={inputs} H={operands.w.shape[2]}{heads}"
+    return f"{problem.update.__name__} {sizes} {operands.xs.dtype}"
+
+
+_reference = once_each(reference.run)
+_operation = Operation(
+    "recur",
+    reference=reference.run,
+    default=xla,
+    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
+    operand_axes=Operands(
+        xs=1, w=WEIGHT, b=WEIGHT, r=WEIGHT, unit=WEIGHT, state=0, initial=0, mask=1, starts=1
+    )._asdict(),
+    output_axes=lambda problem: (*(0,) * problem.states, 1),
+    residual_axis=1,
+    reads=lambda problem, operands: (*(False,) * problem.states, xla.first_kept(operands) > 0),
+    folded=lambda problem: problem._replace(batch_first=True),
+)
+_IN_CHUNKS = {
+    whole: once_each(functools.partial(chunks.run, whole)) for whole in (_reference, _operation)
+}

@@ -1,0 +1,253 @@
+"""The recurrence on a CPU: the whole sequence in one call of C++ (``native/``).
+
+The update and its derivative are handed over as programs, so any elementwise update of known
+operations runs there. So do all gradients: those of the weights are products that the kernel
+takes of some steps at a time, while what enters them is still in the cache.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn._src.ops import native
+from jaxrnn._src.ops.recurrence import problem as p
+from jaxrnn._src.ops.recurrence import xla
+from jaxrnn._src.ops.recurrence.packed import Packing
+from jaxrnn._src.ops.recurrence.program import Unknown
+from jaxrnn._src.ops.recurrence.row_partition import Argument, Result, call
+from jaxrnn._src.ops.recurrence.updates import programs
+
+_STORED = ("float32", "float64", "bfloat16", "float16")
+EXPORTED = False  # an exported program should run where this library's kernels are not
+
+
+def unsupported(problem, operands, target):
+    """Why the kernel can't run the problem, or None."""
+    if target.platform != "cpu":
+        return f"it is for CPUs, not for {target.platform}"
+    library = native.library()
+    if library.missing:
+        return library.missing
+    asked = native.instruction_set()
+    if asked and asked not in library.instruction_sets:
+        return f"{native.ISA} is {asked!r}; this machine has {library.instruction_sets}"
+    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
+    if not all(isinstance(n, int) for n in sizes):
+        return "a size is symbolic"
+    if operands.xs.dtype.name not in _STORED:
+        return f"xs has the type {operands.xs.dtype}; the kernel knows {_STORED}"
+    try:
+        programs = _programs(problem, operands)
+    except Unknown as unknown:
+        return f"the update has an operation that its programs have not: {unknown}"
+    registers = max(program.registers for program in programs)
+    counts = problem.states, problem.gates, len(operands.unit), registers
+    for (name, most), count in zip(library.most.items(), counts, strict=True):
+        if count > most:
+            return f"the update has {count} {name}; the kernel was made for up to {most}"
+    return None
+
+
+def forward(problem, operands, wanted, save, target):
+    """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    del target
+    packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
+    parts = packing.sizes if save and problem.residuals == "gates" else ()
+    kept = xla.first_kept(operands)
+    out = [
+        *[plan.rows()] * problem.states,
+        *[plan.outer_steps(plan.hidden, operands.xs.dtype)] * wanted[-1],
+        *[plan.steps(n * plan.hidden) for n in parts],
+        *[plan.steps(plan.hidden)] * ((problem.states - kept) * save),
+    ]
+    initial = () if operands.initial is None else operands.initial
+    args = [
+        *plan.arrays,
+        *map(plan.flat_rows, (*operands.state, *initial)),
+        *plan.flags,
+    ]
+    program = _programs(problem, operands)[0]
+    flags = dict(save=save, kept=kept, parts=len(parts), want_y=wanted[-1])
+    out = iter(plan.call("jaxrnn_forward", out, args, packing, program, flags))
+    final = [plan.unflat(next(out), 0) for _ in operands.state]
+    ys = plan.inner(next(out)) if wanted[-1] else None
+    return [*final, ys, *(plan.unflat(a, 1) for a in out)]
+
+
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
+    """Returns the gradients of the operands."""
+    del target
+    packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
+    packed, before = packing.kept(residuals)
+    packed = jax.tree.leaves(packed)
+    kept, states = xla.first_kept(operands), problem.states
+    *d_final, d_ys = cotangents
+    given = any(d is not None for d in d_final)
+    zero = jnp.zeros_like(operands.state[0])
+    d_final = [zero if d is None else d for d in d_final] if given else []
+    args = [
+        *plan.arrays,
+        *([plan.flat_rows(operands.state[0]), plan.outer(outputs[-1])] if kept else []),
+        *map(plan.flat, (*packed, *before)),
+        *map(plan.flat_rows, d_final),
+        *([] if d_ys is None else [plan.outer(d_ys)]),
+        *plan.flags,
+    ]
+    names, weights = sorted(operands.unit), [a.array for a in plan.arrays[1:4]]
+    starts, of_w = operands.starts is not None, wanted.w or wanted.b
+    summed = [jax.ShapeDtypeStruct(a.shape, plan.dtype) for a in weights]
+    # Several heads add to it, one after the other.
+    d_xs = operands.xs.dtype if plan.arrays[3].array.shape[0] == 1 else plan.dtype
+    results = {
+        "state": [plan.rows()] * states,
+        "initial": [plan.rows()] * (states * starts),
+        "unit": [plan.rows()] * len(names),
+        "w": [Result(summed[0].shape, plan.dtype)] if of_w else [],
+        "b": [Result(summed[1].shape, plan.dtype)] if of_w else [],
+        "r": [Result(summed[2].shape, plan.dtype)] if wanted.r else [],
+        "xs": [plan.outer_steps(operands.xs.shape[-1], d_xs)] if wanted.xs else [],
+    }
+    flags = dict(
+        kept=kept, parts=len(packed), has_d_ys=d_ys is not None, has_d_final=given,
+        again=not packed, want_x=wanted.xs, want_w=of_w, want_r=wanted.r,
+    )  # fmt: skip
+    program = _programs(problem, operands)[1]
+    out = iter(
+        plan.call("jaxrnn_backward", sum(results.values(), []), args, packing, program, flags)
+    )
+    found = {name: [next(out) for _ in some] for name, some in results.items()}
+
+    def weight(name):
+        whole = getattr(operands, name)
+        return found[name][0].reshape(whole.shape) if found[name] else jnp.zeros_like(whole)
+
+    gradients = p.Operands(
+        xs=plan.inner(found["xs"][0]) if found["xs"] else operands.xs,  # not wanted: any
+        w=weight("w"),
+        b=weight("b"),
+        r=weight("r"),
+        unit={name: d.sum(0) for name, d in zip(names, found["unit"])},
+        state=tuple(plan.unflat(d, 0) for d in found["state"]),
+        initial=tuple(plan.unflat(d, 0) for d in found["initial"]) if starts else None,
+        mask=operands.mask,
+        starts=operands.starts,
+    )
+    return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
+
+
+class _Plan:
+    """The problem as the kernel is told it: one batch axis, the weights in one type."""
+
+    def __init__(self, problem, operands):
+        self.problem, self.operands = problem, operands
+        self.time, *self.batch, _ = operands.xs.shape
+        self.dtype = operands.state[0].dtype
+        self.hidden = operands.w.shape[2]
+        self.size = np.prod(self.batch, dtype=int).item()
+        r = operands.r if operands.r.ndim == 4 else operands.r[None]
+        unit = [operands.unit[name] for name in sorted(operands.unit)]
+        self.arrays = [
+            self.outer(operands.xs),
+            *map(self.weight, (operands.w, operands.b, r, *unit)),
+        ]
+        flags = (operands.mask, operands.starts)
+        self.flags = [Argument(f.reshape(self.time, self.size), 1) for f in flags if f is not None]
+
+    def rows(self):
+        return Result((None, self.hidden), self.dtype)
+
+    def steps(self, width, dtype=None):
+        return Result((self.time, None, width), dtype or self.dtype)
+
+    def outer_steps(self, width, dtype):
+        first = (None, self.time) if self.problem.batch_first else (self.time, None)
+        return Result((*first, width), dtype)
+
+    def weight(self, a):
+        return Argument(a.astype(self.dtype), None)
+
+    def flat(self, a):
+        return Argument(a.reshape(self.time, self.size, a.shape[-1]), 1)
+
+    def outer(self, a):
+        """What the caller has and gets: xs and ys, and their gradients; [T, B, K] or [B, T, K]."""
+        flat = self.flat(a)
+        # Meets the transpose that brought time to the front, and both are gone.
+        return Argument(flat.array.swapaxes(0, 1), 0) if self.problem.batch_first else flat
+
+    def flat_rows(self, a):
+        return Argument(a.reshape(self.size, a.shape[-1]), 0)
+
+    def inner(self, a):
+        """The same of a result, as [T, *batch, K]."""
+        return self.unflat(a.swapaxes(0, 1) if self.problem.batch_first else a, 1)
+
+    def unflat(self, a, leading):
+        return a.reshape(*a.shape[:leading], *self.batch, a.shape[-1])
+
+    def call(self, target, out, args, packing, program, flags):
+        operands, places = self.operands, _places(packing)
+        flags = {
+            "states": self.problem.states,
+            "unit": len(operands.unit),
+            "has_mask": operands.mask is not None,
+            "has_starts": operands.starts is not None,
+            "has_d_ys": False,
+            "has_d_final": False,
+            "reverse": self.problem.reverse,
+            "save": False,
+            "kept": 0,
+            "batch_first": self.problem.batch_first,
+            "registers": program.registers,
+            "inputs": program.inputs,
+            "parts": 0,
+            "again": False,
+            "want_x": False,
+            "want_w": False,
+            "want_r": False,
+            "want_y": False,
+        } | flags
+        attributes = dict(
+            sizes=np.array(list(flags.values()), np.int32),
+            program=np.array(program.instructions, np.int32).reshape(-1),
+            constants=np.array(program.constants, np.float64),
+            outputs=np.array(program.outputs, np.int32),
+            isa=native.instruction_set(),
+            **{name: np.array(place, np.int32) for name, place in places._asdict().items()},
+        )
+
+        def launch(shapes, args, members, rows):
+            del members, rows  # the shapes say
+            return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
+
+        return call(launch, args, out)
+
+
+class _Places(NamedTuple):
+    """Where gates are: see ``Gates`` in native/cpu/task.h."""
+
+    input: list[int]
+    recurrent: list[int]
+    part: list[int]
+    place: list[int]
+
+
+def _places(packing):
+    summed, apart = packing.summed, packing.apart
+    first = {gate: slot for slot, gate in enumerate(summed + apart)}
+    gates = range(len(first))
+    second = {gate: slot + len(apart) * (gate in apart) for gate, slot in first.items()}
+    sizes = packing.sizes
+    return _Places(
+        [first[g] for g in gates],
+        [second[g] for g in gates],
+        [part for part, size in enumerate(sizes) for _ in range(size)],
+        [place for size in sizes for place in range(size)],
+    )
+
+
+def _programs(problem, operands):
+    """The update's, and its derivative's."""
+    return programs(problem, operands, native.library().operations)

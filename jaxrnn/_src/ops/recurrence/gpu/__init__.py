@@ -1,0 +1,255 @@
+"""The recurrence on an NVIDIA GPU: the whole sequence in one kernel, the weights on the chip.
+
+XLA's loop is several kernels a step, each of which waits for the one before and reads the weights
+again. Here each block of threads keeps its part of the weights, and blocks hand each other what a
+step made through the cache (``kernel.cu``). The update and its derivative become its code, so any
+elementwise update of known operations runs. The gradients of the weights are products over all
+steps, after the loop, as in ``recurrence.xla``.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn._src.ops.recurrence import problem as p
+from jaxrnn._src.ops.recurrence import xla
+from jaxrnn._src.ops.recurrence.gpu import launch, source, tiling
+from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS, KIB, Layer, plan
+from jaxrnn._src.ops.recurrence.packed import Packed, Packing
+from jaxrnn._src.ops.recurrence.program import Unknown
+from jaxrnn._src.ops.recurrence.projected import in_pieces
+from jaxrnn._src.ops.recurrence.row_partition import Argument, Result, call
+from jaxrnn._src.ops.recurrence.updates import programs
+
+EXPORTED = False  # an exported program should run where this library's kernels are not
+_MOST_EXCHANGE = 4 << 30  # bytes of a sequence's exchange
+
+# What `jax.default_matmul_precision` is where XLA rounds the factors of a float32 product.
+_ROUNDED = (
+    None, "default", "fastest", "bfloat16", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32",
+)  # fmt: skip
+
+
+def unsupported(problem, operands, target):
+    """Why the kernel can't run the problem, or None."""
+    if target.platform not in ("cuda", "gpu") and not launch.EMULATED:
+        return f"it is for NVIDIA GPUs, not for {target.platform}"
+    chip = launch.chip(target)
+    if chip is None:
+        return f"the kernel knows {', '.join(CHIPS)}; this is {target.chip or 'an unknown chip'}"
+    missing = launch.missing(target)
+    if missing:
+        return missing
+    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
+    if not all(isinstance(n, int) for n in sizes):
+        return "a size is symbolic"
+    if operands.state[0].dtype != jnp.float32:
+        return f"states have the type {operands.state[0].dtype}; the kernel knows float32"
+    if operands.xs.dtype.name not in source.TYPES:
+        return f"xs has the type {operands.xs.dtype}; the kernel knows {', '.join(source.TYPES)}"
+    if operands.state[0].size == 0:
+        return "there is no row"
+    arrays = 4 * problem.states + 2 * len(operands.unit) + 10  # at most
+    if arrays > launch.MOST_ARRAYS:
+        return f"the update has {problem.states} states and {len(operands.unit)} unit weights"
+    try:
+        programs(problem, operands, source.OPERATIONS)
+    except Unknown as unknown:
+        return f"the update has an operation that the kernel has not: {unknown}"
+    plans = [plan(_layer(problem, operands), chip, backward=b) for b in (False, True)]
+    if None in plans:
+        return (
+            f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
+            f" blocks of {chip.shared // KIB} KiB"
+        )
+    launches = max(plan.launches for plan in plans)
+    if launches > 1 and problem.implementation is None:
+        return f"for so many rows it would be launched {launches} times, one after the other"
+    exchange = operands.xs.shape[0] * max(plan.exchange for plan in plans)
+    if exchange > _MOST_EXCHANGE:
+        return f"blocks would exchange {exchange / 1e9:.1f} GB; residuals='chunks' needs less"
+    return None
+
+
+def _layer(problem, operands, members=1, rows=None):
+    heads = operands.r.shape[0] if operands.r.ndim == 4 else 1
+    rows = rows or math.prod(operands.xs.shape[1:-1])
+    hidden = operands.w.shape[2]
+    size = operands.product_dtype.itemsize
+    return Layer(size, problem.gates, hidden // heads, heads * members, rows)
+
+
+def forward(problem, operands, wanted, save, target):
+    """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    return in_pieces(_forward, problem, operands, wanted, save, target)
+
+
+def _forward(problem, operands, wanted, save, target):
+    packing, plan = Packing(problem, operands.unit), _Plan(problem, operands, target)
+    parts = packing.sizes if save and problem.residuals == "gates" else ()
+    first = xla.first_kept(operands)
+    count = problem.states
+    arguments = {
+        "GIVEN": [plan.steps(p.project(operands.xs, operands))],
+        **plan.weights,
+        "STATE": map(plan.rows, operands.state),
+        "INITIAL": map(plan.rows, operands.initial or ()),
+        **plan.flags,
+    }
+    results = {
+        "FINAL": [plan.row_results()] * count,
+        "YS": [plan.step_results(1, operands.xs.dtype)] * wanted[-1],
+        "KEPT_GATES": [plan.step_results(n, jnp.float32) for n in parts],
+        "KEPT_STATES": [plan.step_results(1, jnp.float32)] * (save * (count - first)),
+    }
+    constants = {"FIRST_KEPT": first}
+    out = plan.call("update", arguments, results, constants)
+    over_time = [*(out["YS"] or [None]), *out["KEPT_GATES"], *out["KEPT_STATES"]]
+    over_time = [None if a is None else plan.unflat_steps(a) for a in over_time]
+    return [*map(plan.unflat_rows, out["FINAL"]), *over_time]
+
+
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
+    """Returns the gradients of the operands."""
+    del wanted  # what nobody uses, XLA removes
+    packing, plan = Packing(problem, operands.unit), _Plan(problem, operands, target)
+    packed, before = xla.saved(packing, operands, outputs, residuals)
+    *d_final, d_ys = cotangents
+    zero = jnp.zeros_like(operands.state[0])
+    used, count = plan.looks_at(), problem.states
+    arguments = {
+        "GIVEN": map(plan.steps, jax.tree.leaves(packed)),
+        **plan.weights,
+        "BEFORE": [plan.steps(s) for s, u in zip(before, used, strict=True) if u],
+        "D_FINAL": [plan.rows(zero if d is None else d) for d in d_final],
+        "D_YS": [] if d_ys is None else [plan.steps(d_ys)],
+        **plan.flags,
+    }
+    gates = plan.step_results(problem.gates, operands.product_dtype)
+    starts = operands.starts is not None
+    results = {
+        "D_STATE": [plan.row_results()] * count,
+        "D_INITIAL": [plan.row_results()] * (count * starts),
+        "D_UNIT": [plan.row_results()] * len(operands.unit),
+        "D_STATE_GATES": [gates],
+        "D_INPUT_GATES": [] if packing.whole else [gates],
+    }
+    places = np.cumsum(used) - 1
+    constants = {"USED": [int(i) if u else -1 for i, u in zip(places, used, strict=True)]}
+    out = plan.call("derivative", arguments, results, constants)
+    to_state = plan.unflat_steps(out["D_STATE_GATES"][0])
+    to_input = to_state if packing.whole else plan.unflat_steps(out["D_INPUT_GATES"][0])
+    all_gates = tuple(range(problem.gates))
+    gradients = operands._replace(
+        xs=p.project_transposed(to_input, all_gates, operands),
+        w=p.input_gradient(to_input, operands),
+        b=p.bias_gradient(to_input, operands),
+        r=p.recurrent_gradient(before[0], to_state, operands),
+        unit={name: p.over_rows(d) for name, d in zip(sorted(operands.unit), out["D_UNIT"])},
+        state=tuple(map(plan.unflat_rows, out["D_STATE"])),
+        initial=tuple(map(plan.unflat_rows, out["D_INITIAL"])) if starts else None,
+    )
+    return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
+
+
+class _Plan:
+    """The problem as the kernel is told it: one batch axis, its arrays by name."""
+
+    def __init__(self, problem, operands, target):
+        self.problem, self.operands, self.target = problem, operands, target
+        self.time, *self.batch, _ = operands.xs.shape
+        self.size = math.prod(self.batch)
+        self.hidden = operands.w.shape[2]
+        r = operands.r if operands.r.ndim == 4 else operands.r[None]
+        self.heads = r.shape[0]
+        unit = [operands.unit[name].astype(jnp.float32) for name in sorted(operands.unit)]
+        self.weights = {
+            "R": [Argument(r.astype(operands.product_dtype), None)],
+            "UNIT": [Argument(u, None) for u in unit],
+        }
+        flags = {"MASK": operands.mask, "STARTS": operands.starts}
+        self.flags = {
+            name: [] if flag is None else [Argument(flag.reshape(self.time, self.size), 1)]
+            for name, flag in flags.items()
+        }
+
+    def steps(self, a):
+        return Argument(a.reshape(self.time, self.size, a.shape[-1]), 1)
+
+    def rows(self, a):
+        return Argument(a.reshape(self.size, a.shape[-1]), 0)
+
+    def row_results(self):
+        return Result((None, self.hidden), jnp.dtype(jnp.float32))
+
+    def step_results(self, parts, dtype):
+        return Result((self.time, None, parts * self.hidden), jnp.dtype(dtype))
+
+    def unflat_rows(self, a):
+        return a.reshape(*self.batch, a.shape[-1])
+
+    def unflat_steps(self, a):
+        return a.reshape(self.time, *self.batch, a.shape[-1])
+
+    def looks_at(self):
+        """Of each state, whether the derivative depends on what it was."""
+        program = self.program("derivative")
+        read = {r for _, _, *args in program.instructions for r in args}
+        return [k in read for k in range(self.problem.states)]
+
+    def program(self, name):
+        update, derivative = programs(self.problem, self.operands, source.OPERATIONS)
+        return {"update": update, "derivative": derivative}[name]
+
+    def call(self, name, arguments, results, constants):
+        """Runs a kernel; what it gives, by the names of ``results``."""
+        arguments = {key: list(some) for key, some in arguments.items()}
+        constants = self._constants(arguments | results) | constants
+        program, chip = self.program(name), launch.chip(self.target)
+        backward = name == "derivative"
+        dtype = self.operands.product_dtype.name
+        precise = jax.config.jax_default_matmul_precision not in _ROUNDED
+        defined = [f"PRODUCT_{dtype.upper()}"]
+        defined += [] if backward else ["FORWARD"]
+        defined += ["PRECISE"] if precise and dtype == "float32" else []
+
+        def run(shapes, args, members, rows):
+            layer = _layer(self.problem, self.operands, math.prod(members), rows)
+            chosen = plan(layer, chip, backward=backward)
+            text = source.text(
+                name=name, program=program, defined=tuple(defined),
+                constants=constants
+                | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
+                | {"ENSEMBLE": math.prod(members) > 1},
+            )  # fmt: skip
+            return launch.call(text, chosen, layer, shapes, args, members, self.time)
+
+        out = iter(call(run, sum(arguments.values(), []), sum(results.values(), [])))
+        return {key: [next(out) for _ in some] for key, some in results.items()}
+
+    def _constants(self, arrays):
+        """What ``kernel.cu`` wants to know; of arrays, which is the first of each name."""
+        packing = Packing(self.problem, self.operands.unit)
+        order = packing.summed + packing.apart
+        places, count = {}, 0
+        for name, some in arrays.items():
+            places[name] = count if some else -1
+            count += len(some)
+        return {
+            "MOST_ARRAYS": launch.MOST_ARRAYS,
+            "GATES": self.problem.gates,
+            "APART": len(packing.apart),
+            "STATES": self.problem.states,
+            "UNIT_WEIGHTS": len(self.operands.unit),
+            "HEADS": self.heads,
+            "WIDTH": self.hidden // self.heads,
+            "REVERSE": self.problem.reverse,
+            "SLOT": [order.index(gate) for gate in range(self.problem.gates)],
+            "EXCHANGE": count,
+            "Output": source.TYPES[self.operands.xs.dtype.name],
+            "WARPS": tiling.WARPS,
+            "MOST_HELD": tiling.MOST_HELD,
+            **places,
+        }

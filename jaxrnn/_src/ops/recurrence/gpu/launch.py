@@ -1,0 +1,80 @@
+"""A kernel's call: code and numbers for ``native/gpu/gpu.cc``, which hands them to the driver."""
+
+import ctypes
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn._src.ops import native
+from jaxrnn._src.ops.recurrence.gpu import compiler, tiling
+from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS
+
+MOST_ARRAYS = 48  # of a kernel: see native/gpu/gpu.cc
+FILE = "JAXRNN_GPU_LIBRARY"  # environment: another library than the installed one
+EMULATED = None  # in tests: runs a kernel's source on a CPU
+
+
+def missing(target):
+    """Why no kernel can be made here, or None. For no GPU in particular, all is there."""
+    return None if EMULATED or target.chip is None else _loaded()
+
+
+@functools.cache
+def _loaded():
+    """Loads the library once and tells XLA of its function; why not, or None."""
+    if compiler.library() is None:
+        return "there is no NVRTC (nvidia-cuda-nvrtc), which comes with jax[cuda12] or jax[cuda13]"
+    found = native.file("gpu.so", FILE)
+    if found is None:
+        return native.why_none("gpu.so")
+    try:
+        lib = ctypes.CDLL(str(found))
+    except OSError as error:
+        return f"its library cannot be loaded: {error}"
+    handler = jax.ffi.pycapsule(lib.jaxrnn_gpu)
+    jax.ffi.register_ffi_target("jaxrnn_gpu", handler, platform="CUDA")
+    return None
+
+
+def chip(target):
+    """What the kernel knows of where it will run; None if nothing."""
+    if EMULATED:
+        return EMULATED.chip
+    if target.platform == "gpu" and target.chip is None:
+        return min(CHIPS.values())  # of a GPU in general: the least of those it knows
+    return CHIPS.get(target.chip)
+
+
+def call(text, plan, layer, shapes, args, members, steps):
+    """Runs a kernel's source on arrays [...members, ...]; gives arrays like ``shapes``."""
+    levels = len(members)
+
+    def stride(a):
+        """Bytes from one member to the next."""
+        return math.prod(a.shape[levels:]) * a.dtype.itemsize * (math.prod(a.shape[:levels]) > 1)
+
+    # Of several levels of members an array may have some; the kernel counts all members in one.
+    args = [
+        a
+        if math.prod(a.shape[:levels]) in (1, math.prod(members))
+        else jnp.broadcast_to(a, (*members, *a.shape[levels:]))
+        for a in args
+    ]
+
+    exchange = jax.ShapeDtypeStruct((steps * plan.exchange // 4,), jnp.uint32)
+    numbers = dict(
+        blocks=plan.blocks, at_once=plan.at_once, threads=32 * tiling.WARPS, shared=plan.shared,
+        steps=steps, rows=layer.rows, tiles=plan.tiles, groups=layer.groups * plan.tiles,
+    )  # fmt: skip
+    attributes = dict(
+        numbers=np.array(list(numbers.values()), np.int64),
+        members=np.array([*map(stride, (*args, *shapes)), 0], np.int64),
+    )
+    if EMULATED:
+        return EMULATED(text, [*shapes, exchange], args, **attributes)[:-1]
+    code, _ = compiler.compiled(text)
+    out = jax.ffi.ffi_call("jaxrnn_gpu", [*shapes, exchange])(*args, code=code, **attributes)
+    return out[:-1]

@@ -1,0 +1,44 @@
+"""What cells made of cells share."""
+
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.streaming import streamed
+
+
+def check_cell(name, cell):
+    """``cell`` is one; ``name`` is what asks."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+
+
+def views(run, initial_state, zero=True):
+    """Step and unroll of ``run(params, state, x, key, call) -> (state, y)``.
+
+    What ``run`` does itself is elementwise in time, and zero for zeros if ``zero`` says so;
+    ``call(cell, params, state, x, key)`` runs a cell.
+    """
+
+    def step(params, state, x, key=None):
+        return run(params, state, x, key, lambda cell, *args: cell.step(*args))
+
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+        def call(cell, params, state, xs, key):
+            return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
+
+        state, ys = run(params, state, xs, key, call)
+        return state, ys if zero else select(mask, ys, 0)
+
+    def made(params, xs):
+        """What the cells make, and their outputs; None if one has to see the whole sequence."""
+        found = []
+
+        def call(cell, params, state, xs, key):
+            inner = getattr(cell.unroll, "made", lambda params, xs: None)(params, xs)
+            state, ys = cell.unroll(params, state, xs, None, None, False, key, None)
+            found.append(None if inner is None else (inner, ys))
+            return state, ys
+
+        run(params, None, xs, None, call)
+        return None if any(one is None for one in found) else found
+
+    return step, streamed(unroll, initial_state, made)
