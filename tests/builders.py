@@ -31,7 +31,7 @@ REPRESENTATIVES = {
     "lifted": ("gru_reset_before", "rhn", "conv_lstm"),
     "diagonal": ("gilr", "lru"),
     "convolved": ("conv1d_dilated", "qrnn"),
-    "memory": ("rwkv7", "delta_product", "retention", "rwkv6"),
+    "memory": ("retention", "delta_product"),
     "stateless": ("project",),
     "views": ("stack", "rg_lru", "dropout_sequence", "parallel_function", "zoneout", "attentive"),
     "cell": ("smooth",),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import truth
+from transforms import ran, six
 
 import jaxrnn
 from jaxrnn._src.ops.delta_rule import delta_rule
@@ -143,6 +144,29 @@ def test_a_start_puts_back_what_is_not_finite(rule):
     came, wanted = (run(taken, s, before, mask, starts, False) for s in (bad, zero))
     assert cases.error((came[0], came[1][7:]), (wanted[0], wanted[1][7:])) < 1e-6
     assert np.isnan(np.asarray(came[1][:7])).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_transforms():
+    """Forward mode, second derivatives and ``vmap`` are those of the scan of the step."""
+    e = cases.example(cases.CELLS["rwkv7"], cases.Shape(3, (2,), 2, 4))
+
+    def loss_by(name):
+        def loss(params, xs):
+            out = jaxrnn.unroll(
+                e.cell, params, xs, e.state, mask=e.mask, starts=e.starts, implementation=name
+            )
+            return sum(jnp.sin(a).sum() for a in jax.tree.leaves(out))
+
+        return loss
+
+    each = six(weights=(0, None), data=(None, 0))
+    came, wanted = (
+        ran({which: apply(loss_by(name)) for which, apply in each.items()}, e.params, e.xs)
+        for name in ("xla", "reference")
+    )
+    for which in each:
+        assert cases.error(came[which][0], wanted[which][0]) < 1e-11, which
 
 
 @pytest.mark.usefixtures("x64")
