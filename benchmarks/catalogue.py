@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 import jaxrnn
-from benchmarks import zoo
+from benchmarks.shared import zoo
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cells.md"

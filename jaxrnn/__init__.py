@@ -42,6 +42,7 @@ from jaxrnn._src.cells.sru import sru
 from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
+from jaxrnn._src.core.packing import from_segment_ids, pack, unpack
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.linear_scan import linear_scan
 from jaxrnn._src.wrappers.attentive import attentive, remember
@@ -84,6 +85,7 @@ __all__ = [
     "explain",
     "fast_grnn",
     "from_dones",
+    "from_segment_ids",
     "gated",
     "gated_delta_net",
     "gilr",
@@ -116,6 +118,7 @@ __all__ = [
     "minimal_rnn",
     "mlstm",
     "multiplicative_lstm",
+    "pack",
     "parallel",
     "project",
     "qrnn",
@@ -140,6 +143,7 @@ __all__ = [
     "transformer_block",
     "truncated",
     "ugrnn",
+    "unpack",
     "unroll",
     "variational_dropout",
     "weight_dropout",

@@ -25,6 +25,7 @@ import safetensors.numpy
 import jaxrnn.interop.onnx
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell, Made, constructor, repr_of
+from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.onnx.activations import Activation
 
 KEY = "jaxrnn"
@@ -82,8 +83,7 @@ def save(path, cell, params, *, names=None):
     elman(hidden=4, activation=cube)
     >>> folder.cleanup()
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+    check_cell("cell", cell)
     params = params_tree.dicts(params)
     contents, arrays = {"cell": _described(cell, cell, (names or {}) | OWN)}, {}
     contents["params"] = _outline(params, (), arrays)

@@ -37,11 +37,13 @@ GATED = {
     "ran": lambda a: jaxrnn.ran(H, activation=act(a)),
     "lstm": lambda a: jaxrnn.lstm(H, activation=act(a)),
     "lstm gates": lambda a: jaxrnn.lstm(H, gate_activation=lambda z: jax.nn.sigmoid(a * z)),
+    "gru": lambda a: jaxrnn.gru(H, activation=act(a)),
     "heads": lambda a: jaxrnn.elman(H, activation=act(a), heads=2),
     "chunks": lambda a: jaxrnn.elman(H, activation=act(a), residuals="chunks"),
 }
 LIFTED = {
     "indrnn": lambda a: jaxrnn.indrnn(H, activation=act(a)),
+    "gru before": lambda a: jaxrnn.gru(H, gate_activation=act(a), reset_after=False),
     "lstmp": lambda a: jaxrnn.lstm(H, activation=act(a), projection=3),
 }
 PLAIN = {

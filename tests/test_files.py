@@ -34,7 +34,7 @@ CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "double_bias": jaxrnn.interop.double_bias(jaxrnn.gru(4)),
     "without_bias": jaxrnn.stack(jaxrnn.interop.without_bias(jaxrnn.lstm(4))),
     "onnx_lstm": onnx.backward(onnx.onnx_lstm(4, activations=("relu", LEAKY, "tanh"))),
-    "onnx_gru": onnx.onnx_gru(4, reset_after=False),
+    "gru": jaxrnn.gru(4, reset_after=False, activation=LEAKY),
     "int8": jaxrnn.int8(jaxrnn.lstm(4, projection=2)),
     "numpy": jaxrnn.lstm(np.int64(4), cell_clip=np.float32(0.1), peepholes=np.True_),
     "infinite": jaxrnn.layer_norm(epsilon=float("inf")),
@@ -307,7 +307,7 @@ REFUSED = {
     "no tuple of Python's": (
         jaxrnn.initialized(ELMAN, r=whole_array(cube)), PARAMS, T, "got whole(init=", "tuples",
     ),
-    "module's": (ELMAN, {"w": Parameter(W)}, T, "params['w']: got Parameter, want an array"),
+    "module's": (ELMAN, {"w": Parameter(W)}, T, "params['w']: ", "Parameter, want an array"),
     "None": (ELMAN, PARAMS | {"b": None}, T, "params['b']: got NoneType"),
     "numbered": (ELMAN, {0: W}, T, "params: got dict"),
     "an array": (ELMAN, W, V, "params: its name in a file, '', is taken"),

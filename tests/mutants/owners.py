@@ -82,7 +82,10 @@ OWNERS = {
     ),
     "jaxrnn/_src/ops/recurrence/gpu/": ("tests/test_gpu_kernel.py -k 'gru or initial'",),
     "jaxrnn/_src/cells/lstm.py": (f"{LAWS} -k 'lstm_everything or lstm_coupled'",),
-    "jaxrnn/_src/cells/gru.py": (f"{LAWS} -k 'gru_heads or gru_reset_before'",),
+    "jaxrnn/_src/cells/gru.py": (
+        "tests/test_rows.py -k 'gru_activations or layer_norm_gru'",
+        f"{LAWS} -k 'gru_heads or gru_reset_before'",
+    ),
     "jaxrnn/_src/cells/mlstm.py": (f"{LAWS} -k 'mlstm'",),
     "jaxrnn/_src/cells/s5.py": (
         "tests/test_linear_cells.py",

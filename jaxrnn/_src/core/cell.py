@@ -17,6 +17,7 @@ the same numbers. Time leads, any number of batch axes follows, features come la
 """
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import pickle
@@ -29,18 +30,20 @@ import jax.numpy as jnp
 from jaxrnn._src.core import checks, dispatch
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.equations import equations
-from jaxrnn._src.core.params_tree import OfDicts, dicts
+from jaxrnn._src.core.params_tree import Called, OfDicts, Step, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
 from jaxrnn._src.core.sharding import automatic, varying
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Cell:
     """A recurrence as a plain record of pure functions.
 
     A cell from a constructor prints as the call that made it, compares and hashes by that call,
     and pickles. A cell made by hand, or changed by ``dataclasses.replace``, compares by its
-    functions. So a cell can be a static argument of ``jax.jit`` and a field of any module.
+    functions. To JAX it is a tree without arrays: it can be an argument of ``jax.jit``, which
+    compiles for each cell, and a field of any module.
 
     Attributes:
       init: ``(key, in_size) -> params``, a dict of arrays.
@@ -77,10 +80,11 @@ class Cell:
     gated: Any = dataclasses.field(default=None, init=False)
 
     def __post_init__(self):
-        for name in ("initial_state", "step", "unroll"):
+        kinds = {"init": Called, "initial_state": OfDicts, "step": Step, "unroll": OfDicts}
+        for name, kind in kinds.items():
             function = getattr(self, name)
-            if not isinstance(function, OfDicts):
-                object.__setattr__(self, name, OfDicts(function))
+            if not isinstance(function, Called):
+                object.__setattr__(self, name, kind(function, name))
 
     def __repr__(self):
         if self.made is not None:
@@ -92,6 +96,12 @@ class Cell:
 
     def __hash__(self):
         return hash(self._identity())
+
+    def __pdoc__(self, **options):
+        """The line that Equinox prints for a cell in a module."""
+        from wadler_lindig import TextDoc
+
+        return TextDoc(repr(self))
 
     def __copy__(self):
         return self  # a constant, like a tuple of functions
@@ -152,6 +162,9 @@ def repr_of(value):
     return getattr(value, "__qualname__", None) or repr(value)
 
 
+_HIDDEN = ("hidden_size", "hidden_dim", "hidden_features", "features", "units", "num_units")
+
+
 class constructor:  # noqa: N801, a decorator
     """Makes a function that builds a ``Cell`` remember its arguments in the cell.
 
@@ -178,8 +191,7 @@ class constructor:  # noqa: N801, a decorator
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
-            message = f"{self.__name__}(): {error}; it takes {self.__name__}{self.__signature__}"
-            raise TypeError(message) from None
+            raise TypeError(f"{self.__name__}(): {self._mistake(error, kwargs)}") from None
         bound.apply_defaults()
         cell = self.build(*bound.args, **bound.kwargs)
         kinds = self.__signature__.parameters
@@ -194,6 +206,17 @@ class constructor:  # noqa: N801, a decorator
         except TypeError as error:
             raise TypeError(f"{made}: a cell's arguments must be hashable: {error}") from None
         return labelled(cell, made, cell.gated)
+
+    def _mistake(self, error, kwargs):
+        """What is wrong with a call: a name that it does not know before one that it misses."""
+        known = [n for n, p in self.__signature__.parameters.items() if p.kind != p.VAR_POSITIONAL]
+        unknown = [name for name in kwargs if name not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            close = [n for n in ("hidden",) if unknown[0] in _HIDDEN and n in known] or close
+            error = f"got an unexpected keyword argument {unknown[0]!r}"
+            error += f", want {close[0]}=" if close else ""
+        return f"{error}; it takes {self.__name__}{self.__signature__}"
 
     def __repr__(self):
         return self.__name__
@@ -237,7 +260,9 @@ def cell(init, initial_state, step):
     takes_key = "key" in inspect.signature(step).parameters
 
     def call(params, state, x, key):
-        return step(params, state, x, key) if takes_key else step(params, state, x)
+        result = step(params, state, x, key) if takes_key else step(params, state, x)
+        checks.check_result(result, state)
+        return result
 
     def one(params, state, x, key=None):
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
@@ -269,6 +294,7 @@ def unroll(
     starts=None,
     reverse=False,
     key=None,
+    deterministic=None,
     implementation=None,
 ):
     """Runs a cell over a sequence: the same as scanning ``cell.step``.
@@ -278,13 +304,17 @@ def unroll(
       params: from ``cell.init``, in any mapping.
       xs: [T, ...batch, I], floating.
       state: the state before the first step processed; None for the initial state.
-      lengths: int [...batch]: the first ``lengths`` steps are real, the rest is padding.
+      lengths: int [...batch]: the first ``lengths`` steps are real, the rest is padding. Lengths
+        below 0 or beyond T are an error where they are known. Inside ``jax.jit`` they are not: a
+        row then has no real step, or T of them.
       mask: bool [T, ...batch], true at a real step: padding anywhere. With ``lengths``, a step is
         real if both say so. Whatever stands in padding, NaN included, changes nothing.
       starts: bool [T, ...batch], true where a new episode begins before this step: no state
         crosses from the step before, whichever way the sequence is run.
       reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
+      deterministic: says which is meant: False is training, for which a cell that draws has to be
+        given a key; True is evaluation, whatever the key; None leaves it to the key.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
         can run.
 
@@ -302,13 +332,20 @@ def unroll(
     ((5, 2, 8), True)
     """
     if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+        raise TypeError(f"cell: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
+    if deterministic is not None:
+        checks.check_bool("deterministic", deterministic)
+        if not deterministic and key is None and draws(cell, params, xs):
+            want = "a key: the cell draws random numbers"
+            raise ValueError(f"key: got None and deterministic=False, want {want}")
+        key = None if deterministic else key
     xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
     mask = checks.combined_mask(xs, lengths, mask)
     if state is not None:
-        state = checks.completed_state(cell.initial_state, params, state, xs.shape[1:-1])
+        batch, swapped = xs.shape[1:-1], (xs.shape[0], *xs.shape[2:-1]) if xs.ndim > 2 else None
+        state = checks.completed_state(cell.initial_state, params, state, batch, swapped)
     xs = select(mask, xs, 0)  # what stands in padding never meets a weight
 
     def run(params, state, xs, mask, starts, key):
@@ -348,6 +385,20 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
     return dispatch.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
 
 
+def draws(cell, params, xs):
+    """Whether a cell draws random numbers: whether its outputs depend on the key."""
+
+    def run(key, params, xs):
+        return cell.unroll(params, None, xs, None, None, False, key, None)
+
+    jaxpr = jax.make_jaxpr(run)(jax.random.key(0), dicts(params), xs).jaxpr
+    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
+    for eqn in reversed(jaxpr.eqns):
+        if needed.intersection(eqn.outvars):
+            needed.update(v for v in eqn.invars if not hasattr(v, "val"))
+    return jaxpr.invars[0] in needed
+
+
 def _is_array(value):
     return hasattr(value, "shape")
 
@@ -359,4 +410,6 @@ def output_size(cell, params, in_size):
         return cell.unroll(params, None, xs, None, None, False, None, None)[1]
 
     xs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
-    return jax.eval_shape(run, xs).shape[-1]
+    ys = jax.eval_shape(run, xs)
+    checks.check_one_output(cell, ys)
+    return ys.shape[-1]

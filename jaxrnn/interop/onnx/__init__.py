@@ -3,6 +3,6 @@
 What is imported of the package ``onnx``, which has this one's name, is imported when it is called.
 """
 
-from jaxrnn.interop.onnx.cells import backward, onnx_gru, onnx_lstm
+from jaxrnn.interop.onnx.cells import backward, onnx_lstm
 from jaxrnn.interop.onnx.exported import to_onnx
 from jaxrnn.interop.onnx.imported import from_onnx

@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 
 import jaxrnn
-from benchmarks.shapes import Shape
+from benchmarks.shared.shapes import Shape
 
 
 @jaxrnn.constructor

@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from benchmarks import aot_gpu, aot_tpu, display, launches, scans, schedule, traffic
-from benchmarks.timing import compiled
+from benchmarks.aot import gpu as aot_gpu
+from benchmarks.aot import launches, schedule, traffic
+from benchmarks.aot import tpu as aot_tpu
+from benchmarks.shared import display, scans
+from benchmarks.shared.timing import compiled
 
 STEPS = 4096  # the arrays of a few hundred XLA would keep in a TPU's VMEM
 WAYS = ("forward", "backward")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxrnn
-from benchmarks.shapes import Shape
+from benchmarks.shared.shapes import Shape
 from jaxrnn._src.core.dtypes import promoted
 
 
@@ -68,6 +68,6 @@ SHAPES = Shape("b8-t4096", 8, 4096, 1024, 1024), Shape("b1-t16384", 1, 16384, 10
 
 
 def build(function, cell, shape, dtype):
-    """A contender of ``benchmarks.scans``, as those of ``benchmarks.contenders`` are."""
+    """A contender of ``shared.scans``, as those of ``shared.contenders`` are."""
     params = {"a": jax.ShapeDtypeStruct((shape.T, shape.B, shape.H), dtype)}
     return (lambda params, b: function(params["a"], b)), params

@@ -9,7 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
-from benchmarks import launches
+from benchmarks.aot import launches
 
 # To be in the environment, as LIBTPU_INIT_ARGS, before libtpu is loaded: the last of its many
 # listings alone, which is the program's.

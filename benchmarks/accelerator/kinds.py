@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxrnn
-from benchmarks import accelerator_attention as attention
-from benchmarks import accelerator_linear as linear
-from benchmarks.shapes import Shape
+from benchmarks.accelerator import attention, linear
+from benchmarks.shared.shapes import Shape
 
 
 def user_update(state, x, r, p):

@@ -16,17 +16,17 @@ import time
 
 import jax
 
-from benchmarks import accelerator_checks as checking
-from benchmarks import accelerator_rows as timed
-from benchmarks import machine, record
-from benchmarks.accelerator_kinds import CELLS
-from benchmarks.accelerator_words import sentences, tables
-from benchmarks.contenders import OURS
+from benchmarks.accelerator import checks as checking
+from benchmarks.accelerator import rows as timed
+from benchmarks.accelerator.kinds import CELLS
+from benchmarks.accelerator.words import sentences, tables
+from benchmarks.shared import machine, record
+from benchmarks.shared.contenders import OURS
 
 try:
-    from benchmarks import display
+    from benchmarks.shared import display
 except ModuleNotFoundError:  # there is no rich
-    from benchmarks import plain as display
+    from benchmarks.accelerator import plain as display
 
 PACKAGES = (
     *machine.PACKAGES, "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "torch", "triton",

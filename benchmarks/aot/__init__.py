@@ -1,8 +1,8 @@
 """Layers and ``linear_scan``, compiled for TPUs and an H200: cycles, bytes and kernels of a step.
 
-Nothing runs. Of a TPU's program the schedule is read (``benchmarks.schedule``), of a GPU's the
-kernels are counted (``benchmarks.launches``), of ``linear_scan`` also all bytes
-(``benchmarks.traffic``). It fails where something does not compile, which is also how too little
+Nothing runs. Of a TPU's program the schedule is read (``aot.schedule``), of a GPU's the
+kernels are counted (``aot.launches``), of ``linear_scan`` also all bytes
+(``aot.traffic``). It fails where something does not compile, which is also how too little
 VMEM shows, where a batch over several devices is gathered, and where a figure is more than a tenth
 over that of the last result kept.
 """
@@ -14,9 +14,12 @@ import json
 
 import jax
 
-from benchmarks import aot_gpu, aot_linear, aot_tpu, display, machine, record
-from benchmarks.contenders import DIRECTIONS
-from benchmarks.shapes import SHAPES
+from benchmarks.aot import gpu as aot_gpu
+from benchmarks.aot import linear as aot_linear
+from benchmarks.aot import tpu as aot_tpu
+from benchmarks.shared import display, machine, record
+from benchmarks.shared.contenders import DIRECTIONS
+from benchmarks.shared.shapes import SHAPES
 
 PACKAGES = (*machine.PACKAGES, "libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc")
 CHIPS = ("h200", *aot_tpu.CHIPS)
@@ -36,7 +39,7 @@ NOTES = {
     "registers": "most of any kernel; null where ptxas was not asked",
     "spilled_bytes": "stores and loads of all kernels together",
     "linear": "linear_scan, forward and backward each a program of its own; bytes and cycles of a"
-    " step. bytes: as in benchmarks/traffic.py, what XLA runs beside the kernel included;"
+    " step. bytes: as in benchmarks/aot/traffic.py, what XLA runs beside the kernel included;"
     " times_least: over those of every input and result once; cycles and vmem: of the kernel"
     " alone, vmem as it takes; kernels: of the whole sequence, on the GPU",
 }

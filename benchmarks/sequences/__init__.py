@@ -11,9 +11,10 @@ import time
 import jax
 
 import jaxrnn
-from benchmarks import chart, display, machine, modes, options, record, table, timing, words
-from benchmarks.model import Model, count
-from benchmarks.rows import Row, exponent, of
+from benchmarks.sequences import chart, modes, options, table, words
+from benchmarks.sequences.rows import Row, exponent, of
+from benchmarks.shared import display, machine, record, timing
+from benchmarks.shared.model import Model, count
 
 INTERRUPTED = 130  # the exit status of a program ended by Ctrl-C
 LEAST = 0.5  # seconds of timing a row, even when the time for all of them is up

@@ -1,7 +1,7 @@
 """XLA's loop compiled for an H200 that is not there, and the kernels that a step of it launches.
 
 XLA compiles for the GPU described in ``h200.txtpb``, and the launches of what it made are counted
-(``benchmarks.launches``). Where a step is small, launches are what its time goes into. On a GPU
+(``aot.launches``). Where a step is small, launches are what its time goes into. On a GPU
 XLA would time its libraries and tilings against each other and choose; here it chooses by its
 model of the GPU, which can make a difference of a kernel a step.
 """
@@ -20,10 +20,11 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import launches, machine
-from benchmarks.contenders import linen, ours, timed
-from benchmarks.shapes import Shape
-from benchmarks.timing import compiled
+from benchmarks.aot import launches
+from benchmarks.shared import machine
+from benchmarks.shared.contenders import linen, ours, timed
+from benchmarks.shared.shapes import Shape
+from benchmarks.shared.timing import compiled
 
 TARGET = Path(__file__).with_name("h200.txtpb")
 # ``jax.lax.scan`` of jaxrnn's step, with JAX's own derivative.

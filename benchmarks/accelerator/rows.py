@@ -12,12 +12,12 @@ from typing import NamedTuple
 import jax
 
 import jaxrnn
-from benchmarks import accelerator_linear as linear
-from benchmarks import contenders, scans, timing
-from benchmarks.accelerator_checks import implementations
-from benchmarks.contenders import OURS, with_jax
-from benchmarks.once import once
-from benchmarks.shapes import SHAPES, WIDE, Shape
+from benchmarks.accelerator import linear
+from benchmarks.accelerator.checks import implementations
+from benchmarks.accelerator.once import once
+from benchmarks.shared import contenders, scans, timing
+from benchmarks.shared.contenders import OURS, with_jax
+from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 from jaxrnn._src.core.dispatch import REFERENCE
 
 DTYPES = ("bfloat16", "float32", "float16")
@@ -90,7 +90,7 @@ def prepared(pool, group, peers):
     """Compiles all contenders of some rows, several at a time, as nothing is being timed.
 
     Returns:
-      For each row, contenders by name: what ``benchmarks.contenders`` gives, or the exception.
+      For each row, contenders by name: what ``shared.contenders`` gives, or the exception.
     """
     started = [
         {

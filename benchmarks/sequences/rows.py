@@ -1,11 +1,10 @@
 """Rows of the main job's table, and what follows from several of them."""
 
 import dataclasses
-import itertools
 import math
 import statistics
 
-from benchmarks import timing
+from benchmarks.shared import timing
 
 
 @dataclasses.dataclass
@@ -88,26 +87,3 @@ def exponent(by_length):
     ]
     logs = [[math.log(v) for v in values] for values in (by_length, times)]
     return statistics.linear_regression(*logs).slope
-
-
-def crossing(slow, fast):
-    """Where one cell is overtaken by another: the T at which both would take the same time.
-
-    Between two measured lengths, time is taken to be a power of T.
-
-    Args:
-      slow, fast: ``{length: row}`` of two cells in one mode.
-
-    Returns:
-      ``(T, before, after)``, the measured lengths around it: ``slow`` is the faster one at
-      ``before`` and not at ``after``, nor at any later. None if there is no such place.
-    """
-    shared = sorted(set(slow) & set(fast))
-    lead = {t: math.log(fast[t].per_token.median / slow[t].per_token.median) for t in shared}
-    for before, after in reversed(list(itertools.pairwise(shared))):
-        if lead[after] > 0:
-            return None
-        if lead[before] > 0:
-            part = lead[before] / (lead[before] - lead[after])
-            return before * (after / before) ** part, before, after
-    return None

@@ -1,8 +1,8 @@
 """What ``accelerator`` found, as tables and in words."""
 
-from benchmarks.accelerator_linear import NAME
-from benchmarks.contenders import OURS, TITLES
-from benchmarks.words import against, listed, quotient
+from benchmarks.accelerator.linear import NAME
+from benchmarks.shared.contenders import OURS, TITLES
+from benchmarks.shared.words import against, listed, quotient
 
 OTHERS = ("linen", "cudnn", "torch")  # the same layer; attention is another one
 SCANS = ("associative", "scan")  # of linear_scan

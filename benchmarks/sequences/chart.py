@@ -5,8 +5,8 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from benchmarks import record
-from benchmarks.rows import of
+from benchmarks.sequences.rows import of
+from benchmarks.shared import record
 
 TITLES = {
     "forward": ("Forward pass", "sequence length T"),

@@ -2,8 +2,8 @@
 
 import math
 
-from benchmarks import display
-from benchmarks.rows import exponent, of
+from benchmarks.sequences.rows import exponent, of
+from benchmarks.shared import display
 
 TITLES = {
     "forward": "forward: the logits of a batch",

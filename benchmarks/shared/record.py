@@ -7,8 +7,8 @@ import re
 import tempfile
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"  # which docs/ quotes
-RUNS = Path(__file__).parent / "runs"  # which Git ignores
+RESULTS = Path(__file__).parents[1] / "results"  # which docs/ quotes
+RUNS = Path(__file__).parents[1] / "runs"  # which Git ignores
 
 
 def add_folder(parser, usual=None):

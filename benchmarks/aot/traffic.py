@@ -10,7 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-from benchmarks import launches, schedule
+from benchmarks.aot import launches, schedule
 
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (.*?)\s[a-z][a-z0-9-]*\((.*?)\)(?:, |$)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')

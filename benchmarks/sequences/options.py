@@ -6,7 +6,8 @@ import importlib
 import jax
 
 import jaxrnn
-from benchmarks import modes, record
+from benchmarks.sequences import modes
+from benchmarks.shared import record
 from jaxrnn._src.core import dispatch
 
 CELLS = {

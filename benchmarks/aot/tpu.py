@@ -16,8 +16,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import jaxrnn
-from benchmarks import schedule
-from benchmarks.timing import compiled
+from benchmarks.aot import schedule
+from benchmarks.shared.timing import compiled
 
 STEPS = 384  # T: a number that no other size is, so that it can be told in a shape
 

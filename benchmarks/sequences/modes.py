@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks import machine, text, timing
-from benchmarks.model import OPTIMIZER
+from benchmarks.shared import machine, text, timing
+from benchmarks.shared.model import OPTIMIZER
 
 STREAM = 256  # tokens decoded in a call
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
-from benchmarks.machine import cores
-from benchmarks.timing import compiled
+from benchmarks.shared.machine import cores
+from benchmarks.shared.timing import compiled
 
 CELLS = ("lstm", "gru")
 DIRECTIONS = ("forward", "value_and_grad")

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
-from benchmarks import accelerator_attention as attention
-from benchmarks import accelerator_linear as linear
-from benchmarks.accelerator_kinds import ALWAYS, CELLS, COMMON, KINDS, SHAPES, TINY
-from benchmarks.once import once
-from benchmarks.shapes import Shape
+from benchmarks.accelerator import attention, linear
+from benchmarks.accelerator.kinds import ALWAYS, CELLS, COMMON, KINDS, SHAPES, TINY
+from benchmarks.accelerator.once import once
+from benchmarks.shared.shapes import Shape
 from jaxrnn._src.core.dispatch import NAMES, REFERENCE
 
 # Of outputs and states; of gradients and tangents.
