@@ -64,6 +64,8 @@ OWNERS = {
         "tests/test_matrix_memory.py",
         f"{LAWS} -k '[mlstm'",
     ),
+    "jaxrnn/_src/ops/delta_rule/": ("tests/test_delta_rule.py",),
+    "jaxrnn/_src/builders/memory.py": (f"{LAWS} -k 'retention or delta_product'",),
     "jaxrnn/_src/ops/recurrence/xla.py": (
         f"{LAWS} -k 'gru_states or elman_relu'",
         "tests/test_pieces.py",
