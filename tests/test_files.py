@@ -407,3 +407,14 @@ def test_a_file_of_an_earlier_version():
     given = np.load(saved / "0.1.0.npz")
     _, ys = jaxrnn.unroll(cell, params, jnp.asarray(given["xs"]))
     np.testing.assert_allclose(ys, given["ys"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_byte_changed_in_a_larger_file(tmp_path):
+    """An array is known by all of its bytes, not by the first of them."""
+    path, cell = tmp_path / "saved.safetensors", jaxrnn.elman(8)
+    files.save(path, cell, random_params(cell, 3))
+    data = path.read_bytes()
+    for i in range(len(data) - 1, 0, -7):
+        path.write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+        with pytest.raises(ValueError, match="saved.safetensors: "):
+            files.load(path)
