@@ -20,7 +20,7 @@ pytest.importorskip("rich", reason=NEEDED)
 from cases import NO_KERNEL  # noqa: E402
 
 import jaxrnn  # noqa: E402
-from benchmarks import __main__, int8, peers, programs, sequences  # noqa: E402
+from benchmarks import __main__, attention, int8, peers, programs, sequences  # noqa: E402
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
 from benchmarks.shared import machine, record, text, timing  # noqa: E402
 from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
@@ -209,7 +209,7 @@ def test_attention_has_room_for_the_sequence():
 
 
 WRITE = {"sequences": "sequences.options", "programs": "programs"}  # where the options are
-WRITE |= {name: name for name in ("peers", "cells", "accelerator", "int8", "aot")}
+WRITE |= {name: name for name in ("attention", "peers", "cells", "accelerator", "int8", "aot")}
 
 
 @pytest.mark.parametrize("command", WRITE)
@@ -386,6 +386,24 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
     assert content["words"] == peers.sentences(content["rows"])
     printed = " ".join(capsys.readouterr().out.split())
     assert all(sentence in printed for sentence in content["words"])
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_attention_layers(tmp_path, monkeypatch):
+    """Every contender has a ratio or a reason; what all of them give is of the same sizes."""
+    shape = attention.Shape(2, 5, 8, 2)
+    monkeypatch.setattr(attention, "SHAPES", (shape,))
+    assert attention.main(["--seconds", "0", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "attention-cpu.json").read_text())
+    assert [row["direction"] for row in content["rows"]] == list(attention.DIRECTIONS)
+    for row in content["rows"]:
+        assert set(row["samples"]) | set(row["missing"]) == set(attention.CONTENDERS)
+        for name in row["samples"]:
+            given = attention.CONTENDERS[name](shape, row["direction"], "float32")()
+            sizes = [math.prod(a.shape) for a in jax.tree.leaves(given) if a.shape]
+            whole = 2 * 5 * 8  # of xs, and of ys
+            assert sum(sizes) == (whole if row["direction"] == "forward" else whole + 4 * 8 * 8)
+    assert content["words"] == attention.sentences(content["rows"])
 
 
 @pytest.mark.usefixtures("plain_jax")
