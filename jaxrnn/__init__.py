@@ -50,6 +50,7 @@ from jaxrnn._src.wrappers.attentive import attentive, remember
 from jaxrnn._src.wrappers.initialized import chrono, initialized
 from jaxrnn._src.wrappers.int8 import int8, quantize
 from jaxrnn._src.wrappers.learned import learned_state
+from jaxrnn._src.wrappers.online_gradients import online
 from jaxrnn._src.wrappers.regularise import recurrent_dropout, variational_dropout, zoneout
 from jaxrnn._src.wrappers.reparameterised import weight_dropout, with_params
 from jaxrnn._src.wrappers.stack import (
@@ -68,8 +69,8 @@ __all__ = [
     "attention",
     "attentive",
     "bidirectional",
-    "Cell",
     "cell",
+    "Cell",
     "cfn",
     "chrono",
     "constructor",
@@ -120,6 +121,7 @@ __all__ = [
     "minimal_rnn",
     "mlstm",
     "multiplicative_lstm",
+    "online",
     "pack",
     "para_gru",
     "para_lstm",

@@ -100,6 +100,13 @@ def test_ctc_labelling(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000
 
 
+def test_stream():
+    pytest.importorskip("optax")
+    found = run("stream")
+    assert list(found) == ["online", "its step alone"]
+    assert all(0.3 < share < 0.7 for share in found.values())
+
+
 def test_episodes(tmp_path):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     picture = tmp_path / "episodes.png"

@@ -4,6 +4,9 @@ import json
 import os
 import pathlib
 import random
+import subprocess
+import sys
+import tempfile
 
 import cases
 import jax
@@ -54,8 +57,8 @@ def parts(value):
 
 def named(cell):
     """What a file cannot say of a cell, by a name each."""
-    own = [part for part in parts(cell) if callable(part) and type(part) not in files.RECORDS]
-    own = [part for part in own if part not in files.OWN.values()]
+    own = [part for part in parts(cell) if callable(part) and files._call(part) is None]
+    own = [part for part in own if files._name(part, {}) is None]
     return {f"own {i}": part for i, part in enumerate(own)}
 
 
@@ -90,7 +93,8 @@ def test_every_cell_comes_back(name, tmp_path):
 def test_every_constructor_is_tried():
     whole = [part for cell in CELLS.values() for part in parts(cell) if isinstance(part, Cell)]
     assert {cell.made.constructor for cell in whole} >= CONSTRUCTORS
-    assert set(files.OWN.values()) == CONSTRUCTORS | set(files.RECORDS)
+    assert all(files.own(f"{made.__module__}.{made.__name__}") is made for made in CONSTRUCTORS)
+    assert all(files.own(path).__name__ in path for path in files.RECORDS)
 
 
 TREE = {
@@ -371,6 +375,29 @@ def test_a_new_file_takes_the_place_of_the_old(saved):
     (saved.parent / "any").touch()
     assert saved.stat().st_mode == (saved.parent / "any").stat().st_mode
     assert sorted(os.listdir(saved.parent)) == ["any", "link", saved.name]
+
+
+def test_a_file_of_a_later_format(tmp_path, monkeypatch):
+    path = tmp_path / "it"
+    with monkeypatch.context() as later:
+        later.setattr(files, "FORMAT", 2)
+        files.save(path, ELMAN, PARAMS)
+    with pytest.raises(ValueError, match="it: a newer jaxrnn wrote it, in format 2"):
+        files.load(path)
+
+
+def test_what_a_file_needs_is_loaded_alone():
+    """Neither ONNX nor another library, for a cell that has nothing of them."""
+    program = """import sys
+import jaxrnn, jaxrnn.files
+saved = sys.argv[1]
+cell = jaxrnn.gru(2)
+jaxrnn.files.save(saved, cell, cell.init(__import__("jax").random.key(0), 3))
+print(jaxrnn.files.load(saved)[0], "jaxrnn.interop" in sys.modules)"""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", program, f"{folder}/it"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "gru(hidden=2) False\n", done.stderr
 
 
 def test_a_file_of_an_earlier_version():
