@@ -7,7 +7,7 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
-from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.linear import gates
 
 
 @constructor
@@ -24,7 +24,7 @@ def para_gru(hidden):
 
     Returns:
       A ``Cell``. State ``(h,)``, [..., H]; parameters ``w`` [I, 3, H], ``a`` [3, H] and ``b``
-      [3, H], gates in the order z r n.
+      [3, H], gates in the order z r n. a begins between 0 and 0.5.
 
     >>> cell = jaxrnn.para_gru(hidden=4)
     >>> params = cell.init(jax.random.key(0), 2)
@@ -36,14 +36,14 @@ def para_gru(hidden):
 
     def step(others, state, x, dot):
         del dot
-        (h,), a = state, others["a"]
-        z = sigmoid(x[..., 0, :] + a[..., 0, :] * h)
-        r = sigmoid(x[..., 1, :] + a[..., 1, :] * h)
-        n = tanh(x[..., 2, :] + a[..., 2, :] * (r * h))
+        (h,), (xz, xr, xn), a = state, x, others["a"]
+        z = sigmoid(xz + a[..., 0, :] * h)
+        r = sigmoid(xr + a[..., 1, :] * h)
+        n = tanh(xn + a[..., 2, :] * (r * h))
         h = (1 - z) * h + z * n
         return (h,), h
 
-    return lifted(_spec(hidden), (hidden,), _inputs, step, others=("a",))
+    return lifted(_spec(hidden), (hidden,), gates, step, others=("a",))
 
 
 @constructor
@@ -62,7 +62,8 @@ def para_lstm(hidden):
 
     Returns:
       A ``Cell``. State ``(h, c)``, each [..., H]; parameters ``w`` [I, 3, H], ``a`` [3, H] and
-      ``b`` [3, H], gates in the order f o g, and ``p`` [2, H], of f and o.
+      ``b`` [3, H], gates in the order f o g, and ``p`` [2, H], of f and o. a and p begin between
+      0 and 0.5.
 
     >>> cell = jaxrnn.para_lstm(hidden=4)
     >>> params = cell.init(jax.random.key(0), 2)
@@ -74,24 +75,20 @@ def para_lstm(hidden):
 
     def step(others, state, x, dot):
         del dot
-        (h, c), a, p = state, others["a"], others["p"]
-        f = sigmoid(x[..., 0, :] + a[..., 0, :] * h + p[..., 0, :] * c)
-        g = tanh(x[..., 2, :] + a[..., 2, :] * h)
+        (h, c), (xf, xo, xg), a, p = state, x, others["a"], others["p"]
+        f = sigmoid(xf + a[..., 0, :] * h + p[..., 0, :] * c)
+        g = tanh(xg + a[..., 2, :] * h)
         c = f * c + (1 - f) * g
-        o = sigmoid(x[..., 1, :] + a[..., 1, :] * h + p[..., 1, :] * c)
+        o = sigmoid(xo + a[..., 1, :] * h + p[..., 1, :] * c)
         h = o * tanh(c)
         return (h, c), h
 
     spec = _spec(hidden) | {"p": ((2, hidden), _small)}
-    return lifted(spec, (hidden, hidden), _inputs, step, others=("a", "p"))
+    return lifted(spec, (hidden, hidden), gates, step, others=("a", "p"))
 
 
 def _spec(hidden):
     return param_spec.feedforward(hidden, 3) | {"a": ((3, hidden), _small)}
-
-
-def _inputs(params, x):
-    return affine(x, params["w"], params["b"])
 
 
 _small = jax.nn.initializers.uniform(0.5)
