@@ -27,11 +27,12 @@ from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
-from jaxrnn._src.cells.mamba import mamba2
+from jaxrnn._src.cells.mamba import mamba, mamba2
 from jaxrnn._src.cells.mgu import mgu
 from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
 from jaxrnn._src.cells.mlstm import mlstm
 from jaxrnn._src.cells.multiplicative_lstm import multiplicative_lstm
+from jaxrnn._src.cells.para_rnn import para_gru, para_lstm
 from jaxrnn._src.cells.qrnn import qrnn
 from jaxrnn._src.cells.rg_lru import rg_lru, rg_lru_block
 from jaxrnn._src.cells.rhn import rhn
@@ -112,6 +113,7 @@ __all__ = [
     "linear_scan",
     "lru",
     "lstm",
+    "mamba",
     "mamba2",
     "mgu",
     "min_gru",
@@ -121,6 +123,8 @@ __all__ = [
     "multiplicative_lstm",
     "online",
     "pack",
+    "para_gru",
+    "para_lstm",
     "parallel",
     "project",
     "qrnn",

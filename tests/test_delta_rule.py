@@ -222,3 +222,19 @@ def test_one_write_is_the_negative_delta_net():
     xs = np.random.default_rng(0).normal(size=(6, 2, 3))
     wanted = jaxrnn.unroll(net, params, xs)
     assert cases.error(jaxrnn.unroll(product, same, xs), wanted) < 1e-14
+
+
+def test_reflections_count_modulo_two():
+    """One number, which a one turns over and a zero leaves: parity of a thousand bits."""
+    cell = jaxrnn.delta_net(1, heads=1, negative=True)
+    bits = np.random.default_rng(0).integers(0, 2, 1000)
+    xs = np.stack([bits, np.ones(1000)], 1).astype("float32")
+    params = {
+        "qk": np.float32([[[0], [0]], [[100], [100]]]),  # always the same key
+        "v": np.float32([[0], [1]]),
+        "u": np.float32([[100], [-50]]),  # beta is 2 at a one, 0 at a zero
+    }
+    ys = np.asarray(jaxrnn.unroll(cell, params, xs)[1])[:, 0]
+    odd = np.cumsum(bits) % 2 == 1
+    most = ys.max()
+    assert most > 1 and (np.abs(ys[odd] - most) < 1e-3).all() and (np.abs(ys[~odd]) < 1e-3).all()
