@@ -12,6 +12,7 @@ from jaxrnn._src.cells.conv_lstm import conv_gru, conv_lstm
 from jaxrnn._src.cells.cornn import cornn
 from jaxrnn._src.cells.dreamer import dreamer_gru
 from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.embedding import embedding
 from jaxrnn._src.cells.fast_grnn import fast_grnn
 from jaxrnn._src.cells.gilr import gilr
 from jaxrnn._src.cells.gru import gru
@@ -75,6 +76,7 @@ __all__ = [
     "dreamer_gru",
     "dropout",
     "elman",
+    "embedding",
     "explain",
     "fast_grnn",
     "from_dones",
