@@ -38,6 +38,7 @@ from jaxrnn._src.cells.sru import sru
 from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
+from jaxrnn._src.core.generation import generate, sample
 from jaxrnn._src.core.packing import from_segment_ids, pack, unpack
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.linear_scan import linear_scan
@@ -82,6 +83,7 @@ __all__ = [
     "from_dones",
     "from_segment_ids",
     "gated",
+    "generate",
     "gilr",
     "gru",
     "highway",
@@ -120,6 +122,7 @@ __all__ = [
     "rg_lru_block",
     "rhn",
     "s5",
+    "sample",
     "slstm",
     "sru",
     "stack",

@@ -24,8 +24,7 @@ import safetensors.numpy
 
 import jaxrnn.interop.onnx
 from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import Cell, Made, constructor, repr_of
-from jaxrnn._src.wrappers.views import check_cell
+from jaxrnn._src.core.cell import Cell, Made, check_cell, constructor, repr_of
 from jaxrnn.interop.onnx.activations import Activation
 
 KEY = "jaxrnn"

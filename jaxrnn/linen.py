@@ -6,10 +6,9 @@ import flax.core
 import flax.linen as nn
 
 from jaxrnn._src.core import inputs, params_tree
-from jaxrnn._src.core.cell import Cell, draws
+from jaxrnn._src.core.cell import Cell, check_cell, draws
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
-from jaxrnn._src.wrappers.views import check_cell
 
 
 class RNN(nn.Module):

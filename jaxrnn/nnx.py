@@ -4,11 +4,10 @@ import jax
 from flax import nnx
 
 from jaxrnn._src.core import inputs, params_tree
-from jaxrnn._src.core.cell import draws
+from jaxrnn._src.core.cell import check_cell, draws
 from jaxrnn._src.core.checks import described
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
-from jaxrnn._src.wrappers.views import check_cell
 
 
 class RNN(nnx.Module):

@@ -131,6 +131,12 @@ class Cell:
         return self.made or tuple(self._functions().values())
 
 
+def check_cell(name, cell):
+    """``cell`` is one; ``name`` is what asks."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"{name}: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
+
+
 def labelled(cell, made=None, gated=None):
     """The cell with what it says of itself; its functions alone say nothing."""
     cell = dataclasses.replace(cell)
@@ -334,8 +340,7 @@ def unroll(
     >>> ys.shape, bool((ys[1:, 1] == 0).all())
     ((5, 2, 8), True)
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
+    check_cell("cell", cell)
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
     if deterministic is not None:

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import inputs, wide_scan
-from jaxrnn._src.core.cell import Cell, labelled, unroll
+from jaxrnn._src.core.cell import Cell, check_cell, labelled, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.equations import code_of, watched
 from jaxrnn._src.core.sequence import resets, select
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.wrappers.stack import bidirectional
-from jaxrnn._src.wrappers.views import check_cell
 
 OUTPUT = "y"
 

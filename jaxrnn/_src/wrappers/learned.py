@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import checks, inputs, params_tree
-from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
-from jaxrnn._src.wrappers.views import check_cell
 
 
 @constructor
