@@ -13,6 +13,7 @@ from jaxrnn._src.cells.cornn import cornn
 from jaxrnn._src.cells.delta_net import delta_net, delta_product, gated_delta_net, kimi_delta
 from jaxrnn._src.cells.dreamer import dreamer_gru
 from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.embedding import embedding
 from jaxrnn._src.cells.fast_grnn import fast_grnn
 from jaxrnn._src.cells.gilr import gilr
 from jaxrnn._src.cells.gla import gla, hgrn2
@@ -43,6 +44,7 @@ from jaxrnn._src.cells.sru import sru
 from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
+from jaxrnn._src.core.generation import generate, sample
 from jaxrnn._src.core.packing import from_segment_ids, pack, unpack
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.linear_scan import linear_scan
@@ -84,12 +86,14 @@ __all__ = [
     "dreamer_gru",
     "dropout",
     "elman",
+    "embedding",
     "explain",
     "fast_grnn",
     "from_dones",
     "from_segment_ids",
     "gated",
     "gated_delta_net",
+    "generate",
     "gilr",
     "gla",
     "gru",
@@ -140,6 +144,7 @@ __all__ = [
     "rwkv6",
     "rwkv7",
     "s5",
+    "sample",
     "slstm",
     "sru",
     "stack",
