@@ -5,11 +5,10 @@ from typing import Any
 import flax.core
 import flax.linen as nn
 
-from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import Cell, draws
+from jaxrnn._src.core import inputs, params_tree
+from jaxrnn._src.core.cell import Cell, check_cell, draws
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
-from jaxrnn._src.wrappers.views import check_cell
 
 
 class RNN(nn.Module):
@@ -55,7 +54,7 @@ class RNN(nn.Module):
         self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
         starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
     ):  # fmt: skip
-        """Runs the cell over xs [...batch, T, I].
+        """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
         Args:
           state, initial_state: two names of the cell's state; None for the initial one.
@@ -75,7 +74,7 @@ class RNN(nn.Module):
             ``deterministic`` is False, and there is no stream "dropout".
         """
         batch_major.check_inputs(xs, time_major)
-        cell, params = self._cell(), self._params(xs.shape[-1])
+        cell, params = self._cell(), self._params(inputs.sizes(xs))
         draw = self.has_rng("dropout") and not deterministic
         missed = deterministic is False and not draw and not self.is_initializing()
         if missed and draws(cell, params, xs):
@@ -91,7 +90,7 @@ class RNN(nn.Module):
 
     def step(self, state, x):
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
-        params, x = batch_major.cast(self.dtype, self._params(x.shape[-1]), x)
+        params, x = batch_major.cast(self.dtype, self._params(inputs.sizes(x)), x)
         return self._cell().step(params, state, x)
 
     def initial_state(self, batch_shape):

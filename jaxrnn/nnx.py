@@ -1,15 +1,13 @@
 """Flax NNX modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import draws
+from jaxrnn._src.core import inputs, params_tree
+from jaxrnn._src.core.cell import check_cell, draws
 from jaxrnn._src.core.checks import described
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
-from jaxrnn._src.wrappers.views import check_cell
 
 
 class RNN(nnx.Module):
@@ -17,7 +15,7 @@ class RNN(nnx.Module):
 
     Args:
       cell: any ``jaxrnn.Cell``.
-      in_features: I, the size of the inputs.
+      in_features: I, the size of the inputs; None for tokens, a dict of these for a dict.
       dtype: the type that parameters and inputs are cast to in a call; None leaves them.
       param_dtype: the type of the parameters; None for the one that ``cell.init`` makes.
       implementation: see ``jaxrnn.unroll``.
@@ -50,7 +48,7 @@ class RNN(nnx.Module):
         if params is None:
             params = cell.init(_checked(rngs).params(), in_features)
         (params,) = batch_major.cast(param_dtype, params_tree.dicts(params))
-        drawing = draws(cell, params, jnp.zeros((1, in_features)))
+        drawing = draws(cell, params, inputs.example(in_features))
         self.rngs = _checked(rngs).dropout.fork() if drawing else nnx.data(None)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
 
@@ -58,7 +56,7 @@ class RNN(nnx.Module):
         self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
         starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
     ):  # fmt: skip
-        """Runs the cell over xs [...batch, T, I].
+        """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
         Args:
           state, initial_state: two names of the cell's state; None for the initial one.

@@ -166,7 +166,7 @@ def test_attention(tmp_path, monkeypatch):
         assert row["passed"] is (row["implementation"] != "xla")
         assert row["passed"] or "worst gradients." in row["problem"]
 
-    monkeypatch.setattr(cudnn, "_capability", lambda: 9.0)
+    monkeypatch.setattr(cudnn, "_capability", lambda chip: 9.0)
     on_a_gpu = types.SimpleNamespace(platform="gpu", device_kind="one")
     for dtype, names in (("bfloat16", ["gpu", "xla", "reference"]), ("float32", NAMES[-2:])):
         layer = checking._layer(attention.NAME, dtype, kinds.SHAPES["base"])

@@ -48,7 +48,9 @@ def test_adding_problem(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("task", "cells"), (("parity", ("lstm", "lru")), ("cycle", ("elman",))))
+@pytest.mark.parametrize(
+    ("task", "cells"), (("parity", ("lstm", "delta_net_negative")), ("cycle", ("elman",)))
+)
 def test_state_tracking(tmp_path, monkeypatch, task, cells):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     picture = tmp_path / "tracking.png"
@@ -96,6 +98,13 @@ def test_ctc_labelling(tmp_path):
     error, apart = run("ctc_labelling", "--out", str(picture))
     assert 0.5 < error < 1.5 and 0.2 < apart < 0.6
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5_000
+
+
+def test_stream():
+    pytest.importorskip("optax")
+    found = run("stream")
+    assert list(found) == ["online", "its step alone"]
+    assert all(0.3 < share < 0.7 for share in found.values())
 
 
 def test_episodes(tmp_path):

@@ -724,3 +724,16 @@ def test_what_cannot_be(name):
     text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     for part in wanted:
         assert part in text, text
+
+
+def test_a_written_size_between_two_directions_and_the_next_layer():
+    """A model may say how many features both directions give, in place of -1."""
+    cell = jaxrnn.stack(jaxrnn.bidirectional(jaxrnn.gru(4)), jaxrnn.gru(5))
+    model = jaxrnn.interop.to_onnx(cell, cell.init(jax.random.key(0), 3))
+    (shape,) = (one for one in model.graph.initializer if one.name == "shape_0")
+    assert onnx.numpy_helper.to_array(shape).tolist() == [0, 0, -1]
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 8]), "shape_0"))
+    assert jaxrnn.interop.from_onnx(model)[0] == cell
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 12]), "shape_0"))
+    with pytest.raises(ValueError):
+        jaxrnn.interop.from_onnx(model)

@@ -126,11 +126,14 @@ class Parts(NamedTuple):
     """What a cell made by ``gated`` shows of itself, for others to change.
 
     ``step(params, state, x, h=None, **options) -> (state, y)`` is a step whose products take ``h``
-    in place of the state, and whose update is given ``options``.
+    in place of the state, and whose update is given ``options``. ``gates(params, state, x)`` is
+    what ``update(state, x, r, **unit)`` is given beside the state: ``(x, r, unit)``.
     """
 
     form: Form
     step: Callable
+    gates: Callable
+    update: Callable
 
 
 def _update(form):
@@ -179,6 +182,9 @@ def _build(form, hidden, heads, residuals):
         problem = Problem(given, gates, form.states, False, residuals, None)
         return reference.step(problem, operands(params, state, x), state, x, h)
 
+    def given_gates(params, state, x):
+        return reference.given(operands(params, state, x), gates, state, x, state[0])
+
     def step(params, state, x, key=None):
         del key
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
@@ -198,7 +204,9 @@ def _build(form, hidden, heads, residuals):
     init = lambda key, in_size: param_spec.made(spec, key, in_size)
     # What implementations make is theirs.
     whole = streamed(unroll, initial_state, lambda params, xs: ())
-    return labelled(Cell(init, initial_state, step, whole), gated=Parts(form, changed))
+    return labelled(
+        Cell(init, initial_state, step, whole), gated=Parts(form, changed, given_gates, update)
+    )
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, dispatch
+from jaxrnn._src.core import checks, dispatch, inputs
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.params_tree import Called, OfDicts, Step, dicts
@@ -46,9 +46,11 @@ class Cell:
     compiles for each cell, and a field of any module.
 
     Attributes:
-      init: ``(key, in_size) -> params``, a dict of arrays.
+      init: ``(key, in_size) -> params``, a dict of arrays; ``in_size`` is I, None for integers,
+        and a dict of these for a dict of inputs.
       initial_state: ``(params, batch_shape) -> state``, a tree of [...batch, ...] arrays.
-      step: ``(params, state, x, key=None) -> (state, y)``, x [...batch, I], y [...batch, O].
+      step: ``(params, state, x, key=None) -> (state, y)``, x [...batch, I], y [...batch, O];
+        x and y may be other trees too, as a dict of arrays.
       unroll: ``(params, state, xs, mask, starts, reverse, key, implementation) -> (state, ys)``:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state. If it also takes ``initial``, this is what
@@ -127,6 +129,12 @@ class Cell:
 
     def _identity(self):
         return self.made or tuple(self._functions().values())
+
+
+def check_cell(name, cell):
+    """``cell`` is one; ``name`` is what asks."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"{name}: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
 
 
 def labelled(cell, made=None, gated=None):
@@ -265,13 +273,13 @@ def cell(init, initial_state, step):
         return result
 
     def one(params, state, x, key=None):
-        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        state = checks.completed_state(initial_state, params, state, inputs.leading(x))
         return call(params, state, x, key)
 
     def whole(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         checks.check_lifted(implementation)
         dispatch.record_reference("scan of step", "only gated cells have one")
-        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
+        initial = initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
         state = initial if state is None else state
         given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
         params, state, initial, xs, mask, starts = given
@@ -302,7 +310,8 @@ def unroll(
     Args:
       cell: a ``Cell``.
       params: from ``cell.init``, in any mapping.
-      xs: [T, ...batch, I], floating.
+      xs: floating [T, ...batch, I]; for a cell that reads tokens, integers [T, ...batch]; for one
+        that reads several inputs, a dict of such arrays.
       state: the state before the first step processed; None for the initial state.
       lengths: int [...batch]: the first ``lengths`` steps are real, the rest is padding. Lengths
         below 0 or beyond T are an error where they are known. Inside ``jax.jit`` they are not: a
@@ -331,8 +340,7 @@ def unroll(
     >>> ys.shape, bool((ys[1:, 1] == 0).all())
     ((5, 2, 8), True)
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
+    check_cell("cell", cell)
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
     if deterministic is not None:
@@ -341,17 +349,21 @@ def unroll(
             want = "a key: the cell draws random numbers"
             raise ValueError(f"key: got None and deterministic=False, want {want}")
         key = None if deterministic else key
-    xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
+    xs = jax.tree.map(jnp.asarray, xs)  # NumPy's float64 is float32 here, unless JAX has it
     mask = checks.combined_mask(xs, lengths, mask)
+    batch = inputs.leading(xs)[1:]
     if state is not None:
-        batch, swapped = xs.shape[1:-1], (xs.shape[0], *xs.shape[2:-1]) if xs.ndim > 2 else None
-        state = checks.completed_state(cell.initial_state, params, state, batch, swapped)
+        state = checks.completed_state(
+            cell.initial_state, params, state, batch, inputs.swapped(xs)
+        )
     xs = select(mask, xs, 0)  # what stands in padding never meets a weight
 
     def run(params, state, xs, mask, starts, key):
         return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
 
-    return automatic(run, xs)(params, state, xs, mask, starts, key)
+    features = jax.tree.leaves(xs)[0].ndim - 1 - len(batch)
+    run = automatic(run, jax.tree.leaves(xs)[0], features)
+    return run(params, state, xs, mask, starts, key)
 
 
 def explain(cell, params, xs, state=None, *, platform=None, **options):
@@ -409,7 +421,6 @@ def output_size(cell, params, in_size):
     def run(xs):
         return cell.unroll(params, None, xs, None, None, False, None, None)[1]
 
-    xs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
-    ys = jax.eval_shape(run, xs)
+    ys = jax.eval_shape(run, jax.eval_shape(lambda: inputs.example(in_size)))
     checks.check_one_output(cell, ys)
     return ys.shape[-1]

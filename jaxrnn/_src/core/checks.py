@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn._src.core import inputs
 from jaxrnn._src.core.dispatch import NAMES, REFERENCE
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_device
@@ -20,10 +21,10 @@ PLATFORM_NAMES = ("gpu", *PLATFORMS)
 
 def check_sequence(xs, mask, starts, reverse, key, implementation):
     """Checks the arguments of ``unroll`` that are alike for all cells."""
-    check_inputs(xs, "[T, ...batch, I]")
+    check_all_inputs(xs, "[T, ...batch, I]")
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
-            check_flags(name, flags, xs.shape[:-1], "[T, ...batch]")
+            check_flags(name, flags, inputs.leading(xs), "[T, ...batch]")
     check_bool("reverse", reverse)
     if key is not None:
         check_key(key)
@@ -74,6 +75,28 @@ def check_inputs(xs, layout, name="xs"):
     check_floating(name, xs)
 
 
+def check_all_inputs(xs, layout):
+    """Inputs of a cell: features, tokens, or a dict of such with the same time and batch."""
+    if not isinstance(xs, Mapping):
+        return _check_one(xs, layout, "xs")
+    if not xs:
+        raise ValueError("xs: got an empty dict, want one or more arrays")
+    for name, one in xs.items():
+        _check_one(one, layout, f"xs[{name!r}]")
+    want = inputs.leading(xs)
+    for name, one in xs.items():
+        if (came := inputs.leading(one)) != want:
+            raise ValueError(f"xs[{name!r}]: got time and batch {came}, want {want} as others")
+
+
+def _check_one(xs, layout, name):
+    if _is_array(xs) and jnp.issubdtype(xs.dtype, jnp.integer):
+        if not xs.ndim:
+            raise ValueError(f"{name}: got shape (), want [T, ...batch], of integers")
+    else:
+        check_inputs(xs, layout, name)
+
+
 def check_floating(name, array):
     """An array of a real floating type."""
     check_array(name, array)
@@ -116,9 +139,9 @@ def combined_mask(xs, lengths, mask, name="lengths"):
         raise TypeError(f"{name}: got {described(lengths)}, want {want}") from None
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"{name}: got {lengths.dtype}, want an integer type")
-    steps, *batch, _ = xs.shape
+    steps, *batch = inputs.leading(xs)
     if lengths.shape != tuple(batch):
-        hint = f"; {_SWAPPED}" if lengths.shape == (steps, *batch[1:]) else ""
+        hint = f"; {_SWAPPED}" if lengths.shape == inputs.swapped(xs) else ""
         want = f"[...batch] = {tuple(batch)}"
         raise ValueError(f"{name}: got shape {lengths.shape}, want {want}{hint}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
@@ -127,7 +150,7 @@ def combined_mask(xs, lengths, mask, name="lengths"):
         if low < 0 or high > steps:
             came = f"values from {low} to {high}"
             raise ValueError(f"{name}: got {came}, want them between 0 and T = {steps}")
-    time = jax.lax.broadcasted_iota(jnp.int32, xs.shape[:-1], 0)
+    time = jax.lax.broadcasted_iota(jnp.int32, inputs.leading(xs), 0)
     real = time < jnp.broadcast_to(lengths[None].astype(jnp.int32), time.shape)
     return real if mask is None else real & mask
 
@@ -243,6 +266,7 @@ def check_params(params, want, input_weight, x, axis=0, places=1):
     An axis of ``params[input_weight]`` says how many these are at each of its places.
     """
     check_names(params, want)
+    check_floating("xs", x)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.core import checks, inputs, params_tree
 from jaxrnn._src.core.cell import unroll
 
 LAYOUT = "[...batch, T, I]"
@@ -27,17 +27,18 @@ def run(
     if not time_major:
         for flags in (("mask", mask), ("starts", starts)):
             if flags[1] is not None:
-                checks.check_flags(*flags, xs.shape[:-1], "[...batch, T]")
-        xs = jnp.moveaxis(xs, -2, 0)
+                checks.check_flags(*flags, inputs.leading(xs), "[...batch, T]")
+        time = len(inputs.leading(xs)) - 1
+        xs = jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), xs)
         mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
     mask = checks.combined_mask(xs, lengths, mask, name)
     state, ys = unroll(cell, params, xs, state, mask=mask, starts=starts, **options)
-    return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), ys)
+    return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), ys)
 
 
 def check_inputs(xs, time_major):
     """xs have time and features at least."""
-    checks.check_inputs(xs, "[T, ...batch, I]" if time_major else LAYOUT)
+    checks.check_all_inputs(xs, "[T, ...batch, I]" if time_major else LAYOUT)
 
 
 def _either(**values):

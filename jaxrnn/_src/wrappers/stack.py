@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from jaxrnn._src.builders.stateless import stateless
 from jaxrnn._src.core import checks, dropout_masks, param_spec, params_tree
-from jaxrnn._src.core.cell import Cell, constructor, output_size
+from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
-from jaxrnn._src.wrappers.views import check_cell, views
+from jaxrnn._src.wrappers.views import views
 
 
 @constructor

@@ -4,8 +4,7 @@ import functools
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import Cell, constructor
-from jaxrnn._src.wrappers.views import check_cell
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 
 
 @functools.lru_cache(256)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import check_cell
 from jaxrnn._src.wrappers.stack import bidirectional, dropout, stack
-from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.onnx.activations import DEFAULTS
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, from_cell

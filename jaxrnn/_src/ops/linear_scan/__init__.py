@@ -5,18 +5,23 @@
 Elementwise: no channel sees another.
 """
 
+import functools
+
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import automatic, varying
-from jaxrnn._src.ops.linear_scan import reference, tpu, xla
+from jaxrnn._src.core.time_axis import mapped, resets_over
+from jaxrnn._src.ops.linear_scan import over_time, reference, tpu, xla
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, completed, keeps
 from jaxrnn._src.ops.operation import WEIGHT, Operation
 
 IMPLEMENTATIONS = {"tpu": tpu, "xla": xla}  # the best first; `reference` runs only if asked
 
 
-def linear_scan(a, b, h0=None, *, mask=None, starts=None, reverse=False, implementation=None):
+def linear_scan(
+    a, b, h0=None, *, mask=None, starts=None, reverse=False, time_axis=None, implementation=None
+):  # fmt: skip
     """Runs the linear recurrence h_t = a_t * h_{t-1} + b_t, elementwise, over time.
 
     It is the core of the LRU (Orvieto et al. 2023, arXiv:2303.06349), S5 (Smith et al. 2023,
@@ -34,6 +39,11 @@ def linear_scan(a, b, h0=None, *, mask=None, starts=None, reverse=False, impleme
       starts: bool [T, ...batch], true where a new episode begins before this step: the state is
         zero there, and none crosses from the step before, whichever way the sequence is run.
       reverse: runs from the last step to the first. ``hs[t]`` still belongs to ``b[t]``.
+      time_axis: the name of a mesh axis that time is divided over, or None. Inside of a
+        ``jax.shard_map`` over it, the arrays are the device's stretch of the steps, and ``h0`` and
+        the state are those of the whole sequence. Elsewhere they are whole, for the mesh that
+        ``jax.set_mesh`` has set. Devices exchange one state and one product of factors for each
+        row and channel, in about log2 of their number rounds.
       implementation: "tpu", "xla", "reference", or None for the best that can run.
 
     Returns:
@@ -51,17 +61,30 @@ def linear_scan(a, b, h0=None, *, mask=None, starts=None, reverse=False, impleme
     operands = completed(a, b, h0, mask, starts, reverse)
     dispatch.check(IMPLEMENTATIONS, implementation)
     problem = Problem(reverse, implementation)
-
-    def run(operands):
-        starts = resets(operands.starts, operands.mask, reverse)
-        operands = varying(operands._replace(starts=starts))
-        dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-        if operands.b.shape[0] == 0:
-            return operands.h0, operands.b
-        whole = _reference if implementation == dispatch.REFERENCE else _operation
-        return tuple(whole(problem, operands))
-
+    if time_axis is not None:
+        timed = {"b": operands.b, "a": operands.a, "mask": mask, "starts": starts}
+        others = {"constant": operands.constant, "h0": operands.h0}
+        one = lambda timed, others: _run(problem, Operands(**timed, **others), time_axis)
+        return mapped(one, time_axis, timed, others)
+    run = functools.partial(_run, problem, time_axis=None)
     return automatic(run, operands.b, features=0)(operands)
+
+
+def _run(problem, operands, time_axis):
+    mask, reverse = operands.mask, problem.reverse
+    if time_axis is None:
+        starts = resets(operands.starts, mask, reverse)
+    else:
+        starts = resets_over(time_axis, operands.starts, mask, reverse)
+    operands = varying(operands._replace(starts=starts))
+    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
+    if operands.b.shape[0] == 0:
+        return operands.h0, operands.b
+    run = _reference if problem.implementation == dispatch.REFERENCE else _operation
+    whole = functools.partial(run, problem)
+    if time_axis is None:
+        return tuple(whole(operands))
+    return over_time.run(whole, operands, time_axis, reverse)
 
 
 def _describe(operands):

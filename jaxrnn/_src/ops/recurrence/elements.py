@@ -206,7 +206,7 @@ class _Followed:
             raise Unknown(f"a {self.loops[0]} that comes to more than {MOST} operations")
 
     def scan(self, params, args):
-        first, last = _ends(params)
+        first, last = scan_ends(params)
         consts, carry, xs = args[:first], args[first:last], args[last:]
         count = last - first
         ys = []
@@ -288,7 +288,7 @@ class _Followed:
         return found.pop()
 
 
-def _ends(params):
+def scan_ends(params):
     """Where the constants of a scan end among its arguments, and where its carry."""
     if "num_consts" in params:
         return params["num_consts"], params["num_consts"] + params["num_carry"]
@@ -349,6 +349,7 @@ _CALLS_WITH_RULES = {
     "custom_vmap_call": "call",
     "composite": "jaxpr",
 }
+CALLS = _CALLS | _CALLS_WITH_RULES
 _LOOPS = {"scan": _Followed.scan, "while": _Followed.repeat}
 _SAME = {"copy", "copy_p", "stop_gradient", "optimization_barrier", "name"}
 _REDUCTIONS = {

@@ -7,11 +7,15 @@ from jaxrnn._src.ops.recurrence.problem import Operands, Problem, project, recur
 def step(problem: Problem, operands: Operands, state, x, h=None):
     """One step: state of [B, H], x [B, I] -> (state, y [B, H]). ``h`` is what recurs, if given."""
     h = state[0] if h is None else h
-    xg = split(project(x, operands), problem.gates)
-    rg = split(recurrent(h, operands), problem.gates)
-    unit = {name: spread(u, state[0]) for name, u in operands.unit.items()}
+    xg, rg, unit = given(operands, problem.gates, state, x, h)
     new = tuple(problem.update(state, xg, rg, **unit))
     return new, new[0].astype(x.dtype)
+
+
+def given(operands: Operands, gates: int, state, x, h):
+    """What the update is given beside the state: ``(x, r, unit)``."""
+    unit = {name: spread(u, state[0]) for name, u in operands.unit.items()}
+    return split(project(x, operands), gates), split(recurrent(h, operands), gates), unit
 
 
 def run(problem: Problem, operands: Operands):

@@ -1,0 +1,150 @@
+"""Time divided over eight devices: the numbers of one device, and nothing gathered."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxrnn
+
+DEVICES, T, B, D = 8, 32, 6, 5
+LAST = np.random.default_rng(2).normal(size=(B, D))
+SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+pytestmark = [
+    pytest.mark.usefixtures("x64"),
+    pytest.mark.skipif(jax.device_count() < DEVICES, reason=f"wants {DEVICES} devices"),
+]
+
+
+def example(constant):
+    """Rows with other flags each: at seams, over whole stretches of 4 steps, and none."""
+    draw = np.random.default_rng(0)
+    dtype = complex if constant else float
+    normal = lambda *shape: (draw.normal(size=(*shape, 2)) @ [1, 1j if constant else 0]).astype(
+        dtype if constant else complex
+    )
+    real = lambda a: a if constant else a.real
+    a = real(normal(*(() if constant else (T, B)), D)) / 1.5
+    b, h0 = real(normal(T, B, D)), real(normal(B, D))
+    mask = draw.random((T, B)) < 0.7
+    starts = draw.random((T, B)) < 0.15
+    mask[:, 0], starts[:, 0] = True, False
+    mask[:, 1], starts[:, 1] = True, np.arange(T) % 4 == 0
+    mask[4:13, 2], starts[:, 2] = False, np.isin(np.arange(T), (12, 20))
+    mask[:, 3], starts[:, 3] = np.arange(T) < 18, np.isin(np.arange(T), (3, 16, 20))
+    mask[:, 4] = False
+    b[~mask] = np.nan
+    return {"a": a, "b": b, "h0": h0}, mask, starts
+
+
+def loss(given, mask, starts, weights, reverse, **options):
+    state, hs = jaxrnn.linear_scan(
+        given["a"], given["b"], given["h0"], mask=mask, starts=starts, reverse=reverse, **options
+    )
+    total = (hs * weights).sum() + (state * LAST.astype(state.dtype)).sum()
+    return total.real, (state, hs)
+
+
+@functools.cache
+def wanted(constant, reverse):
+    return program(constant, reverse)(*arguments(constant))
+
+
+def arguments(constant):
+    draw = np.random.default_rng(1)
+    return *example(constant), draw.normal(size=(T, B, D)).astype(complex if constant else float)
+
+
+def program(constant, reverse, **options):
+    run = functools.partial(loss, reverse=reverse, **options)
+    return jax.jit(jax.value_and_grad(run, has_aux=True))
+
+
+def check(came, want):
+    for a, b in zip(jax.tree.leaves(came), jax.tree.leaves(want), strict=True):
+        assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-12 * np.abs(b).max()
+
+
+def lowered(kind, constant, reverse):
+    given, mask, starts, weights = arguments(constant)
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(kind,))
+    timed, whole = (NamedSharding(mesh, spec) for spec in (P("time"), P()))
+    places = {"a": whole if constant else timed, "b": timed, "h0": whole}
+    given = jax.device_put(given, places)
+    given = given, *jax.device_put((mask, starts, weights), timed)
+    with jax.set_mesh(mesh):
+        return program(constant, reverse, time_axis="time").lower(*given), given, mesh
+
+
+@pytest.mark.parametrize("constant", (False, True))
+@pytest.mark.parametrize("reverse", (False, True))
+def test_the_same_on_a_mesh(constant, reverse):
+    kind = AxisType.Explicit if constant else AxisType.Auto
+    program, given, mesh = lowered(kind, constant, reverse)
+    compiled = program.compile()
+    with jax.set_mesh(mesh):
+        came = compiled(*given)
+    check(came, wanted(constant, reverse))
+    ((_, (_, hs)), gradient) = came
+    timed = NamedSharding(mesh, P("time"))
+    assert hs.sharding.is_equivalent_to(timed, 3), "the states left their devices"
+    assert gradient["b"].sharding.is_equivalent_to(timed, 3), "the gradient left its devices"
+    text = compiled.as_text()
+    assert "all-gather" not in text and "all-to-all" not in text
+    moved = re.findall(r"= (.*?) (?:collective-permute|all-reduce)(?:-start)?\(", text)
+    assert moved, "nothing was exchanged"
+    sizes = [
+        list(map(int, filter(None, dims.split(",")))) for m in moved for dims in SHAPE.findall(m)
+    ]
+    assert all(np.prod(size, dtype=int) <= B * D for size in sizes), "more than states was moved"
+
+
+@pytest.mark.parametrize("check_vma", (True, False))
+def test_inside_of_shard_map(check_vma):
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
+    given, mask, starts, _ = arguments(False)
+
+    def run(given, mask, starts):
+        return jaxrnn.linear_scan(
+            given["a"], given["b"], given["h0"], mask=mask, starts=starts, time_axis="time"
+        )
+
+    timed = P("time")
+    places = {"a": timed, "b": timed, "h0": P()}
+    sharded = jax.shard_map(
+        run, mesh=mesh, in_specs=(places, timed, timed), out_specs=(P(), timed),
+        check_vma=check_vma,
+    )  # fmt: skip
+    check(jax.jit(sharded)(given, mask, starts), wanted(False, False)[0][1])
+
+
+def test_memory_falls_with_devices():
+    def used(count):
+        mesh = jax.make_mesh((count,), ("time",), axis_types=(AxisType.Auto,))
+        shape = lambda *shape: jax.ShapeDtypeStruct(
+            shape, float, sharding=NamedSharding(mesh, P("time"))
+        )
+        with jax.set_mesh(mesh):
+            run = lambda a, b: (jaxrnn.linear_scan(a, b, time_axis="time")[1] ** 2).sum()
+            plan = jax.jit(jax.grad(run, (0, 1))).lower(shape(4096, 2, 8), shape(4096, 2, 8))
+            plan = plan.compile().memory_analysis()
+        return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+
+    assert used(8) < used(2) / 3.5
+
+
+def test_what_cannot_be():
+    run = lambda steps, axis: jaxrnn.linear_scan(
+        jnp.ones((steps, 2)), jnp.ones((steps, 2)), time_axis=axis
+    )
+    with pytest.raises(ValueError, match="time_axis: got 'time', want an axis of the mesh"):
+        run(8, "time")
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
+    words = "time_axis: got 9 steps, want a multiple of the 8"
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=words):
+        jax.eval_shape(lambda: run(9, "time"))
