@@ -32,6 +32,8 @@ from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.params_tree import OfDicts, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
 from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.core.time_axis import mapped, own_lengths
+from jaxrnn._src.core.time_division import divided
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -269,6 +271,7 @@ def unroll(
     starts=None,
     reverse=False,
     key=None,
+    time_axis=None,
     implementation=None,
 ):
     """Runs a cell over a sequence: the same as scanning ``cell.step``.
@@ -285,6 +288,11 @@ def unroll(
         crosses from the step before, whichever way the sequence is run.
       reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
+      time_axis: the name of a mesh axis that time is divided over, or None; as for
+        ``jaxrnn.linear_scan``, for cells of such recurrences and of layers that see one step at a
+        time (``lru``, ``s5``, ``gilr``, ``min_gru``, ``min_lstm``, ``project``, in ``stack``,
+        ``bidirectional`` and others). ``lengths`` are those of the whole sequences. Other cells
+        refuse; one made by hand with a loop of its own cannot be seen, and must not be given.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
         can run.
 
@@ -306,6 +314,8 @@ def unroll(
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
     xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
+    if time_axis is not None and lengths is not None:
+        lengths = own_lengths(time_axis, jnp.asarray(lengths), xs.shape[0])
     mask = checks.combined_mask(xs, lengths, mask)
     if state is not None:
         state = checks.completed_state(cell.initial_state, params, state, xs.shape[1:-1])
@@ -314,6 +324,14 @@ def unroll(
     def run(params, state, xs, mask, starts, key):
         return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
 
+    if time_axis is not None:
+
+        def stretch(timed, others):
+            (xs, mask, starts), (params, state, key) = timed, others
+            with divided(time_axis):
+                return run(params, state, xs, mask, starts, key)
+
+        return mapped(stretch, time_axis, (xs, mask, starts), (params, state, key))
     return automatic(run, xs)(params, state, xs, mask, starts, key)
 
 
