@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "sequences": "a next-byte model over longer and longer sequences; the default",
     "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
+    "attention": "an attention layer in jaxrnn, PyTorch and Flax",
     "cells": "a layer of every cell of the library",
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",

@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxrnn
-from benchmarks import display, machine, record, timing, zoo
-from benchmarks.contenders import DIRECTIONS, timed
-from benchmarks.shapes import SHAPES
-from benchmarks.words import listed
+from benchmarks.shared import display, machine, record, timing, zoo
+from benchmarks.shared.contenders import DIRECTIONS, timed
+from benchmarks.shared.shapes import SHAPES
+from benchmarks.shared.words import listed
 
 LIKE = "lstm"
 NOTES = {

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 
 import jaxrnn
-from benchmarks import display, machine, record, text
-from benchmarks.model import OPTIMIZER, Model
+from benchmarks.shared import display, machine, record, text
+from benchmarks.shared.model import OPTIMIZER, Model
 
 CELLS = ("elman", "gru", "lstm")
 SEEDS = range(3)

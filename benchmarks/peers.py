@@ -12,10 +12,10 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import jax.numpy as jnp
 
-from benchmarks import display, machine, record, timing
-from benchmarks.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES
-from benchmarks.shapes import SHAPES, Shape
-from benchmarks.words import against, best, quotient
+from benchmarks.shared import display, machine, record, timing
+from benchmarks.shared.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES
+from benchmarks.shared.shapes import SHAPES, Shape
+from benchmarks.shared.words import against, best, quotient
 
 PACKAGES = (*machine.PACKAGES, "keras", "equinox", "torch")
 # What is said in words: ours against the fastest of each group, shape by shape.

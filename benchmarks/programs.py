@@ -13,10 +13,10 @@ import os
 import statistics
 from pathlib import Path
 
-from benchmarks import display, machine, record, timing
-from benchmarks.contenders import CONTENDERS, DIRECTIONS, OURS, TITLES
-from benchmarks.shapes import SHAPES
-from benchmarks.words import listed
+from benchmarks.shared import display, machine, record, timing
+from benchmarks.shared.contenders import CONTENDERS, DIRECTIONS, OURS, TITLES
+from benchmarks.shared.shapes import SHAPES
+from benchmarks.shared.words import listed
 from jaxrnn._src.ops import native
 
 CELL = "lstm"

@@ -1,9 +1,9 @@
 """Puts what the kept results say into README.md and docs/, where a page marks it.
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
-``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the kernels of`` and
-``the scans of`` stand for tables of it. So the pages say what a command said of the result that is
-kept, and nothing is copied by hand.
+``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
+kernels of`` and ``the scans of`` stand for tables of it. So the pages say what a command said of
+the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -11,11 +11,12 @@ import json
 import re
 import textwrap
 
-from benchmarks import record, words
+from benchmarks.shared import record, words
 
 ROOT = record.RESULTS.parents[1]
 PAGES = ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
+MODES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}
 LEADS = {  # a column, and who of them was the fastest at each shape
     "Flax": ("linen", "nnx"), "Keras, Equinox": ("keras", "equinox"), "PyTorch": ("torch",),
 }  # fmt: skip
@@ -59,6 +60,23 @@ def _words(result):
         width=99, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
     )
     return "\n".join(map(wrap.fill, result["words"]))
+
+
+def _tokens(result):
+    """Microseconds a token, a row for each mode and length, and the power of T they grow with."""
+    cases, cells = {}, dict.fromkeys(row["cell"] for row in result["rows"])
+    for row in result["rows"]:
+        case = f"{MODES[row['mode']]}, T={row['length']:,}"
+        found = cases.setdefault(case, dict.fromkeys(cells, ""))
+        if row["samples"]:
+            time = 1e6 * row["median"] / row["tokens"]
+            found[row["cell"]] = f"{time:.3g}" if time < 1000 else f"{time:,.0f}"
+    for mode, powers in result["exponents"].items():
+        what = "a token" if mode == "decode" else "a sequence"
+        cases[f"{MODES[mode]}: the time of {what} grows as"] = {
+            cell: "" if powers.get(cell) is None else f"T^{powers[cell]:.2f}" for cell in cells
+        }
+    return _table(["µs a token", *cells], cases, cells)
 
 
 def _leads(result):
@@ -166,6 +184,12 @@ def _table(head, cases, columns):
 
 
 SAYS = {
-    "words": _words, "leads": _leads, "ratios": _ratios, "costs": _costs, "cycles": _cycles,
-    "kernels": _kernels, "scans": _scans,
-}  # fmt: skip
+    "words": _words,
+    "tokens": _tokens,
+    "leads": _leads,
+    "ratios": _ratios,
+    "costs": _costs,
+    "cycles": _cycles,
+    "kernels": _kernels,
+    "scans": _scans,
+}

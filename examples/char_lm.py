@@ -29,22 +29,17 @@ TRAINING, HELD_OUT = TEXT[: len(TEXT) * 9 // 10], TEXT[len(TEXT) * 9 // 10 :]
 
 class Model(nnx.Module):
     def __init__(self, hidden, dtype, rngs):
-        cell = jaxrnn.stack(jaxrnn.dropout(0.1), jaxrnn.lstm(hidden), jaxrnn.dropout(0.3))
-        self.embedding = nnx.Embed(256, 64, rngs=rngs)
-        self.rnn = jaxrnn.nnx.RNN(cell, 64, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(hidden, 256, rngs=rngs)
+        cell = jaxrnn.stack(
+            jaxrnn.embedding(256, 64), jaxrnn.dropout(0.1), jaxrnn.lstm(hidden),
+            jaxrnn.dropout(0.3), jaxrnn.project(256),
+        )  # fmt: skip
+        self.rnn = jaxrnn.nnx.RNN(cell, None, dtype=dtype, rngs=rngs)
 
     def bits(self, state, tokens):
         """tokens [B, T + 1] -> (mean bits per byte of the last T, state)."""
-        xs = self.embedding(tokens[:, :-1])
-        state, ys = self.rnn(xs, initial_state=state, return_state=True)
-        loss = optax.softmax_cross_entropy_with_integer_labels
-        return loss(self.output(ys), tokens[:, 1:]).mean() / math.log(2), state
-
-    def step(self, state, token):
-        """One token of a stream, [B] -> (state, logits [B, 256])."""
-        state, y = self.rnn.step(state, self.embedding(token))
-        return state, self.output(y)
+        state, logits = self.rnn(tokens[:, :-1], state=state, return_state=True)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+        return loss.mean() / math.log(2), state
 
 
 @nnx.jit
@@ -71,18 +66,12 @@ def ngrams(order):
 
 
 def sample(model, prompt, length, temperature, key):
-    """Goes on from the prompt, byte by byte, with ``step``."""
-
-    @nnx.jit
-    def step(model, state, token, key):
-        state, logits = model.step(state, token)
-        return state, jax.random.categorical(key, logits / temperature)
-
-    state, text = model.rnn.initial_state((1,)), list(prompt.encode())
-    for i in range(len(text) + length - 1):
-        state, token = step(model, state, jnp.array(text[i : i + 1]), jax.random.fold_in(key, i))
-        text += token.tolist() if i == len(text) - 1 else []
-    return bytes(text).decode(errors="replace")
+    """The prompt, and what follows it byte by byte."""
+    cell, params = model.rnn.cell_and_params()
+    tokens = jnp.array(list(prompt.encode()))
+    choose = jaxrnn.sample(temperature)
+    made = jaxrnn.generate(cell, params, tokens, length, choose, key=key)
+    return bytes([*tokens.tolist(), *made.xs.tolist()]).decode(errors="replace")
 
 
 def main(argv=None):

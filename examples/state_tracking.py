@@ -1,12 +1,14 @@
 """What a recurrence can keep track of: parity of bits, or a place on a ring.
 
     python examples/state_tracking.py --task parity [--cells lstm elman lru min_gru] [--seed 0]
+    python examples/state_tracking.py --task parity --cells delta_net delta_net_negative
     python examples/state_tracking.py --task cycle [--cells lstm]
 
 parity: how many ones so far, odd or even. cycle: steps of -1, 0 and 1 on a ring of five places
 (Delétang et al. 2023, arXiv:2207.02098). A network answers at every step, is trained on short
 sequences and asked on long ones. Diagonal linear recurrences are known not to find parity (Merrill
-et al. 2024, arXiv:2404.08819; Grazzi et al. 2025, arXiv:2411.12537). Prints and draws how often
+et al. 2024, arXiv:2404.08819; Grazzi et al. 2025, arXiv:2411.12537); nor is DeltaNet, unless its
+steps may reflect (delta_net_negative). Prints and draws how often
 the last answer is right, by length.
 """
 
@@ -23,6 +25,7 @@ from rich.progress import Progress
 import jaxrnn
 
 BATCH, CHUNK, HELD_OUT = 128, 25, 512
+REFLECTING = {"delta_net_negative": functools.partial(jaxrnn.delta_net, negative=True)}
 # For each task: how many symbols, what each adds, how many places, lengths to train and to ask.
 TASKS = {
     "parity": ((0, 1), 2, 40, (10, 20, 40, 60, 80, 100)),
@@ -93,7 +96,7 @@ def main(argv=None):
     _, places, longest, lengths = TASKS[options.task]
     found = {}
     for name in options.cells:
-        cell = getattr(jaxrnn, name)(options.hidden)
+        cell = (REFLECTING.get(name) or getattr(jaxrnn, name))(options.hidden)
         model = jaxrnn.stack(jaxrnn.project(options.hidden), cell, jaxrnn.project(places))
         with Progress() as bar:
             task = bar.add_task(name, total=options.steps)

@@ -10,10 +10,13 @@ from jaxrnn._src.cells.attention import attention, transformer_block
 from jaxrnn._src.cells.conv1d import conv1d
 from jaxrnn._src.cells.conv_lstm import conv_gru, conv_lstm
 from jaxrnn._src.cells.cornn import cornn
+from jaxrnn._src.cells.delta_net import delta_net, delta_product, gated_delta_net, kimi_delta
 from jaxrnn._src.cells.dreamer import dreamer_gru
 from jaxrnn._src.cells.elman import elman
+from jaxrnn._src.cells.embedding import embedding
 from jaxrnn._src.cells.fast_grnn import fast_grnn
 from jaxrnn._src.cells.gilr import gilr
+from jaxrnn._src.cells.gla import gla, hgrn2
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.indrnn import indrnn
 from jaxrnn._src.cells.irnn import irnn
@@ -22,21 +25,27 @@ from jaxrnn._src.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from jaxrnn._src.cells.leaky import leaky
 from jaxrnn._src.cells.lem import lem
 from jaxrnn._src.cells.ligru import ligru
+from jaxrnn._src.cells.linear_attention import linear_attention, retention
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
+from jaxrnn._src.cells.mamba import mamba, mamba2
 from jaxrnn._src.cells.mgu import mgu
 from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
 from jaxrnn._src.cells.mlstm import mlstm
 from jaxrnn._src.cells.multiplicative_lstm import multiplicative_lstm
+from jaxrnn._src.cells.para_rnn import para_gru, para_lstm
 from jaxrnn._src.cells.qrnn import qrnn
 from jaxrnn._src.cells.rg_lru import rg_lru, rg_lru_block
 from jaxrnn._src.cells.rhn import rhn
+from jaxrnn._src.cells.rwkv import rwkv6, rwkv7
 from jaxrnn._src.cells.s5 import s5
 from jaxrnn._src.cells.slstm import slstm
 from jaxrnn._src.cells.sru import sru
 from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
+from jaxrnn._src.core.generation import generate, sample
+from jaxrnn._src.core.packing import from_segment_ids, pack, unpack
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.linear_scan import linear_scan
 from jaxrnn._src.wrappers.attentive import attentive, remember
@@ -62,8 +71,8 @@ __all__ = [
     "attention",
     "attentive",
     "bidirectional",
-    "Cell",
     "cell",
+    "Cell",
     "cfn",
     "chrono",
     "constructor",
@@ -71,16 +80,24 @@ __all__ = [
     "conv_gru",
     "conv_lstm",
     "cornn",
+    "delta_net",
+    "delta_product",
     "dense",
     "dreamer_gru",
     "dropout",
     "elman",
+    "embedding",
     "explain",
     "fast_grnn",
     "from_dones",
+    "from_segment_ids",
     "gated",
+    "gated_delta_net",
+    "generate",
     "gilr",
+    "gla",
     "gru",
+    "hgrn2",
     "highway",
     "indrnn",
     "initialized",
@@ -88,6 +105,7 @@ __all__ = [
     "int8",
     "irnn",
     "janet",
+    "kimi_delta",
     "layer_norm",
     "layer_norm_gru",
     "layer_norm_lstm",
@@ -95,9 +113,12 @@ __all__ = [
     "learned_state",
     "lem",
     "ligru",
+    "linear_attention",
     "linear_scan",
     "lru",
     "lstm",
+    "mamba",
+    "mamba2",
     "mgu",
     "min_gru",
     "min_lstm",
@@ -105,6 +126,9 @@ __all__ = [
     "mlstm",
     "multiplicative_lstm",
     "online",
+    "pack",
+    "para_gru",
+    "para_lstm",
     "parallel",
     "project",
     "qrnn",
@@ -113,10 +137,14 @@ __all__ = [
     "recurrent_dropout",
     "remember",
     "residual",
+    "retention",
     "rg_lru",
     "rg_lru_block",
     "rhn",
+    "rwkv6",
+    "rwkv7",
     "s5",
+    "sample",
     "slstm",
     "sru",
     "stack",
@@ -126,6 +154,7 @@ __all__ = [
     "transformer_block",
     "truncated",
     "ugrnn",
+    "unpack",
     "unroll",
     "variational_dropout",
     "weight_dropout",

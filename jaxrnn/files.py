@@ -10,7 +10,9 @@ writer's.
 """
 
 import dataclasses
+import functools
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -22,10 +24,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-import jaxrnn.interop.onnx
+import jaxrnn
 from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import Cell, Made, constructor, repr_of
-from jaxrnn.interop.onnx.activations import Activation
+from jaxrnn._src.core.cell import Cell, Made, check_cell, constructor, repr_of
 
 KEY = "jaxrnn"
 DTYPES = {
@@ -33,13 +34,12 @@ DTYPES = {
     "U16": "uint16", "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16",
     "F32": "float32", "F64": "float64", "C64": "complex64",
 }  # fmt: skip
-RECORDS = (jaxrnn.chrono, Activation)  # what cells are made of beside cells
-OWN = {
-    f"{module.__name__}.{name}": value
-    for module in (jaxrnn, jaxrnn.interop, jaxrnn.interop.onnx, jaxrnn.interop.onnx.activations)
-    for name, value in vars(module).items()
-    if isinstance(value, constructor) or any(value is record for record in RECORDS)
-}
+FORMAT = 1  # raised when an older jaxrnn could not read what is written; absent in 0.1.0's files
+# The modules whose constructors a file may call, each imported where a file names it.
+ONNX = "jaxrnn.interop.onnx"
+MODULES = ("jaxrnn", "jaxrnn.interop", ONNX)
+RECORDS = ("jaxrnn.chrono", f"{ONNX}.Activation")  # what cells are made of beside cells
+FORMER = {f"{ONNX}.activations.Activation": f"{ONNX}.Activation"}  # names in older files
 
 
 def save(path, cell, params, *, names=None):
@@ -82,10 +82,10 @@ def save(path, cell, params, *, names=None):
     elman(hidden=4, activation=cube)
     >>> folder.cleanup()
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+    check_cell("cell", cell)
     params = params_tree.dicts(params)
-    contents, arrays = {"cell": _described(cell, cell, (names or {}) | OWN)}, {}
+    contents, arrays = {"cell": _described(cell, cell, names or {})}, {}
+    contents["format"] = FORMAT
     contents["params"] = _outline(params, (), arrays)
     _check_fits(cell, params)
     contents["sha256"] = _digest(contents, arrays)
@@ -114,7 +114,7 @@ def load(path, *, names=None):
     data = pathlib.Path(path).read_bytes()
     try:
         contents, arrays = _parsed(data)
-        cell = _made(contents["cell"], (names or {}) | OWN)
+        cell = _made(contents["cell"], names or {})
         if not isinstance(cell, Cell):
             raise ValueError(f"it describes {cell!r}, want a Cell")
         params = _tree(contents["params"], arrays)
@@ -156,12 +156,39 @@ def _call(value):
     """The call that makes a value, of what can say."""
     if isinstance(value, Cell):
         return value.made
-    if type(value) in RECORDS:
+    if _path(type(value)) in RECORDS:
         return Made(type(value), (), tuple(dataclasses.asdict(value).items()))
 
 
 def _name(value, names):
-    return next((name for name, one in names.items() if one is value or one == value), None)
+    """The name of a constructor or a record: jaxrnn's own by their paths, others as given."""
+    path = _path(value)
+    if path is not None and own(path) is value:
+        return path
+    given = ((name, one) for name, one in names.items() if own(name) is None)
+    return next((name for name, one in given if one is value or one == value), None)
+
+
+def _path(value):
+    module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
+    return f"{module}.{name}" if module in MODULES else None
+
+
+@functools.cache
+def own(path):
+    """One of jaxrnn's constructors or records, by its public path; None of any other path."""
+    path = FORMER.get(path, path)
+    module, _, name = path.rpartition(".")
+    if path == f"{ONNX}.onnx_gru":
+        return _onnx_gru
+    value = getattr(importlib.import_module(module), name, None) if module in MODULES else None
+    return value if isinstance(value, constructor) or path in RECORDS else None
+
+
+def _onnx_gru(hidden, *, activations, reset_after):
+    """Of files that 0.1.0 wrote: ``jaxrnn.gru`` takes activations since."""
+    gate, candidate = activations
+    return jaxrnn.gru(hidden, reset_after=reset_after, activation=candidate, gate_activation=gate)
 
 
 def _made(value, names):
@@ -185,10 +212,11 @@ def _made(value, names):
 
 
 def _named(name, names):
-    if name not in names:
-        given = sorted(names.keys() - OWN.keys())
+    found = own(name) or names.get(name)
+    if found is None:
+        given = sorted(names)
         raise ValueError(f"it is made of {name!r}, want jaxrnn's own or one of names={given}")
-    return names[name]
+    return found
 
 
 def _outline(tree, path, arrays):
@@ -237,8 +265,14 @@ def _parsed(data):
         contents = json.loads(json.loads(header.decode())["__metadata__"][KEY])
         digest = contents.pop("sha256")
         contents["cell"], contents["params"]
+        written = int(contents.get("format", 0))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("it describes no cell, as jaxrnn.files.save does") from None
+    if written > FORMAT:
+        raise ValueError(
+            f"a newer jaxrnn wrote it, in format {written}; {jaxrnn.__version__} reads formats up"
+            f" to {FORMAT}"
+        )
     arrays = {name: _array(name, view) for name, view in views}
     if digest != _digest(contents, arrays):
         raise ValueError("it is damaged or was changed: it says something else than was saved")
@@ -263,9 +297,13 @@ def _digest(contents, arrays):
 def _check_fits(cell, params):
     """Parameters have all that the cell makes, in the shapes that no input's size changes."""
     made = lambda size: jax.eval_shape(lambda key: cell.init(key, size), jax.random.key(0))
-    try:
-        one, two = made(1), made(2)
-    except (TypeError, ValueError):
+    for sizes in ((1, 2), (None, None)):
+        try:
+            one, two = map(made, sizes)
+            break
+        except (TypeError, ValueError):
+            continue
+    else:
         return  # it wants a certain size
     came = dict(jax.tree_util.tree_leaves_with_path(params))
     wanted = zip(*map(jax.tree_util.tree_leaves_with_path, (one, two)))

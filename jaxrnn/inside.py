@@ -10,11 +10,10 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxrnn._src.core import checks, wide_scan
-from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.core.cell import check_cell, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.sequence import resets, select
-from jaxrnn._src.wrappers.views import check_cell
 
 
 def gradient_norms(

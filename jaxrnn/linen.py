@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import flax.core
 import flax.linen as nn
 
-from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core import inputs, params_tree
+from jaxrnn._src.core.cell import Cell, check_cell, draws
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -19,56 +20,116 @@ class RNN(nn.Module):
     Attributes:
       cell: any ``jaxrnn.Cell``.
       dtype: the type that parameters and inputs are cast to in a call; None leaves them.
+      param_dtype: the type of the parameters; None for the one that ``cell.init`` makes.
       implementation: see ``jaxrnn.unroll``.
+
+    Raises:
+      TypeError: ``cell`` is no ``Cell``.
 
     >>> import jaxrnn.linen
     >>> rnn = jaxrnn.linen.RNN(jaxrnn.lstm(hidden=8))
     >>> xs = jnp.ones((2, 5, 3))
     >>> variables = rnn.init(jax.random.key(0), xs)
-    >>> rnn.apply(variables, xs, seq_lengths=jnp.array([5, 2])).shape
+    >>> rnn.apply(variables, xs, lengths=jnp.array([5, 2])).shape
     (2, 5, 8)
+
+    ``step`` and ``initial_state`` are methods for ``apply``:
+
+    >>> state = rnn.apply(variables, (2,), method="initial_state")
+    >>> state, y = rnn.apply(variables, state, xs[:, 0], method="step")
+    >>> y.shape
+    (2, 8)
     """
 
     cell: Cell
     dtype: Any = None
+    param_dtype: Any = None
     implementation: str | None = None
 
-    @nn.compact
+    def __post_init__(self):
+        check_cell("cell", self.cell)
+        super().__post_init__()
+
     def __call__(
-        self, xs, *, initial_state=None, seq_lengths=None, mask=None, starts=None,
-        reverse=False, return_state=False,
+        self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
+        starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
     ):  # fmt: skip
-        """Runs the cell over xs [...batch, T, I].
+        """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
         Args:
-          initial_state: the cell's state; None for the initial one.
-          seq_lengths: int [...batch].
+          state, initial_state: two names of the cell's state; None for the initial one.
+          lengths, seq_lengths: two names of int [...batch].
           mask, starts: bool [...batch, T].
           reverse: from the last step to the first.
+          time_major: time leads in xs, mask, starts and ys: [T, ...batch, I].
+          deterministic: True if the cell draws nothing, False if it has to; None leaves it to
+            whether ``apply`` was given the stream "dropout".
           return_state: whether to return the final state too.
 
         Returns:
           ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+
+        Raises:
+          ValueError: an argument is given under both of its names; the cell draws random numbers,
+            ``deterministic`` is False, and there is no stream "dropout".
         """
-        checks.check_inputs(xs, batch_major.LAYOUT)
-        cell = self._cell()
+        batch_major.check_inputs(xs, time_major)
+        cell, params = self._cell(), self._params(inputs.sizes(xs))
+        draw = self.has_rng("dropout") and not deterministic
+        missed = deterministic is False and not draw and not self.is_initializing()
+        if missed and draws(cell, params, xs):
+            want = 'apply(..., rngs={"dropout": key})'
+            raise ValueError(f"rngs: got no 'dropout' and deterministic=False, want {want}")
         state, ys = batch_major.run(
-            cell, self._params(cell, xs.shape[-1]), xs, initial_state,
-            dtype=self.dtype, seq_lengths=seq_lengths, mask=mask, starts=starts,
-            reverse=reverse, implementation=self.implementation,
-            key=self.make_rng("dropout") if self.has_rng("dropout") else None,
+            cell, params, xs, dtype=self.dtype, state=state, initial_state=initial_state,
+            lengths=lengths, seq_lengths=seq_lengths, mask=mask, starts=starts, reverse=reverse,
+            time_major=time_major, key=self.make_rng("dropout") if draw else None,
+            implementation=self.implementation,
         )  # fmt: skip
         return (state, ys) if return_state else ys
+
+    def step(self, state, x):
+        """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
+        params, x = batch_major.cast(self.dtype, self._params(inputs.sizes(x)), x)
+        return self._cell().step(params, state, x)
+
+    def initial_state(self, batch_shape):
+        """The state that ``step`` begins with."""
+        return self._cell().initial_state(self.get_variable("params", "cell", {}), batch_shape)
+
+    def cell_and_params(self, variables):
+        """What all functions of jaxrnn take: the cell, and its parameters as a dict of arrays.
+
+        Args:
+          variables: of this module, from ``init``. Those of a module that is part of another are
+            a part of its variables.
+
+        >>> import jaxrnn.linen
+        >>> rnn = jaxrnn.linen.RNN(jaxrnn.gru(hidden=8))
+        >>> variables = rnn.init(jax.random.key(0), jnp.ones((2, 5, 3)))
+        >>> cell, params = rnn.cell_and_params(variables)
+        >>> jaxrnn.trace(cell, params, jnp.ones((5, 2, 3)))["z"].shape
+        (5, 2, 8)
+        """
+        params = flax.core.meta.unbox(params_tree.dicts(variables.get("params", {})))
+        return self._cell(), params.get("cell", {})
 
     def _cell(self):
         return self.cell
 
-    def _params(self, cell, in_size):
+    @nn.compact
+    def _params(self, in_size):
         """Flattened, the empty dict of a cell without parameters is lost: so it may be missing."""
+        cell = self._cell()
         lost = not self.is_initializing() and not self.has_variable("params", "cell")
         if lost and params_tree.is_empty(cell.init, in_size):
             return {}
-        return self.param("cell", cell.init, in_size)
+
+        def init(key):
+            params = params_tree.dicts(cell.init(key, in_size))
+            return batch_major.cast(self.param_dtype, params)[0]
+
+        return self.param("cell", init)
 
 
 class Bidirectional(RNN):

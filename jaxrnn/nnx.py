@@ -1,10 +1,11 @@
 """Flax NNX modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from jaxrnn._src.core import params_tree
+from jaxrnn._src.core import inputs, params_tree
+from jaxrnn._src.core.cell import check_cell, draws
+from jaxrnn._src.core.checks import described
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -14,67 +15,96 @@ class RNN(nnx.Module):
 
     Args:
       cell: any ``jaxrnn.Cell``.
-      in_features: I, the size of the inputs.
+      in_features: I, the size of the inputs; None for tokens, a dict of these for a dict.
       dtype: the type that parameters and inputs are cast to in a call; None leaves them.
+      param_dtype: the type of the parameters; None for the one that ``cell.init`` makes.
       implementation: see ``jaxrnn.unroll``.
-      rngs: keys for the parameters and, if the cell draws random numbers, its stream "dropout".
+      params: the cell's parameters, as from a file or another library; None makes new ones.
+      rngs: keys for new parameters and, if the cell draws random numbers, its stream "dropout".
 
     Attributes:
       params: the cell's parameters, each an ``nnx.Param``.
       deterministic: true after ``eval()``: the cell draws nothing.
 
+    Raises:
+      TypeError: ``cell`` is no ``Cell``, or ``rngs`` no ``nnx.Rngs`` where one is needed.
+
     >>> from flax import nnx
     >>> import jaxrnn.nnx
     >>> rnn = jaxrnn.nnx.RNN(jaxrnn.lstm(hidden=8), in_features=3, rngs=nnx.Rngs(0))
-    >>> rnn(jnp.ones((2, 5, 3)), seq_lengths=jnp.array([5, 2])).shape
+    >>> rnn(jnp.ones((2, 5, 3)), lengths=jnp.array([5, 2])).shape
     (2, 5, 8)
     """
 
-    def __init__(self, cell, in_features, *, dtype=None, implementation=None, rngs):
+    def __init__(
+        self, cell, in_features, *, dtype=None, param_dtype=None, implementation=None, params=None,
+        rngs=None,
+    ):  # fmt: skip
+        check_cell("cell", cell)
         self.cell = cell
         self.dtype = dtype
         self.implementation = implementation
         self.deterministic = False
-        params = params_tree.dicts(cell.init(rngs.params(), in_features))
-        self.rngs = rngs.dropout.fork() if _draws(cell, params, in_features) else nnx.data(None)
+        if params is None:
+            params = cell.init(_checked(rngs).params(), in_features)
+        (params,) = batch_major.cast(param_dtype, params_tree.dicts(params))
+        drawing = draws(cell, params, inputs.example(in_features))
+        self.rngs = _checked(rngs).dropout.fork() if drawing else nnx.data(None)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
 
     def __call__(
-        self, xs, *, initial_state=None, seq_lengths=None, mask=None, starts=None,
-        reverse=False, return_state=False,
+        self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
+        starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
     ):  # fmt: skip
-        """Runs the cell over xs [...batch, T, I].
+        """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
         Args:
-          initial_state: the cell's state; None for the initial one.
-          seq_lengths: int [...batch].
+          state, initial_state: two names of the cell's state; None for the initial one.
+          lengths, seq_lengths: two names of int [...batch].
           mask, starts: bool [...batch, T].
           reverse: from the last step to the first.
+          time_major: time leads in xs, mask, starts and ys: [T, ...batch, I].
+          deterministic: whether the cell draws nothing in this call; None is the module's own.
           return_state: whether to return the final state too.
 
         Returns:
           ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+
+        Raises:
+          ValueError: an argument is given under both of its names.
         """
-        key = None if self.rngs is None or self.deterministic else self.rngs()
+        deterministic = self.deterministic if deterministic is None else deterministic
         state, ys = batch_major.run(
-            self.cell, self._values(), xs, initial_state, dtype=self.dtype,
-            seq_lengths=seq_lengths, mask=mask, starts=starts, reverse=reverse, key=key,
+            *self.cell_and_params(), xs, dtype=self.dtype, state=state,
+            initial_state=initial_state, lengths=lengths, seq_lengths=seq_lengths, mask=mask,
+            starts=starts, reverse=reverse, time_major=time_major,
+            key=None if self.rngs is None or deterministic else self.rngs(),
             implementation=self.implementation,
         )  # fmt: skip
         return (state, ys) if return_state else ys
 
     def step(self, state, x):
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
-        params, x = batch_major.cast(self.dtype, self._values(), x)
-        return self.cell.step(params, state, x)
+        cell, params = self.cell_and_params()
+        params, x = batch_major.cast(self.dtype, params, x)
+        return cell.step(params, state, x)
 
     def initial_state(self, batch_shape):
         """The state that ``step`` begins with."""
-        return self.cell.initial_state(self._values(), batch_shape)
+        cell, params = self.cell_and_params()
+        return cell.initial_state(params, batch_shape)
 
-    def _values(self):
-        is_param = lambda p: isinstance(p, nnx.Param)
-        return jax.tree.map(lambda p: p[...], self.params, is_leaf=is_param)
+    def cell_and_params(self):
+        """What all functions of jaxrnn take: the cell, and its parameters as a dict of arrays.
+
+        >>> from flax import nnx
+        >>> import jaxrnn.nnx
+        >>> rnn = jaxrnn.nnx.RNN(jaxrnn.gru(hidden=8), in_features=3, rngs=nnx.Rngs(0))
+        >>> cell, params = rnn.cell_and_params()
+        >>> jaxrnn.trace(cell, params, jnp.ones((5, 2, 3)))["z"].shape
+        (5, 2, 8)
+        """
+        return self.cell, params_tree.dicts(self.params)
 
 
 class Bidirectional(RNN):
@@ -82,7 +112,7 @@ class Bidirectional(RNN):
 
     Args:
       forward, backward, merge: see ``jaxrnn.bidirectional``.
-      in_features, dtype, implementation, rngs: see ``RNN``.
+      in_features and others: see ``RNN``.
 
     >>> from flax import nnx
     >>> import jaxrnn.nnx
@@ -95,15 +125,7 @@ class Bidirectional(RNN):
         super().__init__(bidirectional(forward, backward, merge=merge), in_features, **options)
 
 
-def _draws(cell, params, in_size):
-    """Whether the cell draws random numbers: whether its results depend on the key."""
-
-    def run(key, params, xs):
-        return cell.unroll(params, None, xs, None, None, False, key, None)
-
-    jaxpr = jax.make_jaxpr(run)(jax.random.key(0), params, jnp.zeros((1, in_size))).jaxpr
-    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            needed.update(v for v in eqn.invars if not hasattr(v, "val"))
-    return jaxpr.invars[0] in needed
+def _checked(rngs):
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs: got {described(rngs)}, want an nnx.Rngs, as nnx.Rngs(0)")
+    return rngs

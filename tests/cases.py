@@ -131,6 +131,7 @@ class Shape(NamedTuple):
 
 
 BASE = Shape(6, (5,), 3, 6)
+USUAL = Shape(6, (2, 3), 3, 6)  # that most laws are tried at
 SHAPES = (
     BASE,
     Shape(0, (5,), 3, 6),

@@ -15,16 +15,15 @@ import pytest
 from cases import NO_KERNEL, TOLERANCE
 from instead import instead
 
-from benchmarks import accelerator, contenders, plain, scans, timing
-from benchmarks import accelerator_attention as attention
-from benchmarks import accelerator_checks as checking
-from benchmarks import accelerator_kinds as kinds
-from benchmarks import accelerator_linear as linear
-from benchmarks import accelerator_rows as timed
-from benchmarks.accelerator_words import sentences, tables
-from benchmarks.contenders import OURS
-from benchmarks.once import once
-from benchmarks.shapes import SHAPES, WIDE, Shape
+from benchmarks import accelerator
+from benchmarks.accelerator import attention, kinds, linear, plain
+from benchmarks.accelerator import checks as checking
+from benchmarks.accelerator import rows as timed
+from benchmarks.accelerator.once import once
+from benchmarks.accelerator.words import sentences, tables
+from benchmarks.shared import contenders, scans, timing
+from benchmarks.shared.contenders import OURS
+from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 from jaxrnn._src.ops.attention import blockwise, cudnn
 from jaxrnn._src.ops.linear_scan import xla as linear_xla
 from jaxrnn._src.ops.recurrence import xla
@@ -167,7 +166,7 @@ def test_attention(tmp_path, monkeypatch):
         assert row["passed"] is (row["implementation"] != "xla")
         assert row["passed"] or "worst gradients." in row["problem"]
 
-    monkeypatch.setattr(cudnn, "_capability", lambda: 9.0)
+    monkeypatch.setattr(cudnn, "_capability", lambda chip: 9.0)
     on_a_gpu = types.SimpleNamespace(platform="gpu", device_kind="one")
     for dtype, names in (("bfloat16", ["gpu", "xla", "reference"]), ("float32", NAMES[-2:])):
         layer = checking._layer(attention.NAME, dtype, kinds.SHAPES["base"])
@@ -220,7 +219,7 @@ sys.exit(main(sys.argv[1:]))"""
     command = ["accelerator", "--tiny", "--seconds", "0", "--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", program, *command], capture_output=True, text=True,
-        cwd=pathlib.Path(accelerator.__file__).parents[1],
+        cwd=pathlib.Path(accelerator.__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Checks and times\n") and "Rows: 0 timed" in done.stdout

@@ -9,17 +9,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
 
-from benchmarks import (  # noqa: E402
-    aot,
-    aot_gpu,
-    aot_linear,
-    aot_tpu,
-    contenders,
-    launches,
-    schedule,
-    traffic,
-)  # fmt: skip
-from benchmarks.shapes import SHAPES  # noqa: E402
+from benchmarks import aot
+from benchmarks.aot import gpu as aot_gpu
+from benchmarks.aot import launches, schedule, traffic
+from benchmarks.aot import linear as aot_linear
+from benchmarks.aot import tpu as aot_tpu
+from benchmarks.shared import contenders  # fmt: skip
+from benchmarks.shared.shapes import SHAPES  # noqa: E402
 from jaxrnn._src.ops.recurrence.gpu import launch  # noqa: E402
 
 HLO = """\

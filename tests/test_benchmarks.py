@@ -20,25 +20,12 @@ pytest.importorskip("rich", reason=NEEDED)
 from cases import NO_KERNEL  # noqa: E402
 
 import jaxrnn  # noqa: E402
-from benchmarks import (  # noqa: E402
-    __main__,
-    chart,
-    int8,
-    machine,
-    modes,
-    options,
-    peers,
-    programs,
-    record,
-    rows,
-    sequences,
-    text,
-    timing,
-    words,
-)
-from benchmarks.contenders import CONTENDERS, OURS  # noqa: E402
-from benchmarks.model import BYTES, Model  # noqa: E402
-from benchmarks.shapes import SHAPES, Shape  # noqa: E402
+from benchmarks import __main__, attention, int8, peers, programs, sequences  # noqa: E402
+from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
+from benchmarks.shared import machine, record, text, timing  # noqa: E402
+from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
+from benchmarks.shared.model import BYTES, Model  # noqa: E402
+from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
 from jaxrnn._src.ops import native  # noqa: E402
 
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
@@ -221,8 +208,8 @@ def test_attention_has_room_for_the_sequence():
     assert options.cell(jaxrnn.gru, 8, 5000, "decode") == jaxrnn.gru(8)
 
 
-WRITE = {"sequences": "options", "programs": "programs"}  # where the options are
-WRITE |= {name: name for name in ("peers", "cells", "accelerator", "int8", "aot")}
+WRITE = {"sequences": "sequences.options", "programs": "programs"}  # where the options are
+WRITE |= {name: name for name in ("attention", "peers", "cells", "accelerator", "int8", "aot")}
 
 
 @pytest.mark.parametrize("command", WRITE)
@@ -343,54 +330,32 @@ def test_exponents_of_a_sequence_and_of_a_token():
     assert sequences.exponents(synthetic(gru={256: 1.0})) == {"forward": {"gru": None}}
 
 
-def test_where_one_is_overtaken():
-    # 1e-9 T against 1e-6: equal at T = 1000
-    attention = {t: 1e-9 * t for t in (256, 1024, 4096)}
-    measured = rows.of(
-        synthetic(attention=attention, gru=dict.fromkeys(attention, 1e-6)), "forward"
-    )
-    at, before, after = rows.crossing(measured["attention"], measured["gru"])
-    assert at == pytest.approx(1000) and (before, after) == (256, 1024)
-    assert rows.crossing(measured["gru"], measured["attention"]) is None
-
-
-def test_words_tell_who_is_fastest_and_who_is_overtaken():
+def test_words_tell_who_is_fastest_at_the_longest_length():
     measured = synthetic(
         "train",
         lstm={256: 2e-6, 1024: 2e-6, 4096: 2e-6},
         gru={256: 1e-6, 1024: 1e-6, 4096: 1e-6},
-        attention={256: 0.5e-6, 1024: 2e-6, 4096: 8e-6},
+        attention={256: 0.5e-6, 1024: 2e-6, 4096: 12e-6},
     )
     assert words.sentences(measured) == [
-        "Training: attention is fastest at T=256; gru is fastest at T=1,024 to 4,096.",
-        "Training: lstm is slower than gru at every length: it takes 2.00 times gru's time at"
-        " T=256, 2.00 times at T=4,096.",
-        "Training: attention is overtaken by gru between T=256 and 1,024, near 512: it takes 0.50"
-        " times gru's time at T=256, 8.00 times at T=4,096.",
-        "Training: the time of one sequence grows as T^1.00 for lstm, T^1.00 for gru and T^2.00"
-        " for attention.",
+        "Training at T=4,096: gru is fastest; lstm 2.00 and attention 12 times as long."
     ]
 
 
 def test_words_of_little():
-    one = synthetic(gru={256: 1e-6})
-    assert words.sentences(one) == ["Forward: gru does 1,000,000 tokens/s at T=256."]
-    two = synthetic("decode", gru={256: 1e-6}, lstm={256: 1.01e-6})
-    assert words.sentences(two) == [
-        "Decoding: gru and lstm are fastest, within 5%, at T=256.",
-        "Decoding: lstm takes 1.01 times gru's time at T=256.",
-    ]
+    assert words.sentences(synthetic(gru={256: 1e-6})) == ["Nothing was compared."]
+    apart = synthetic(gru={256: 1e-6}, lstm={512: 1e-6})
+    assert words.sentences(apart) == ["Nothing was compared."]
     lost = rows.Row("decode", "gru", 512, 1, problem="out of memory: all of it")
     assert words.sentences([lost]) == ["Decoding: gru at T=512: out of memory: all of it."]
-    assert words.sentences([]) == ["Nothing was measured."]
+    assert words.sentences([]) == ["Nothing was compared."]
 
 
 def test_a_length_that_only_one_reached_makes_no_comparison():
     measured = synthetic(gru={256: 2e-6, 1024: 2e-6}, attention={256: 1e-6})
-    fastest, against, growth = words.sentences(measured)
-    assert fastest.endswith("attention is fastest at T=256; gru is fastest at T=1,024.")
-    assert against == "Forward: attention takes 0.50 times gru's time at T=256."
-    assert growth.endswith("grows as T^1.00 for gru.")
+    assert words.sentences(measured) == [
+        "Forward at T=256: attention is fastest; gru 2.00 times as long."
+    ]
 
 
 # one layer against other libraries
@@ -421,6 +386,24 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
     assert content["words"] == peers.sentences(content["rows"])
     printed = " ".join(capsys.readouterr().out.split())
     assert all(sentence in printed for sentence in content["words"])
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_attention_layers(tmp_path, monkeypatch):
+    """Every contender has a ratio or a reason; what all of them give is of the same sizes."""
+    shape = attention.Shape(2, 5, 8, 2)
+    monkeypatch.setattr(attention, "SHAPES", (shape,))
+    assert attention.main(["--seconds", "0", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "attention-cpu.json").read_text())
+    assert [row["direction"] for row in content["rows"]] == list(attention.DIRECTIONS)
+    for row in content["rows"]:
+        assert set(row["samples"]) | set(row["missing"]) == set(attention.CONTENDERS)
+        for name in row["samples"]:
+            given = attention.CONTENDERS[name](shape, row["direction"], "float32")()
+            sizes = [math.prod(a.shape) for a in jax.tree.leaves(given) if a.shape]
+            whole = 2 * 5 * 8  # of xs, and of ys
+            assert sum(sizes) == (whole if row["direction"] == "forward" else whole + 4 * 8 * 8)
+    assert content["words"] == attention.sentences(content["rows"])
 
 
 @pytest.mark.usefixtures("plain_jax")

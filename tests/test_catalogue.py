@@ -11,9 +11,10 @@ pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
 pytest.importorskip("matplotlib", reason="the benchmarks need jaxrnn[bench]")
 
 import jaxrnn  # noqa: E402
-from benchmarks import catalogue, zoo  # noqa: E402
+from benchmarks import catalogue  # noqa: E402
 from benchmarks import cells as benchmark  # noqa: E402
-from benchmarks.shapes import SHAPES, Shape  # noqa: E402
+from benchmarks.shared import zoo  # noqa: E402
+from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
 
 
 def constructors(cell):

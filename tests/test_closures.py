@@ -37,11 +37,13 @@ GATED = {
     "ran": lambda a: jaxrnn.ran(H, activation=act(a)),
     "lstm": lambda a: jaxrnn.lstm(H, activation=act(a)),
     "lstm gates": lambda a: jaxrnn.lstm(H, gate_activation=lambda z: jax.nn.sigmoid(a * z)),
+    "gru": lambda a: jaxrnn.gru(H, activation=act(a)),
     "heads": lambda a: jaxrnn.elman(H, activation=act(a), heads=2),
     "chunks": lambda a: jaxrnn.elman(H, activation=act(a), residuals="chunks"),
 }
 LIFTED = {
     "indrnn": lambda a: jaxrnn.indrnn(H, activation=act(a)),
+    "gru before": lambda a: jaxrnn.gru(H, gate_activation=act(a), reset_after=False),
     "lstmp": lambda a: jaxrnn.lstm(H, activation=act(a), projection=3),
 }
 PLAIN = {
@@ -231,3 +233,27 @@ def test_sharded_rows_and_a_number_that_is_closed_over():
     )
     halves = [run(a, part) for a, part in zip(values, jnp.split(xs, 2, 1))]
     assert error(jax.jit(mapped)(values, xs), jnp.concatenate(halves, 1)) < 1e-10
+
+
+def test_weights_of_units_beside_a_number_that_is_closed_over():
+    """Both are handed to the update, each in its place."""
+
+    def make(a):
+        def closing_update(state, x, r, gain, shift):
+            return (jnp.tanh(a * (x[0] + r[0])) * gain + shift,)
+
+        unit = {"gain": jax.nn.initializers.normal(), "shift": jax.nn.initializers.normal()}
+        return jaxrnn.gated(closing_update, gates=1, unit=unit)(4)
+
+    params, xs = make(1.0).init(KEY, 3), np.random.default_rng(0).normal(size=(5, 2, 3))
+
+    @jax.jit
+    def run(a, params):
+        return jaxrnn.unroll(make(a), params, jnp.asarray(xs))[1]
+
+    w, r, b, gain, shift = (np.asarray(params[n]) for n in ("w", "r", "b", "gain", "shift"))
+    h, wanted = np.zeros((2, 4)), []
+    for x in xs:
+        h = np.tanh(1.3 * (x @ w[:, 0] + h @ r[:, 0] + b[0])) * gain + shift
+        wanted.append(h)
+    assert error(run(1.3, params), np.array(wanted)) < 1e-12

@@ -5,6 +5,7 @@ takes.
 """
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxrnn._src.ops.attention.problem import Operands, Problem
 FORWARD, BACKWARD = "@__cudnn$fmhaSoftmax(", "@__cudnn$fmhaSoftmaxBackward("
 WIDTH, HEADS, STEPS = 16, 2, 7
 ANSWERS = (
-    (cudnn, "_capability", lambda: 9.0),
+    (cudnn, "_capability", lambda chip: 9.0),
     (fused_attention_stablehlo, "check_cudnn_version", lambda: 91900),
 )
 
@@ -123,8 +124,8 @@ def test_what_is_exported_runs_elsewhere(on_a_gpu):
     assert "@__cudnn" not in text
 
 
-def why_not(q=(3, 7, 2, 16), dtype="bfloat16", plain=True, platform="cuda"):
-    problem, target = Problem(None, plain, None), Target(platform)
+def why_not(q=(3, 7, 2, 16), dtype="bfloat16", plain=True, platform="cuda", chip=None):
+    problem, target = Problem(None, plain, None), Target(platform, chip)
     arrays = [jax.ShapeDtypeStruct(q, dtype)] * 3
     return cudnn.unsupported(problem, Operands(*arrays, None, None), target)
 
@@ -141,12 +142,24 @@ def test_what_cudnn_cannot_run(on_a_gpu, monkeypatch):
     assert "not zero" in why_not((0, 7, 2, 16))
     (steps,) = jax.export.symbolic_shape("t")
     assert "sizes" in why_not((3, steps, 2, 16))
-    monkeypatch.setattr(cudnn, "_capability", lambda: 7.5)
+    monkeypatch.setattr(cudnn, "_capability", lambda chip: 7.5)
     assert "8.0" in why_not()
 
 
 def test_a_machine_without_a_gpu():
-    assert "this machine has none" in why_not()
+    assert "that this machine has" in why_not()
+
+
+def test_the_chip_lowered_for_is_asked(monkeypatch):
+    """Not the first of this machine's devices, which may be of another kind."""
+    kinds = {"NVIDIA T4": "7.5", "NVIDIA H100": "9.0"}
+    devices = [
+        types.SimpleNamespace(device_kind=kind, compute_capability=capability)
+        for kind, capability in kinds.items()
+    ]
+    monkeypatch.setattr(jax, "local_devices", lambda backend: devices)
+    assert "here 7.5" in why_not(chip="NVIDIA T4") and why_not(chip="NVIDIA H100") is None
+    assert "here NVIDIA L4" in why_not(chip="NVIDIA L4")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])

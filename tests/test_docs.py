@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxrnn
-from benchmarks import quotes, record
+from benchmarks import quotes
+from benchmarks.shared import record
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"

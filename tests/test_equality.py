@@ -122,3 +122,36 @@ def test_a_cell_that_is_changed_is_traced_as_it_is():
 
     found = jaxrnn.trace(dataclasses.replace(base, step=step), params, XS)
     assert jnp.allclose(found["y"], 2 * jaxrnn.unroll(base, params, XS)[1])
+
+
+def test_a_cell_is_a_static_node():
+    """To JAX a tree without arrays: an argument of any transform, alone or in a module."""
+    xs = jnp.ones((3, 2))
+    calls = []
+
+    @jax.jit
+    def run(cell, params):
+        calls.append(cell)
+        return jaxrnn.unroll(cell, params, xs)[1]
+
+    params = jaxrnn.gru(2).init(jax.random.key(0), 2)
+    came = run(jaxrnn.gru(2), params)
+    assert (run(jaxrnn.gru(hidden=2), params) == came).all() and len(calls) == 1
+    run(jaxrnn.gru(2, residuals="states"), params)
+    assert len(calls) == 2 and jax.tree.leaves(calls) == []
+    model = {"cell": jaxrnn.gru(2), "params": params}
+    gradient = jax.grad(lambda model: run(**model).sum())(model)
+    assert gradient["cell"] == jaxrnn.gru(2) and gradient["params"]["w"].any()
+
+
+def test_a_module_of_equinox_holds_one():
+    equinox = pytest.importorskip("equinox")
+
+    class Model(equinox.Module):
+        cell: jaxrnn.Cell
+        params: dict
+
+    model = Model(jaxrnn.gru(2), jaxrnn.gru(2).init(jax.random.key(0), 2))
+    assert repr(model).splitlines()[1] == "  cell=gru(hidden=2),"
+    run = equinox.filter_grad(lambda m: jaxrnn.unroll(m.cell, m.params, jnp.ones((3, 2)))[1].sum())
+    assert run(model).params["w"].any()

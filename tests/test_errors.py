@@ -34,6 +34,19 @@ def params(cell=LSTM, **replaced):
     return run(cell, {name: array for name, array in replaced.items() if array is not None})
 
 
+class Foreign:
+    """An array as other libraries have them, whose types are their own."""
+
+    def __init__(self, array):
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, "theirs"
+
+
+def lifted(step):
+    """A run of a cell that is lifted from a step, with a state [..., 3]."""
+    zeros = lambda params, batch: jnp.zeros((*batch, 3))
+    return run(jaxrnn.cell(lambda key, in_size: {}, zeros, step), {})
+
+
 def gated(update, gates=2, **options):
     update.__name__ = "my_update"
     return lambda: jaxrnn.gated(update, gates=gates, **options)
@@ -57,11 +70,30 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "lengths shape": (run(lengths=LENGTHS[:1]), V, "lengths: ", "shape (1,)", "[...batch] = (2,)"),
     "lengths text": (run(lengths="ab"), T, "lengths: ", "got 'ab'", "an array of ints"),
     "mask shape": (run(mask=FLAGS.T), V, "mask: ", "(2, 5)", "[T, ...batch] = (5, 2)"),
-    "mask float": (run(mask=FLAGS.astype(float)), T, "mask: ", "got float32", "want bool"),
+    "mask float": (run(mask=FLAGS.astype(float)), T, "mask: ", "got float32", "mask.astype(bool)"),
+    "lengths of batch-major xs": (
+        run(xs=XS.swapaxes(0, 1), lengths=LENGTHS), V,
+        "lengths: ", "shape (2,)", "want [...batch] = (5,)", "swapped here, or in xs?",
+    ),
+    "mask of batch-major xs": (
+        run(xs=XS.swapaxes(0, 1), mask=FLAGS), V, "mask: ", "(5, 2)", "= (2, 5)", "swapped",
+    ),
+    "state of batch-major xs": (
+        run(xs=XS.swapaxes(0, 1), state=STATE), V, "state: ", "[2, 4]", "[5, 4]", "swapped",
+    ),
     "mask list": (run(mask=[True] * 5), T, "mask: ", "got list", "a bool array (5, 2)"),
     "starts shape": (run(starts=FLAGS[:, 0]), V, "starts: ", "(5,)", "[T, ...batch] = (5, 2)"),
     "starts int": (run(starts=FLAGS.astype(int)), T, "starts: ", "got int32", "want bool"),
+    "float dones": (
+        make(jaxrnn.from_dones, FLAGS.astype(float), True), T,
+        "dones: ", "got float32", "want bool: dones.astype(bool)",
+    ),
     "starts bool": (run(starts=True), T, "starts: ", "got bool", "a bool array (5, 2)"),
+    "deterministic": (run(deterministic=1), T, "deterministic: ", "got 1", "True or False"),
+    "dropout without a key": (
+        run(jaxrnn.stack(jaxrnn.dropout(0.5), LSTM), {"1": PARAMS[LSTM]}, deterministic=False), V,
+        "key: ", "got None and deterministic=False", "want a key: the cell draws",
+    ),
     "reverse": (run(reverse=1), T, "reverse: ", "got 1", "True or False"),
     "key int": (run(key=0), T, "key: ", "got 0", "one key, as jax.random.key(0)"),
     "keys": (run(key=jax.random.split(KEY)), T, "key: ", "[2]", "one key, as jax.random.key(0)"),
@@ -95,6 +127,12 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "state of one layer": (
         run(STACK, state=STATE), V, "state: ", "got ('float32", "want (('float32",
     ),
+    # arrays of another library
+    "foreign xs": (run(xs=Foreign(XS)), T, "xs: ", "Foreign", "NumPy: jnp.asarray(xs)"),
+    "foreign mask": (run(mask=Foreign(FLAGS)), T, "mask: ", "Foreign", "jnp.asarray(mask)"),
+    "foreign params": (
+        params(w=Foreign(XS)), T, "params['w']: ", "Foreign", "jnp.asarray(params['w'])",
+    ),
     # parameters
     "params missing": (params(r=None), V, "params: ", "['b', 'w']", "['b', 'r', 'w']"),
     "params extra": (params(z=XS), V, "params: ", "['b', 'r', 'w', 'z']", "['b', 'r', 'w']"),
@@ -105,6 +143,10 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     ),
     "params number": (params(ATTENTION, out=0.0), T, "params['out']: ", "got float", "an array"),
     "params list": (run(params=[XS]), V, "params: ", "got list", "a dict of ['b', 'r', 'w']"),
+    "params in the variables of a module": (
+        run(params={"params": {"rnn": {"cell": PARAMS[LSTM]}}}), V, "params: ", "got ['params']",
+        "they are params['params']['rnn']['cell']",
+    ),
     "params of another cell": (
         run(GRU, PARAMS[LSTM]), V, "params: ", "['b', 'r', 'w']", "['b', 'r', 'rb', 'w']",
     ),
@@ -118,8 +160,44 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "init key": (make(LSTM.init, 0, 3), T, "key: ", "got 0", "one key, as jax.random.key(0)"),
     "init size": (make(LSTM.init, KEY, 3.0), T, "in_size: ", "got 3.0", "an int"),
     "init no size": (make(LSTM.init, KEY, 0), V, "in_size: ", "got 0", "1 or more"),
+    "init of inputs": (
+        make(LSTM.init, KEY, XS), T, "in_size: ", "got float32[5, 2, 3]", "int", "xs.shape[-1]",
+    ),
+    "init of a shape": (make(LSTM.init, KEY, (5, 3)), T, "in_size: ", "(5, 3)", "xs.shape[-1]"),
+    "init without a size": (make(LSTM.init, KEY), T, "init: ", "missing", "init(key, in_size)"),
+    # a step
+    "step without a state": (
+        make(LSTM.step, PARAMS[LSTM], XS[0]), T,
+        "step: ", "missing", "'x'", "step(params, state, x, key=None)",
+    ),
+    "step with a state for an input": (
+        make(LSTM.step, PARAMS[LSTM], XS[0], STATE), T,
+        "x: ", "got tuple", "an array [...batch, I]: step(params, state, x)",
+    ),
+    "step that gives y": (
+        lifted(lambda p, s, x: x), T, "step: ", "gave float32[2, 3]", "want (state, y)",
+    ),
+    "step that gives three": (
+        lifted(lambda p, s, x: (s, x, x)), T, "step: ", "gave tuple of 3", "want (state, y)",
+    ),
+    "step that gives y first": (
+        lifted(lambda p, s, x: (x[..., :1], s)), V,
+        "step: ", "gave (state, y) with the state float32[2, 1]", "want float32[2, 3]",
+    ),
+    "step that packs its state": (
+        lifted(lambda p, s, x: ((s,), x)), V, "step: ", "('float32[2, 3]',)", "initial_state",
+    ),
+    "step that rounds its state": (
+        lifted(lambda p, s, x: (s.astype("bfloat16"), x)), T,
+        "step: ", "bfloat16[2, 3]", "want float32[2, 3]",
+    ),
     # constructors
-    "misspelt": (make(jaxrnn.lstm, hiden=3), T, "lstm(", "missing", "'hidden'"),
+    "misspelt": (make(jaxrnn.lstm, hiden=3), T, "lstm(", "'hiden'", "want hidden="),
+    "hidden_size": (
+        make(jaxrnn.lstm, hidden_size=3), T, "lstm(", "'hidden_size'", "want hidden=",
+    ),
+    "units": (make(jaxrnn.gru, units=3), T, "gru(", "'units'", "want hidden=", "it takes gru("),
+    "no hidden": (make(jaxrnn.gru), T, "gru(", "missing", "'hidden'"),
     "misspelt option": (
         make(jaxrnn.lstm, 3, forget_bais=0), T, "lstm()", "'forget_bais'", "forget_bias=1.0",
     ),
@@ -169,6 +247,10 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "params in parallel": (
         run(jaxrnn.parallel(GRU), {"0": PARAMS[GRU] | {"rb": XS}}), V,
         "params['rb']: ", "in layer 0 of parallel, gru(hidden=4)",
+    ),
+    "two outputs within a stack": (
+        make(jaxrnn.stack(jaxrnn.bidirectional(LSTM, merge=None), GRU).init, KEY, 3), V,
+        "bidirectional(forward=lstm(hidden=4), merge=None): gives 2 outputs", "want one array",
     ),
     "weight_dropout": (
         run(jaxrnn.weight_dropout(LSTM, 0.5, names=("w", "u")), PARAMS[LSTM]),
@@ -315,6 +397,28 @@ def test_before_anything_runs():
         jax.jit(lambda xs: run(xs=xs, lengths=known)())(XS)
     with pytest.raises(ValueError, match="xs: got I = 2 features, want 3"):
         jaxrnn.explain(LSTM, PARAMS[LSTM], jax.ShapeDtypeStruct((5, 2, 2), XS.dtype))
+
+
+def test_lengths_that_are_not_known():
+    """Inside a jit, lengths below 0 are 0 and lengths beyond T are T, as documented."""
+    many = jax.jit(lambda lengths: run(lengths=lengths)())(jnp.array([7, -1]))
+    known = run(lengths=jnp.array([5, 0]))()
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), many, known))
+
+
+def test_deterministic():
+    """It says which is meant: with a key, without one, of cells that draw and that do not."""
+    noisy = lambda **options: run(jaxrnn.dropout(0.5), {}, **options)()[1]
+    assert (noisy(key=KEY, deterministic=True) == XS).all()
+    assert (noisy(key=KEY, deterministic=False) == noisy(key=KEY)).all()
+    assert (noisy(deterministic=True) == XS).all() and (noisy(key=KEY) != XS).any()
+    assert (run(deterministic=False)()[1] == run()()[1]).all()
+
+
+def test_a_state_of_numbers():
+    """What Python's numbers begin as has no type to keep."""
+    count = jaxrnn.cell(lambda key, n: {}, lambda p, b: 0, lambda p, s, x: (s + 0.5, x + s))
+    assert jaxrnn.unroll(count, {}, XS)[0] == 2.5
 
 
 def test_inputs_wider_than_the_parameters(x64):

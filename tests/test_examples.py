@@ -48,7 +48,9 @@ def test_adding_problem(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("task", "cells"), (("parity", ("lstm", "lru")), ("cycle", ("elman",))))
+@pytest.mark.parametrize(
+    ("task", "cells"), (("parity", ("lstm", "delta_net_negative")), ("cycle", ("elman",)))
+)
 def test_state_tracking(tmp_path, monkeypatch, task, cells):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     picture = tmp_path / "tracking.png"

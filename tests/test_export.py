@@ -15,6 +15,7 @@ CELLS = {  # one of each operation and kernel, several in one module
         jaxrnn.project(2),
     ),
     "attention": jaxrnn.attention(6, heads=2),
+    "gated_delta_net": jaxrnn.gated_delta_net(6, heads=2),
 }
 PLATFORMS = ("cpu", "tpu", "cuda")
 

@@ -9,6 +9,8 @@ from cases import TOLERANCE, error, mgu
 from flax import linen, nnx
 
 import jaxrnn
+import jaxrnn.files
+import jaxrnn.interop
 import jaxrnn.linen
 import jaxrnn.nnx
 
@@ -189,6 +191,141 @@ def test_errors_are_those_of_unroll(library, run):
             rnn(**{"xs": XS} | options)
     with pytest.raises(ValueError, match="implementation: got 'fast', want"):
         run(CELLS["lstm"], implementation="fast")[1](XS)
+
+
+@each_flavour
+def test_both_vocabularies(library, run):
+    """Flax's names of an argument and jaxrnn's; time may lead."""
+    _, rnn = run(CELLS["lstm"])
+    lengths = jnp.array([6, 0, 3, 5])
+    mask = jax.random.bernoulli(jax.random.key(1), 0.7, (B, T))
+    state = rnn(XS, return_state=True)[0]
+    theirs = {"initial_state": state, "seq_lengths": lengths}
+    ours = {"state": state, "lengths": lengths}
+    wanted = rnn(XS, **theirs, mask=mask, starts=mask, return_state=True)
+    came = rnn(XS, **ours, mask=mask, starts=mask, return_state=True)
+    swapped = rnn(
+        XS.swapaxes(0, 1), **ours, mask=mask.T, starts=mask.T, time_major=True, return_state=True
+    )
+    assert error(came, wanted) == 0
+    assert error((swapped[0], swapped[1].swapaxes(0, 1)), wanted) < 1e-6
+    for theirs, ours in (("initial_state", "state"), ("seq_lengths", "lengths")):
+        with pytest.raises(ValueError, match=f"{theirs}: got it and {ours}, want one"):
+            rnn(XS, **{theirs: state, ours: state})
+    with pytest.raises(ValueError, match="^lengths: got values from 7 to 7"):
+        rnn(XS, lengths=jnp.full(B, T + 1))
+    with pytest.raises(TypeError, match="time_major: got 1, want True or False"):
+        rnn(XS, time_major=1)
+
+
+@each_flavour
+def test_deterministic_says_which_is_meant(library, run):
+    evaluated = run(NOISY)[1](XS)
+    _, rnn = run(NOISY, seed=1, train=True)
+    assert (rnn(XS, deterministic=True) == evaluated).all()
+    assert (rnn(XS, deterministic=False) != evaluated).any()
+    assert run(CELLS["lstm"])[1](XS, deterministic=False).shape == (B, T, 4)  # it draws nothing
+
+
+def test_deterministic_without_a_stream():
+    _, rnn = linen_run(NOISY)
+    with pytest.raises(ValueError, match="rngs: got no 'dropout' and deterministic=False, want"):
+        rnn(XS, deterministic=False)
+
+
+@each_flavour
+def test_param_dtype(library, run):
+    params, rnn = run(jaxrnn.int8(jaxrnn.gru(4)), param_dtype=jnp.bfloat16)
+    types = {p.dtype.name for p in jax.tree.leaves(params)}
+    assert types == {"int8", "bfloat16"}  # what is no floating number stays as it is
+    params, rnn = run(CELLS["lstm"], param_dtype=jnp.float16, dtype=jnp.float32)
+    assert {p.dtype.name for p in jax.tree.leaves(params)} == {"float16"}
+    assert rnn(XS).dtype == jnp.float32
+
+
+def test_linen_step():
+    """A stream is the sequence, step by step; a module may also be initialised by one."""
+    rnn = jaxrnn.linen.Bidirectional(jaxrnn.gru(4))
+    with pytest.raises(ValueError, match="bidirectional has no step"):
+        rnn.init(jax.random.key(0), None, XS[:, 0], method="step")
+    rnn = jaxrnn.linen.RNN(CELLS["stack"], dtype=jnp.bfloat16)
+    variables = rnn.init(jax.random.key(0), XS)
+    state = rnn.apply(variables, (B,), method="initial_state")
+    step = jax.jit(lambda state, x: rnn.apply(variables, state, x, method="step"))
+    ys = []
+    for t in range(T):
+        state, y = step(state, XS[:, t])
+        ys.append(y)
+    came = state, jnp.stack(ys, 1)
+    wanted = rnn.apply(variables, XS, return_state=True)
+    assert y.dtype == jnp.bfloat16 and error(came, wanted) < TOLERANCE["bfloat16"][0]
+    begun = rnn.init(jax.random.key(0), wanted[0], XS[:, 0], method="step")
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), begun, variables))
+
+
+def test_a_modules_parameters_go_out_and_in(tmp_path):
+    """A file, another library, a trace, another module: all take what a module holds."""
+    rnn = jaxrnn.nnx.RNN(CELLS["lstm"], INPUTS, rngs=nnx.Rngs(0))
+    cell, params = rnn.cell_and_params()
+    assert cell == CELLS["lstm"] and all(type(a) is type(XS) for a in params.values())
+    for given in (rnn.params, nnx.state(rnn)["params"], params):
+        jaxrnn.files.save(tmp_path / "saved", cell, given)
+        loaded = jaxrnn.files.load(tmp_path / "saved")[1]
+        assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), loaded, params))
+        came = jaxrnn.interop.to_haiku(cell, given)
+        wanted = jaxrnn.interop.to_haiku(cell, params)
+        assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), came, wanted))
+        assert sorted(jaxrnn.trace(cell, given, XS[0])) == sorted(
+            jaxrnn.trace(cell, params, XS[0])
+        )
+    assert (jaxrnn.nnx.RNN(cell, INPUTS, params=loaded)(XS) == rnn(XS)).all()
+    linen_rnn = jaxrnn.linen.RNN(cell)
+    variables = {"params": {"cell": loaded}}
+    assert (linen_rnn.apply(variables, XS) == rnn(XS)).all()
+    again = linen_rnn.cell_and_params(variables)
+    assert again[0] == cell and again[1] == loaded
+    assert jaxrnn.linen.RNN(jaxrnn.dropout(0.5)).cell_and_params({})[1] == {}
+
+
+WRONG = {  # a call, and what its text has
+    "nnx, a constructor": (
+        lambda: jaxrnn.nnx.RNN(jaxrnn.lstm, 3, rngs=nnx.Rngs(0)), "cell: got lstm, want a Cell",
+    ),
+    "nnx, a cell of Flax": (
+        lambda: jaxrnn.nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)), 3, rngs=nnx.Rngs(0)),
+        "cell: got flax's GRUCell, want a Cell, as jaxrnn.lstm",
+    ),
+    "nnx, a class of Flax": (
+        lambda: jaxrnn.nnx.RNN(nnx.GRUCell, 3, rngs=nnx.Rngs(0)), "GRUCell'>, want a Cell",
+    ),
+    "nnx, a key": (
+        lambda: jaxrnn.nnx.RNN(jaxrnn.lstm(4), 3, rngs=jax.random.key(0)),
+        "rngs: got key<fry>[], want an nnx.Rngs, as nnx.Rngs(0)",
+    ),
+    "nnx, no rngs": (lambda: jaxrnn.nnx.RNN(jaxrnn.lstm(4), 3), "rngs: got None, want an nnx"),
+    "nnx, no rngs to draw with": (
+        lambda: jaxrnn.nnx.RNN(jaxrnn.dropout(0.5), 3, params={}), "rngs: got None, want",
+    ),
+    "linen, a cell of Flax": (
+        lambda: jaxrnn.linen.RNN(linen.GRUCell(4)), "cell: got flax's GRUCell, want a Cell",
+    ),
+    "linen, a constructor": (lambda: jaxrnn.linen.RNN(jaxrnn.gru), "cell: got gru, want a Cell"),
+    "a module for its parameters": (
+        lambda: jaxrnn.unroll(
+            jaxrnn.gru(4), jaxrnn.nnx.RNN(jaxrnn.gru(4), 3, rngs=nnx.Rngs(0)), XS
+        ),
+        "params: got jaxrnn's RNN, want a dict of ['b', 'r', 'rb', 'w']"
+        ": they are in module.cell_and_params()",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_error_says_what_is_wrong(name):
+    call, text = WRONG[name]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert text in str(caught.value)
 
 
 def test_nnx_knows_its_features():

@@ -91,6 +91,11 @@ BAD = {
     "cell_clip": (lambda: jaxrnn.lstm(4, cell_clip=0), "cell_clip: got 0, want .* above 0"),
     "cell_clip text": (lambda: jaxrnn.lstm(4, cell_clip="1"), "cell_clip: got '1', want a number"),
     "gate_activation": (lambda: jaxrnn.lstm(4, gate_activation="a"), "gate_activation: got 'a'"),
+    "gru's activation": (lambda: jaxrnn.gru(4, activation="a"), "activation: got 'a'"),
+    "gru's gate_activation": (
+        lambda: jaxrnn.gru(4, gate_activation=1),
+        "gate_activation: got 1, want a function",
+    ),
     "alpha": (lambda: jaxrnn.leaky(4, alpha=1.5), "alpha: got 1.5, want .* above 0 and up to 1"),
     "signs": (
         lambda: jaxrnn.leaky(2, alpha=1, signs=(1, 0)),

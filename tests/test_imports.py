@@ -21,6 +21,7 @@ FLOORS = (  # a file imports from its own floor and from those before it
     ("files.py",),
 )
 OUTSIDE = {  # beside JAX
+    "_src/core/cell.py": {"wadler_lindig"},  # which alone calls what imports it
     "nnx.py": {"flax"},
     "linen.py": {"flax"},
     "plot.py": {"matplotlib"},

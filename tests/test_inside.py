@@ -20,7 +20,8 @@ ONCE = tuple(n for n in cases.CELLS if not re.search("_(states|chunks|heads|relu
 NOT_SHOWN = {
     "attention": {"y_t"}, "conv1d": {"y_t"}, "qrnn": {"z", "f", "o", "i", "h"}, "lru": {"a"},
     "s5": {"L", "D_t", "a", "s"}, "min_lstm": {"f", "i"}, "zoneout": {"new", "state"},
-    "mlstm_sigmoid": {"n", "m"}, "layer_norm_lstm": {"a"},  # a_i and so on
+    "linear_attention": {"n"}, "mlstm_sigmoid": {"n", "m"},
+    "layer_norm_lstm": {"a"},  # a_i and so on
     "layer_norm_gru": {"x_r", "x_z", "x_n", "r_r", "r_z", "r_n"},  # xr, rr
 }  # fmt: skip
 

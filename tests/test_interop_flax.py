@@ -32,6 +32,11 @@ LINEN = {  # what makes a cell of theirs, and ours
         jaxrnn.lstm(H, activation="softplus", gate_activation="hard_sigmoid"),
     ),
     "gru": (linen.GRUCell, {}, jaxrnn.gru(H)),
+    "smooth gru": (
+        linen.GRUCell,
+        SMOOTH,
+        jaxrnn.gru(H, activation="softplus", gate_activation="hard_sigmoid"),
+    ),
     "mgu": (linen.MGUCell, {}, None),
     "mgu without reset": (linen.MGUCell, {"reset_gate": False}, jaxrnn.ugrnn(H)),
     "conv": (
@@ -56,6 +61,11 @@ NNX = {
         jaxrnn.lstm(H, activation="softplus", gate_activation="hard_sigmoid"),
     ),
     "gru": (nnx.GRUCell, {}, jaxrnn.gru(H)),
+    "smooth gru": (
+        nnx.GRUCell,
+        SMOOTH,
+        jaxrnn.gru(H, activation="softplus", gate_activation="hard_sigmoid"),
+    ),
 }
 
 
@@ -167,7 +177,7 @@ def test_nnx(name):
     assert error(nnx_run(to_nnx(cell, params), carry), truth) < 1e-12
 
     params = randomised(cell)
-    params |= {"rb": jnp.zeros(H)} if name == "gru" else {}
+    params |= {"rb": jnp.zeros(H)} if "gru" in name else {}
     module = to_nnx(cell, params)
     agree(ours(cell, params, carry, xs_for(None)), nnx_run(module, carry))
     same, back = from_flax(module)
@@ -279,10 +289,10 @@ def test_what_cannot_come():
          {"params": params | {"hr": {"kernel": jnp.ones((3, 3))}}}),
         (TypeError, r"'hr/kernel'\]: got int64, want a floating type", module,
          {"params": params | {"hr": {"kernel": jnp.ones((H, H), int)}}}),
-        (ValueError, "gate_fn: got relu, want sigmoid: gru has no other",
-         given(gate_fn=jax.nn.relu), variables),
-        (ValueError, "activation_fn: got relu, want tanh: gru", given(activation_fn=jax.nn.relu),
-         variables),
+        (ValueError, "gate_fn: got relu, want sigmoid: flax_mgu has no other",
+         linen.MGUCell(H, gate_fn=jax.nn.relu), variables),
+        (ValueError, "activation_fn: got relu, want tanh: flax_mgu",
+         linen.MGUCell(H, activation_fn=jax.nn.relu), variables),
         (ValueError, "carry_init: got ones, want zeros: gru", given(carry_init=ones), variables),
         (ValueError, "dtype: got bfloat16, want None or float64", given(dtype=jnp.bfloat16),
          variables),

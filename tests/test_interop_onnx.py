@@ -14,7 +14,7 @@ from cases import error
 import jaxrnn
 import jaxrnn.interop
 from jaxrnn._src.core import checks
-from jaxrnn.interop.onnx import backward, onnx_gru, onnx_lstm
+from jaxrnn.interop.onnx import backward, onnx_lstm
 from jaxrnn.interop.onnx.activations import Activation
 
 onnx = pytest.importorskip("onnx")
@@ -295,6 +295,7 @@ def test_a_length_of_zero():
 
 HARD = Activation("HardSigmoid", 0.25, 0.5)
 CLIPPED = [Activation(name, clip=0.5) for name in ("Sigmoid", "Tanh")]
+OF_ONNX = onnx_lstm(4, activations=(*CLIPPED, "tanh"), peepholes=True)
 SAME = [  # cells that come back as they are
     jaxrnn.elman(4),
     jaxrnn.elman(4, activation="relu"),
@@ -304,12 +305,12 @@ SAME = [  # cells that come back as they are
     jaxrnn.lstm(4, coupled=True),
     jaxrnn.lstm(4, coupled=True, peepholes=True, activation="softplus"),
     jaxrnn.lstm(4, activation="soft_sign", gate_activation=HARD),
-    onnx_lstm(4, activations=(*CLIPPED, "tanh"), peepholes=True),
+    OF_ONNX,
     onnx_lstm(4, activations=(HARD, "tanh", "relu"), input_forget=True, peepholes=True),
     jaxrnn.gru(4),
     jaxrnn.gru(4, reset_after=False),
-    onnx_gru(4, activations=tuple(CLIPPED)),
-    onnx_gru(4, activations=("sigmoid", "relu"), reset_after=False),
+    jaxrnn.gru(4, gate_activation=CLIPPED[0], activation=CLIPPED[1]),
+    jaxrnn.gru(4, activation="relu", reset_after=False),
     backward(jaxrnn.gru(4)),
     jaxrnn.interop.without_bias(jaxrnn.gru(4)),
     jaxrnn.bidirectional(jaxrnn.interop.without_bias(jaxrnn.lstm(4, coupled=True))),
@@ -639,8 +640,8 @@ BAD = {  # the call, the error, and what its text or its notes have
         ), V, "double_bias: ", "no biases", "LSTM 'mine'",
     ),
     "two biases of another": (
-        lambda: jaxrnn.interop.from_onnx(two(SAME[12]), double_bias=True), V,
-        "double_bias: ", "onnx_gru", "an elman, lstm or gru", "GRU 'layer_0'",
+        lambda: jaxrnn.interop.from_onnx(two(OF_ONNX), double_bias=True), V,
+        "double_bias: ", "onnx_lstm", "an elman, lstm or gru", "LSTM 'layer_0'",
     ),
     "relu between": (changed(relu_between), V, "GRU 'layer_1'", "LSTM 'layer_0'", "node="),
     "other features": (changed(residual), V, "GRU 'layer_1'", "LSTM 'layer_0'", "node="),
@@ -723,3 +724,16 @@ def test_what_cannot_be(name):
     text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     for part in wanted:
         assert part in text, text
+
+
+def test_a_written_size_between_two_directions_and_the_next_layer():
+    """A model may say how many features both directions give, in place of -1."""
+    cell = jaxrnn.stack(jaxrnn.bidirectional(jaxrnn.gru(4)), jaxrnn.gru(5))
+    model = jaxrnn.interop.to_onnx(cell, cell.init(jax.random.key(0), 3))
+    (shape,) = (one for one in model.graph.initializer if one.name == "shape_0")
+    assert onnx.numpy_helper.to_array(shape).tolist() == [0, 0, -1]
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 8]), "shape_0"))
+    assert jaxrnn.interop.from_onnx(model)[0] == cell
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 12]), "shape_0"))
+    with pytest.raises(ValueError):
+        jaxrnn.interop.from_onnx(model)

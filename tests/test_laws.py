@@ -11,9 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CELLS, REFERENCE, SHAPES, TOLERANCE
-from laws import hold, implementations_of, literally, options, run_each, unroll, weights_of, wide
-from test_rows import ROWS
+from cases import CELLS, REFERENCE, SHAPES, TOLERANCE, USUAL
+from laws import (
+    fastest,
+    hold,
+    implementations_of,
+    literally,
+    options,
+    run_each,
+    unroll,
+    weights_of,
+    wide,
+)
 
 import jaxrnn
 from jaxrnn._src.ops.recurrence.xla import _SLOW_WIDTHS
@@ -39,7 +48,7 @@ def shapes_of(name):
 )
 def test_every_shape(name, shape):
     """Outputs, states and gradients of every implementation."""
-    hold(name, shape, CELLS[name].faster or (REFERENCE,))
+    hold(name, shape, fastest(name))
 
 
 def options_of(name):
@@ -54,7 +63,7 @@ def options_of(name):
 def test_every_option(name, given):
     """Outputs, states and gradients with each flag, with both, and with none."""
     flags = {n: given in (n, "everything") for n in ("mask", "starts")}
-    hold(name, ROWS, CELLS[name].faster or (REFERENCE,), **flags, reverse=given == "mask")
+    hold(name, USUAL, fastest(name), **flags, reverse=given == "mask")
 
 
 def types_of(name):
@@ -67,7 +76,7 @@ def types_of(name):
 )
 def test_every_type(name, dtype):
     """The numbers of float64 with the same weights, and results of the right types."""
-    e = cases.example(CELLS[name], ROWS, dtype=jnp.float32)
+    e = cases.example(CELLS[name], USUAL, dtype=jnp.float32)
     moving = e.params, e.xs.astype(dtype), e.state
     given, which = options(e, reverse=True, key=False), implementations_of(name)
     weights = weights_of(e.cell, moving)
@@ -93,17 +102,17 @@ def test_products_taken_at_once(name, hidden):
 @pytest.mark.parametrize("reverse", (False, True))
 def test_what_must_not_matter(name, reverse):
     """Flags are those of the scan of the step; two halves are one run; lengths cut each row."""
-    e = cases.example(CELLS[name], ROWS)
+    e = cases.example(CELLS[name], USUAL)
     given = options(e, reverse=reverse)
     wanted = literally(e.cell, e.params, e.xs, e.state, **given)
     came = unroll(e.cell, e.params, e.xs, e.state, **given)
     assert cases.error(came, wanted) < 1e-12, "flags"
 
     given = options(e, reverse=reverse)
-    # A cut at the seam would have to be handed on by whoever cuts there.
+    # A cut at the chunk boundary would have to be handed on by whoever cuts there.
     given["starts"] = given["starts"].at[3].set(False)
     if reverse:
-        given["mask"] = given["mask"].at[3].set(True)  # or a cut before could wait beyond the seam
+        given["mask"] = given["mask"].at[3].set(True)  # or a cut before could wait beyond it
     wanted = literally(e.cell, e.params, e.xs, e.state, **given)
     state, ys = e.state, []
     halves = (slice(0, 3), slice(3, None))
@@ -123,8 +132,8 @@ def test_what_must_not_matter(name, reverse):
 
 @every_one
 def test_a_row_is_itself_alone(name):
-    """The batch is ``vmap`` of its rows; and an episode, or a row cut to its length, one run."""
-    e = cases.example(CELLS[name], ROWS)
+    """The batch is ``vmap`` of its rows, and an episode is a run of its own."""
+    e = cases.example(CELLS[name], USUAL)
     given = options(e, key=False)  # a draw depends on the row
     wanted = literally(e.cell, e.params, e.xs, e.state, **given)
 

@@ -28,6 +28,7 @@ CELLS = {
     "min_lstm": jaxrnn.min_lstm(SIZE),
     "mlstm": jaxrnn.mlstm(SIZE, heads=2),
     "mlstm_sigmoid": jaxrnn.mlstm(SIZE, heads=2, gate="sigmoid"),
+    "kimi_delta": jaxrnn.kimi_delta(SIZE, heads=2, negative=True),
     "attention": jaxrnn.attention(SIZE, heads=1, window=4),
 }
 # By what its gradients may be off: those of an mlstm go through a denominator near zero.

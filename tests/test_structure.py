@@ -265,3 +265,11 @@ def test_a_nest_of_decoders():
     params = jax.eval_shape(lambda key: cell.init(key, 3), KEY)
     assert params["combine"].shape == (6, 3)
     assert len(counts) <= 1 + levels * (levels + 1) / 2
+
+
+def test_layers_draw_apart():
+    """Two layers that drop a half leave a quarter."""
+    cell = jaxrnn.stack(jaxrnn.dropout(0.5), jaxrnn.dropout(0.5))
+    xs = jnp.ones((50, 4, 100))
+    ys = np.asarray(jaxrnn.unroll(cell, cell.init(KEY, 100), xs, key=KEY)[1])
+    assert abs((ys != 0).mean() - 0.25) < 0.02

@@ -271,7 +271,7 @@ def test_which_gates_are_sums(name):
 
 @kernel
 def test_random_updates(x64, plain_jax):
-    """Programs of updates and their derivatives, against JAX one operation at a time."""
+    """Programs of updates and their derivatives, against NumPy one operation at a time."""
     count = 200
     found = fuzz_updates.of_programs(map(fuzz_updates.Update, range(count)))
     for update, came, wanted in found:
@@ -295,3 +295,22 @@ def test_a_users_function_may_have_a_name_of_jax(x64):
     params = cell.init(jax.random.key(0), 2)
     _, ys = jaxrnn.unroll(cell, params, jnp.ones((1, 2)), implementation="cpu")
     assert cases.error(ys[0], 3 * np.asarray(params["w"]).sum((0, 1))) < 1e-12
+
+
+def test_a_known_choice_beyond_the_last_case(x64):
+    """A loop's count picks between numbers; what is beyond them picks the last, as in XLA."""
+
+    def picking_update(state, x, r):
+        cases = lambda h: (jnp.asarray(0.5, h.dtype), jnp.asarray(2.0, h.dtype))
+        pick = lambda i, h: jnp.tanh(h * jax.lax.select_n(i, *cases(h)))
+        return (jax.lax.fori_loop(0, 4, pick, state[0] + x[0] + r[0]),)
+
+    cell = jaxrnn.gated(picking_update, gates=1)(4)
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((5, 2, 3))
+    runs = [None, "xla", "reference"]
+    came, xla, wanted = (jaxrnn.unroll(cell, params, xs, implementation=run) for run in runs)
+    assert cases.error(came, wanted) < 1e-12 and cases.error(xla, wanted) < 1e-12
+    h = np.asarray(xs[0]) @ np.asarray(params["w"])[:, 0] + np.asarray(params["b"])[0]
+    for factor in (0.5, 2.0, 2.0, 2.0):
+        h = np.tanh(h * factor)
+    assert cases.error(wanted[1][0], h) < 1e-12

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import repr_of
+from jaxrnn._src.core.cell import check_cell, repr_of
 from jaxrnn._src.wrappers.stack import bidirectional, merge_function
-from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.flax_cells import ROWS
 from jaxrnn.interop.layout import check_places, made_by, options, to_arrays, to_params
 

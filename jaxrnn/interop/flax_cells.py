@@ -112,7 +112,7 @@ ROWS = {  # of several with the same constructor of ours, ours becomes the first
         Row("SimpleCell", elman, _layers(("i",), ("h",), ("i",)), _RNN),
         Row("OptimizedLSTMCell", lstm, _LINEN_LSTM, _BOTH),
         Row("LSTMCell", lstm, _LINEN_LSTM, _BOTH),
-        Row("GRUCell", gru, _LINEN_GRU),
+        Row("GRUCell", gru, _LINEN_GRU, _BOTH),
         Row("MGUCell", flax_mgu, _layers(*_MINIMAL, rb=True), options={"reset_gate": True}),
         Row("MGUCell", ugrnn, _layers(*_MINIMAL), options={"reset_gate": False}),
         Row("ConvLSTMCell", conv_lstm, convolutional("ih", "hh", "kernel", "bias")),
@@ -121,6 +121,7 @@ ROWS = {  # of several with the same constructor of ours, ours becomes the first
         Row("SimpleCell", elman, _fused(1, "dense_i"), _RNN),
         Row("OptimizedLSTMCell", lstm, _fused(4, "dense_h"), _BOTH),
         Row("LSTMCell", lstm, _layers(("ii", "if_", "ig", "io"), _LSTM, _LSTM), _BOTH),
-        Row("GRUCell", gru, _fused(3, "dense_i", missing=("rb",))),  # google/flax#5594
+        # Without a bias of the candidate: google/flax#5594.
+        Row("GRUCell", gru, _fused(3, "dense_i", missing=("rb",)), _BOTH),
     ),
 }

@@ -23,10 +23,13 @@ from jaxrnn.interop.layers import (
     options,
     stacked,
 )
+from jaxrnn.interop.onnx.activations import Activation
 
-_ACTIVATIONS = {  # Keras's name of a function, and that in jax.nn
+_ACTIVATIONS = {  # Keras's name of a function, and what a cell takes
     "linear": "identity",
     "softsign": "soft_sign",
+    "exponential": "exp",
+    "leaky_relu": Activation("LeakyRelu", 0.2),
     **{
         name: name
         for name in (
@@ -36,7 +39,7 @@ _ACTIVATIONS = {  # Keras's name of a function, and that in jax.nn
         )
     },
 }  # fmt: skip
-_MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}
+_MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product", None: None}
 
 
 def from_keras(source, *, double_bias=False):
@@ -61,7 +64,7 @@ def from_keras(source, *, double_bias=False):
     Raises:
       TypeError: ``source`` is none of these.
       ValueError: it has not been built, or has what no cell has, and what that is: an
-        activation, ``recurrent_dropout``, ``go_backwards``, a ``merge_mode`` of None.
+        activation, ``recurrent_dropout``, ``go_backwards``.
 
     >>> import keras
     >>> import jaxrnn.interop
@@ -122,9 +125,6 @@ def _of_layer(keras, layer, double, backwards):
 
 
 def _bidirectional(keras, layer, double):
-    if layer.merge_mode not in _MERGES:
-        want = f"merge_mode to be one of {tuple(_MERGES)}"
-        raise ValueError(f"source: got {layer.name!r} with {layer.merge_mode!r}, want {want}")
     forward, backward = (
         stacked(_of_layer(keras, one, double, backwards))
         for one, backwards in ((layer.forward_layer, False), (layer.backward_layer, True))
@@ -156,10 +156,8 @@ def _of_cell(keras, cell, double):
         made = elman(hidden, **given)
     else:
         given["gate_activation"] = _activation(keras, cell, "recurrent_activation")
-        if is_gru and given != {"activation": "tanh", "gate_activation": "sigmoid"}:
-            want = "tanh and sigmoid: jaxrnn.gru has no other"
-            raise ValueError(f"source: got {cell.name!r} with {given}, want {want}")
-        made = gru(hidden, reset_after=cell.reset_after) if is_gru else lstm(hidden, **given)
+        reset = {"reset_after": cell.reset_after} if is_gru else {}
+        made = gru(hidden, **reset, **given) if is_gru else lstm(hidden, **given)
 
     def gates(variable):
         """[..., G * H] -> [K, G, H]"""
@@ -181,7 +179,7 @@ def _of_cell(keras, cell, double):
 
 
 def _activation(keras, cell, which):
-    """The name in ``jax.nn`` of a cell's activation."""
+    """What our cell takes for an activation of theirs."""
     function = getattr(cell, which)
     for theirs, ours in _ACTIVATIONS.items():
         if getattr(keras.activations, theirs, None) is function:
@@ -301,7 +299,9 @@ def _cell(cell, params, rate):
     elif is_a(cell, gru):
         only("Keras", cell, heads=1)
         two = options(cell)["reset_after"]
-        kind, given = "GRU", {"reset_after": two}
+        gates = {"recurrent_activation": _theirs(cell, "gate_activation")}
+        activation = _theirs(cell, "activation")
+        kind, given = "GRU", {"reset_after": two, "activation": activation, **gates}
     else:
         want = "elman, lstm or gru, bidirectional or not, and stacks of them and dropout"
         raise ValueError(f"cell: got {cell}, want {want}: Keras has no other")

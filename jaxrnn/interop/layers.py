@@ -74,10 +74,12 @@ def one_bias(cell):
 
 
 def name_of(activation):
-    """The name in ``jax.nn`` of a cell's activation; the function itself if it is another."""
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
-    known = getattr(jax.nn, name, None)
-    return name if activation in (name, known) else activation
+    """The name by which a cell takes an activation; the function itself if it has none."""
+    if isinstance(activation, str):
+        return activation
+    name = getattr(activation, "__name__", "")
+    known = getattr(jax.nn, name, getattr(jnp, name, None))
+    return name if activation is known else activation
 
 
 def only(library, cell, **wanted):

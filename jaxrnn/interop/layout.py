@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import repr_of
-from jaxrnn._src.wrappers.views import check_cell
+from jaxrnn._src.core.cell import check_cell, repr_of
 
 
 class Layout(NamedTuple):

@@ -256,6 +256,7 @@ def _form(cell):
         name, given = "RNN", {"nonlinearity": nonlinearity}
     elif is_a(cell, gru):
         only("PyTorch", cell, heads=1, reset_after=True)
+        only("PyTorch", cell, activation="tanh", gate_activation="sigmoid")
         name, given = "GRU", {}
     elif is_a(cell, lstm):
         only("PyTorch", cell, heads=1, peepholes=False, coupled=False, cell_clip=None)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdexcept>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ inline void require(bool holds, const char* name, const char* what = "") {
 }
 
 constexpr int64_t kAnySize = -1;
-constexpr int32_t kAnyFloat = -1, kFlag = -2;  // beside Storage
+constexpr int32_t kAnyFloat = -1, kFlag = -2, kInt = -3;  // beside Storage
 
 // One array: [...members, ...own dimensions]. A member dimension of 1 is shared by all members.
 struct Buffer {
@@ -98,9 +99,10 @@ class Reader {
       case xla::ffi::BF16: out.storage = kBF16, out.bytes = 2; break;
       case xla::ffi::F16: out.storage = kF16, out.bytes = 2; break;
       case xla::ffi::PRED: out.storage = kFlag, out.bytes = 1; break;
+      case xla::ffi::S32: out.storage = kInt, out.bytes = 4; break;
       default: is(false, ": a type the kernel does not know");
     }
-    is(storage == kAnyFloat ? out.storage != kFlag : out.storage == storage,
+    is(storage == kAnyFloat ? out.storage >= 0 : out.storage == storage,
        ": an unexpected type");
     int64_t stride = 1;
     for (int64_t n : out.shape) stride *= n;

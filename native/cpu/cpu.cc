@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "dispatch.h"
 #include "layout.h"
 #include "schedule.h"
 
@@ -10,41 +11,7 @@ namespace ffi = xla::ffi;
 
 namespace jaxrnn {
 
-#if defined(__x86_64__) && !defined(JAXRNN_BASELINE_ALONE)
-extern const Isa baseline, avx2, avx512;
-#elif defined(__aarch64__)
-extern const Isa neon;
-#else
-extern const Isa baseline;
-#endif
-
 namespace {
-
-// The instruction sets of this machine, the best first.
-std::vector<const Isa*> available() {
-#if defined(__x86_64__) && !defined(JAXRNN_BASELINE_ALONE)
-  std::vector<const Isa*> found;
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    found.push_back(&avx512);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2);
-  found.push_back(&baseline);
-  return found;
-#elif defined(__aarch64__)
-  return {&neon};
-#else
-  return {&baseline};
-#endif
-}
-
-const Isa* find_isa(std::string_view name) {
-  static const std::vector<const Isa*> found = available();
-  if (name.empty()) return found.front();
-  for (const Isa* isa : found)
-    if (name == isa->name) return isa;
-  return nullptr;
-}
 
 template <class T>
 ffi::Error run(const Call<T>& call, ffi::ThreadPool& pool, const Kernel<T>& kernel) {
@@ -127,20 +94,6 @@ ffi::Error run(const Call<T>& call, ffi::ThreadPool& pool, const Kernel<T>& kern
   return ffi::Error::Success();
 }
 
-// What is wrong with a call becomes its error.
-template <class Function>
-ffi::Error guarded(std::string_view isa_name, Function function) {
-  try {
-    const Isa* isa = find_isa(isa_name);
-    require(isa, "this machine has no instruction set ", std::string(isa_name).c_str());
-    return function(*isa);
-  } catch (const Bad& bad) {
-    return ffi::Error(ffi::ErrorCode::kInvalidArgument, "jaxrnn: " + std::string(bad.what()));
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxrnn: out of memory");
-  }
-}
-
 template <bool kBackward>
 ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
                   ffi::Span<const int32_t> sizes, ffi::Span<const int32_t> program,
@@ -153,8 +106,8 @@ ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingR
     // The first result of either is a state, [B, H], in the type of the arithmetic.
     Reader read(args, rets, 2);
     if (rets.get<ffi::AnyBuffer>(0).value()->element_type() == ffi::F64)
-      return run(Call<double>(attributes, read, kBackward), pool, isa.f64);
-    return run(Call<float>(attributes, read, kBackward), pool, isa.f32);
+      return run(Call<double>(attributes, read, kBackward), pool, isa.f64.recurrence);
+    return run(Call<float>(attributes, read, kBackward), pool, isa.f32.recurrence);
   });
 }
 
@@ -189,8 +142,8 @@ ffi::Error handle_evaluate(ffi::RemainingArgs args, ffi::RemainingRets rets, int
     auto first = rets.get<ffi::AnyBuffer>(0).value();
     int64_t count = first->dimensions().back();
     if (first->element_type() == ffi::F64)
-      return evaluate(isa.f64, program, read, count, rets.size());
-    return evaluate(isa.f32, program, read, count, rets.size());
+      return evaluate(isa.f64.recurrence, program, read, count, rets.size());
+    return evaluate(isa.f32.recurrence, program, read, count, rets.size());
   });
 }
 
@@ -234,17 +187,6 @@ extern "C" const char* jaxrnn_operations() {
 #define OP(name, result) #name ","
   return JAXRNN_OPERATIONS(OP);
 #undef OP
-}
-
-// The instruction sets of this machine, the best first: "avx512,avx2,baseline".
-extern "C" const char* jaxrnn_instruction_sets() {
-  static const std::string names = [] {
-    std::string out;
-    for (const auto* isa : jaxrnn::available())
-      out += (out.empty() ? "" : ",") + std::string(isa->name);
-    return out;
-  }();
-  return names.c_str();
 }
 
 // What the kernel was made for.

@@ -1,7 +1,7 @@
 // The kernel for one instruction set; compiled once for each, with JAXRNN_ISA its name and
 // JAXRNN_BYTES the size of its vectors. JAXRNN_INTERPRETER is the file that runs an update.
 
-#include "task.h"
+#include "isa.h"
 // in this order
 #include "vector.h"
 #include "operations.h"
@@ -11,6 +11,7 @@
 #include "steps.h"
 #include "forward.h"
 #include "backward.h"
+#include "attention.h"
 
 namespace {
 
@@ -35,15 +36,21 @@ void evaluate(const Program& program, const T* const* inputs, T* const* outputs,
 
 }  // namespace
 
+namespace {
+
+template <class T>
+constexpr Kernels<T> kKernels = {
+    {kLanes<T>, forward<T>, backward<T>, evaluate<T>},
+    {attention_forward<T>, attention_backward<T>},
+};
+
+}  // namespace
+
 namespace jaxrnn {
 
 extern const Isa JAXRNN_ISA;
 #define TEXT(x) #x
 #define NAME(x) TEXT(x)
-const Isa JAXRNN_ISA = {
-    NAME(JAXRNN_ISA),
-    {kLanes<float>, forward<float>, backward<float>, evaluate<float>},
-    {kLanes<double>, forward<double>, backward<double>, evaluate<double>},
-};
+const Isa JAXRNN_ISA = {NAME(JAXRNN_ISA), kKernels<float>, kKernels<double>};
 
 }  // namespace jaxrnn

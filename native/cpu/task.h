@@ -120,12 +120,6 @@ struct Kernel {
                    int32_t results, T* scratch);
 };
 
-struct Isa {
-  const char* name;
-  Kernel<float> f32;
-  Kernel<double> f64;
-};
-
 // What one worker needs: the program's registers, constants first, with tiles for its inputs last;
 // then rows of xs.
 inline int64_t scratch_size(const Program& program, int64_t features) {

@@ -1,4 +1,4 @@
-"""SRU and RG-LRU, of which the input is part of the output: behind a projection to its size."""
+"""SRU, RG-LRU and Mamba, whose input is part of the output: behind a projection to its size."""
 
 import numpy as np
 from case import LIFTED, Case
@@ -60,11 +60,21 @@ def rg_lru_block(params, state, x):
     return (seen[1:], *state), _affine(out, h * _gelu(_affine(gate, x)))
 
 
+def mamba(params, state, x):
+    """Gu & Dao 2023, algorithm 2 with their simplified discretisation of B."""
+    (h,), d = state, params["d"]
+    B, C = np.einsum("i,igd->gd", x, params["bc"])
+    dt = np.log(1 + np.exp(x @ params["r1"] @ params["r2"] + params["c"]))[:, None]
+    h = np.exp(-dt * np.exp(params["l"])) * h.reshape(len(x), -1) + dt * B * x[:, None]
+    return (h.reshape(-1),), h @ C + d * x
+
+
 ROWS = {
     "sru": Case(behind(jaxrnn.sru), projected(sru(np.sqrt(3))), LIFTED),
     "sru_project": Case(
         lambda h: jaxrnn.sru(h, project=True, highway_bias=-1.0), sru(None), LIFTED
     ),
+    "mamba": Case(behind(lambda h: jaxrnn.mamba(h, state=4, rank=2)), projected(mamba), LIFTED),
     "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LIFTED),
     "rg_lru_heads": Case(
         behind(lambda h: jaxrnn.rg_lru(h, heads=2)), projected(rg_lru), LIFTED, heads=2

@@ -145,7 +145,7 @@ def _edit(fault):
 
 
 def _record(rows):
-    from benchmarks import machine, record
+    from benchmarks.shared import machine, record
 
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found = [

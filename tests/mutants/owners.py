@@ -13,7 +13,6 @@ OWNERS = {
         "tests/test_updates.py",
     ),
     "jaxrnn/_src/wrappers/stack.py": (
-        "tests/test_holes.py",
         f"{LAWS} -k 'bidirectional and gru_reset_before'",
         f"{LAWS} -k 'highway or parallel_product or dropout_sequence'",
         "tests/test_structure.py",
@@ -24,7 +23,7 @@ OWNERS = {
     ),
     "jaxrnn/_src/core/dropout_masks.py": ("tests/test_draws.py", "tests/test_structure.py"),
     "jaxrnn/_src/core/streaming.py": ("tests/test_pieces.py",),
-    "jaxrnn/_src/core/closures.py": ("tests/test_holes.py", "tests/test_closures.py"),
+    "jaxrnn/_src/core/closures.py": ("tests/test_closures.py",),
     "jaxrnn/_src/ops/operation.py": (
         "tests/test_operation.py",
         "tests/test_unused.py",
@@ -43,7 +42,7 @@ OWNERS = {
         f"{LAWS} -k attention_window",
     ),
     "jaxrnn/_src/inspect/trace.py": ("tests/test_inside.py",),
-    "jaxrnn/files.py": ("tests/test_holes.py", "tests/test_files.py"),
+    "jaxrnn/files.py": ("tests/test_files.py",),
     "jaxrnn/nnx.py": ("tests/test_flax.py",),
     "jaxrnn/linen.py": ("tests/test_flax.py",),
     "jaxrnn/_src/wrappers/int8.py": ("tests/test_quantize.py",),
@@ -56,7 +55,7 @@ OWNERS = {
     "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'xla or chunks or reference'",),
     "jaxrnn/_src/ops/linear_scan/tpu/": ("tests/test_linear.py -k tpu",),
     "jaxrnn/_src/ops/step_loop/": (
-        "tests/test_holes.py",
+        "tests/test_step_loop.py",
         f"{LAWS} -k 'gru_reset_before or conv_gru'",
         "tests/test_structure.py",
     ),
@@ -64,6 +63,8 @@ OWNERS = {
         "tests/test_matrix_memory.py",
         f"{LAWS} -k '[mlstm'",
     ),
+    "jaxrnn/_src/ops/delta_rule/": ("tests/test_delta_rule.py",),
+    "jaxrnn/_src/builders/memory.py": (f"{LAWS} -k 'retention or delta_product'",),
     "jaxrnn/_src/ops/recurrence/xla.py": (
         f"{LAWS} -k 'gru_states or elman_relu'",
         "tests/test_pieces.py",
@@ -74,7 +75,7 @@ OWNERS = {
         "tests/test_updates.py",
     ),
     "jaxrnn/_src/ops/recurrence/chunks.py": (f"{LAWS} -k lstm_chunks",),
-    "jaxrnn/_src/ops/recurrence/elements.py": ("tests/test_holes.py", "tests/test_updates.py"),
+    "jaxrnn/_src/ops/recurrence/elements.py": ("tests/test_dtypes.py", "tests/test_updates.py"),
     "jaxrnn/_src/ops/recurrence/program.py": ("tests/test_updates.py",),
     "jaxrnn/_src/ops/recurrence/cpu.py": ("tests/test_cpu.py",),
     "jaxrnn/_src/ops/recurrence/tpu/": (
@@ -82,7 +83,10 @@ OWNERS = {
     ),
     "jaxrnn/_src/ops/recurrence/gpu/": ("tests/test_gpu_kernel.py -k 'gru or initial'",),
     "jaxrnn/_src/cells/lstm.py": (f"{LAWS} -k 'lstm_everything or lstm_coupled'",),
-    "jaxrnn/_src/cells/gru.py": (f"{LAWS} -k 'gru_heads or gru_reset_before'",),
+    "jaxrnn/_src/cells/gru.py": (
+        "tests/test_rows.py -k 'gru_activations or layer_norm_gru'",
+        f"{LAWS} -k 'gru_heads or gru_reset_before'",
+    ),
     "jaxrnn/_src/cells/mlstm.py": (f"{LAWS} -k 'mlstm'",),
     "jaxrnn/_src/cells/s5.py": (
         "tests/test_linear_cells.py",
@@ -101,10 +105,10 @@ OWNERS = {
         "tests/test_interop_flax.py",
     ),
     "jaxrnn/interop/torch.py": ("tests/test_interop_torch.py",),
-    "jaxrnn/interop/onnx/": ("tests/test_holes.py", "tests/test_interop_onnx.py"),
+    "jaxrnn/interop/onnx/": ("tests/test_interop_onnx.py",),
     "native/cpu/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
-    "native/cpu/storage.h": ("tests/test_holes.py", "tests/test_cpu.py"),
-    "native/cpu/operations.h": ("tests/test_holes.py", "tests/test_cpu.py"),
+    "native/cpu/storage.h": ("tests/test_dtypes.py", "tests/test_cpu.py"),
+    "native/cpu/operations.h": ("tests/test_dtypes.py", "tests/test_cpu.py"),
 }
 
 

@@ -25,8 +25,8 @@ def elman(hidden, *, activation="tanh", heads=1, residuals="gates"):
 
     Args:
       hidden: H, the size of the state and the output.
-      activation: the name of a function in ``jax.nn`` ("tanh", "relu", ...), or any elementwise
-        function.
+      activation: the name of a function in ``jax.nn`` or ``jax.numpy`` ("tanh", "relu", ...), or
+        any elementwise function.
       heads, residuals: see ``jaxrnn.gated``.
 
     Returns:
@@ -34,7 +34,7 @@ def elman(hidden, *, activation="tanh", heads=1, residuals="gates"):
       ``b`` [1, H].
 
     Raises:
-      ValueError: ``activation`` is the name of nothing in ``jax.nn``.
+      ValueError: ``activation`` is the name of no function.
       TypeError: ``activation`` is not elementwise.
 
     >>> cell = jaxrnn.elman(hidden=4, activation="relu")

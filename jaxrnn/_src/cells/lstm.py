@@ -58,8 +58,8 @@ def lstm(
         f = 1 - i is the same with another sign of the gate). ONNX calls it ``input_forget``.
       cell_clip: c is kept between this and its negative; None for no bound. Not ONNX's ``clip``,
         which bounds what enters the activations.
-      activation: of g, and of c where h is made of it: the name of a function in ``jax.nn``
-        ("tanh", "relu", ...), or any elementwise function.
+      activation: of g, and of c where h is made of it: the name of a function in ``jax.nn`` or
+        ``jax.numpy`` ("tanh", "relu", ...), or any elementwise function.
       gate_activation: of the gates i, f and o, the same.
       projection: P, the size of the output and of what recurs, ``P h``, a linear map without bias
         (Sak et al. 2014, arXiv:1402.1128); None for H. With it there is no fused implementation,
@@ -74,7 +74,7 @@ def lstm(
       ``coupled``.
 
     Raises:
-      ValueError: ``cell_clip`` is not above 0; an activation is the name of nothing in ``jax.nn``.
+      ValueError: ``cell_clip`` is not above 0; an activation is the name of no function.
       TypeError: an activation is not elementwise.
 
     >>> cell = jaxrnn.lstm(hidden=4)

@@ -17,6 +17,7 @@ the same numbers. Time leads, any number of batch axes follows, features come la
 """
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import pickle
@@ -26,28 +27,32 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, dispatch
+from jaxrnn._src.core import checks, dispatch, inputs
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.equations import equations
-from jaxrnn._src.core.params_tree import OfDicts, dicts
+from jaxrnn._src.core.params_tree import Called, OfDicts, Step, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
 from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.time_axis import mapped, own_lengths
 from jaxrnn._src.core.time_division import divided
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Cell:
     """A recurrence as a plain record of pure functions.
 
     A cell from a constructor prints as the call that made it, compares and hashes by that call,
     and pickles. A cell made by hand, or changed by ``dataclasses.replace``, compares by its
-    functions. So a cell can be a static argument of ``jax.jit`` and a field of any module.
+    functions. To JAX it is a tree without arrays: it can be an argument of ``jax.jit``, which
+    compiles for each cell, and a field of any module.
 
     Attributes:
-      init: ``(key, in_size) -> params``, a dict of arrays.
+      init: ``(key, in_size) -> params``, a dict of arrays; ``in_size`` is I, None for integers,
+        and a dict of these for a dict of inputs.
       initial_state: ``(params, batch_shape) -> state``, a tree of [...batch, ...] arrays.
-      step: ``(params, state, x, key=None) -> (state, y)``, x [...batch, I], y [...batch, O].
+      step: ``(params, state, x, key=None) -> (state, y)``, x [...batch, I], y [...batch, O];
+        x and y may be other trees too, as a dict of arrays.
       unroll: ``(params, state, xs, mask, starts, reverse, key, implementation) -> (state, ys)``:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state. If it also takes ``initial``, this is what
@@ -79,10 +84,11 @@ class Cell:
     gated: Any = dataclasses.field(default=None, init=False)
 
     def __post_init__(self):
-        for name in ("initial_state", "step", "unroll"):
+        kinds = {"init": Called, "initial_state": OfDicts, "step": Step, "unroll": OfDicts}
+        for name, kind in kinds.items():
             function = getattr(self, name)
-            if not isinstance(function, OfDicts):
-                object.__setattr__(self, name, OfDicts(function))
+            if not isinstance(function, Called):
+                object.__setattr__(self, name, kind(function, name))
 
     def __repr__(self):
         if self.made is not None:
@@ -94,6 +100,12 @@ class Cell:
 
     def __hash__(self):
         return hash(self._identity())
+
+    def __pdoc__(self, **options):
+        """The line that Equinox prints for a cell in a module."""
+        from wadler_lindig import TextDoc
+
+        return TextDoc(repr(self))
 
     def __copy__(self):
         return self  # a constant, like a tuple of functions
@@ -119,6 +131,12 @@ class Cell:
 
     def _identity(self):
         return self.made or tuple(self._functions().values())
+
+
+def check_cell(name, cell):
+    """``cell`` is one; ``name`` is what asks."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"{name}: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
 
 
 def labelled(cell, made=None, gated=None):
@@ -154,6 +172,9 @@ def repr_of(value):
     return getattr(value, "__qualname__", None) or repr(value)
 
 
+_HIDDEN = ("hidden_size", "hidden_dim", "hidden_features", "features", "units", "num_units")
+
+
 class constructor:  # noqa: N801, a decorator
     """Makes a function that builds a ``Cell`` remember its arguments in the cell.
 
@@ -180,8 +201,7 @@ class constructor:  # noqa: N801, a decorator
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
-            message = f"{self.__name__}(): {error}; it takes {self.__name__}{self.__signature__}"
-            raise TypeError(message) from None
+            raise TypeError(f"{self.__name__}(): {self._mistake(error, kwargs)}") from None
         bound.apply_defaults()
         cell = self.build(*bound.args, **bound.kwargs)
         kinds = self.__signature__.parameters
@@ -196,6 +216,17 @@ class constructor:  # noqa: N801, a decorator
         except TypeError as error:
             raise TypeError(f"{made}: a cell's arguments must be hashable: {error}") from None
         return labelled(cell, made, cell.gated)
+
+    def _mistake(self, error, kwargs):
+        """What is wrong with a call: a name that it does not know before one that it misses."""
+        known = [n for n, p in self.__signature__.parameters.items() if p.kind != p.VAR_POSITIONAL]
+        unknown = [name for name in kwargs if name not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            close = [n for n in ("hidden",) if unknown[0] in _HIDDEN and n in known] or close
+            error = f"got an unexpected keyword argument {unknown[0]!r}"
+            error += f", want {close[0]}=" if close else ""
+        return f"{error}; it takes {self.__name__}{self.__signature__}"
 
     def __repr__(self):
         return self.__name__
@@ -239,16 +270,18 @@ def cell(init, initial_state, step):
     takes_key = "key" in inspect.signature(step).parameters
 
     def call(params, state, x, key):
-        return step(params, state, x, key) if takes_key else step(params, state, x)
+        result = step(params, state, x, key) if takes_key else step(params, state, x)
+        checks.check_result(result, state)
+        return result
 
     def one(params, state, x, key=None):
-        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        state = checks.completed_state(initial_state, params, state, inputs.leading(x))
         return call(params, state, x, key)
 
     def whole(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         checks.check_lifted(implementation)
         dispatch.record_reference("scan of step", "only gated cells have one")
-        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
+        initial = initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
         state = initial if state is None else state
         given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
         params, state, initial, xs, mask, starts = given
@@ -271,6 +304,7 @@ def unroll(
     starts=None,
     reverse=False,
     key=None,
+    deterministic=None,
     time_axis=None,
     implementation=None,
 ):
@@ -279,15 +313,20 @@ def unroll(
     Args:
       cell: a ``Cell``.
       params: from ``cell.init``, in any mapping.
-      xs: [T, ...batch, I], floating.
+      xs: floating [T, ...batch, I]; for a cell that reads tokens, integers [T, ...batch]; for one
+        that reads several inputs, a dict of such arrays.
       state: the state before the first step processed; None for the initial state.
-      lengths: int [...batch]: the first ``lengths`` steps are real, the rest is padding.
+      lengths: int [...batch]: the first ``lengths`` steps are real, the rest is padding. Lengths
+        below 0 or beyond T are an error where they are known. Inside ``jax.jit`` they are not: a
+        row then has no real step, or T of them.
       mask: bool [T, ...batch], true at a real step: padding anywhere. With ``lengths``, a step is
         real if both say so. Whatever stands in padding, NaN included, changes nothing.
       starts: bool [T, ...batch], true where a new episode begins before this step: no state
         crosses from the step before, whichever way the sequence is run.
       reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
+      deterministic: says which is meant: False is training, for which a cell that draws has to be
+        given a key; True is evaluation, whatever the key; None leaves it to the key.
       time_axis: the name of a mesh axis that time is divided over, or None; as for
         ``jaxrnn.linear_scan``, for cells of such recurrences and of layers that see one step at a
         time (``lru``, ``s5``, ``gilr``, ``min_gru``, ``min_lstm``, ``project``, in ``stack``,
@@ -309,16 +348,24 @@ def unroll(
     >>> ys.shape, bool((ys[1:, 1] == 0).all())
     ((5, 2, 8), True)
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
+    check_cell("cell", cell)
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
-    xs = jnp.asarray(xs)  # NumPy's float64 is float32 here, unless JAX has it
+    if deterministic is not None:
+        checks.check_bool("deterministic", deterministic)
+        if not deterministic and key is None and draws(cell, params, xs):
+            want = "a key: the cell draws random numbers"
+            raise ValueError(f"key: got None and deterministic=False, want {want}")
+        key = None if deterministic else key
+    xs = jax.tree.map(jnp.asarray, xs)  # NumPy's float64 is float32 here, unless JAX has it
     if time_axis is not None and lengths is not None:
-        lengths = own_lengths(time_axis, jnp.asarray(lengths), xs.shape[0])
+        lengths = own_lengths(time_axis, jnp.asarray(lengths), inputs.leading(xs)[0])
     mask = checks.combined_mask(xs, lengths, mask)
+    batch = inputs.leading(xs)[1:]
     if state is not None:
-        state = checks.completed_state(cell.initial_state, params, state, xs.shape[1:-1])
+        state = checks.completed_state(
+            cell.initial_state, params, state, batch, inputs.swapped(xs)
+        )
     xs = select(mask, xs, 0)  # what stands in padding never meets a weight
 
     def run(params, state, xs, mask, starts, key):
@@ -332,7 +379,9 @@ def unroll(
                 return run(params, state, xs, mask, starts, key)
 
         return mapped(stretch, time_axis, (xs, mask, starts), (params, state, key))
-    return automatic(run, xs)(params, state, xs, mask, starts, key)
+    features = jax.tree.leaves(xs)[0].ndim - 1 - len(batch)
+    run = automatic(run, jax.tree.leaves(xs)[0], features)
+    return run(params, state, xs, mask, starts, key)
 
 
 def explain(cell, params, xs, state=None, *, platform=None, **options):
@@ -366,6 +415,20 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
     return dispatch.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
 
 
+def draws(cell, params, xs):
+    """Whether a cell draws random numbers: whether its outputs depend on the key."""
+
+    def run(key, params, xs):
+        return cell.unroll(params, None, xs, None, None, False, key, None)
+
+    jaxpr = jax.make_jaxpr(run)(jax.random.key(0), dicts(params), xs).jaxpr
+    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
+    for eqn in reversed(jaxpr.eqns):
+        if needed.intersection(eqn.outvars):
+            needed.update(v for v in eqn.invars if not hasattr(v, "val"))
+    return jaxpr.invars[0] in needed
+
+
 def _is_array(value):
     return hasattr(value, "shape")
 
@@ -376,5 +439,6 @@ def output_size(cell, params, in_size):
     def run(xs):
         return cell.unroll(params, None, xs, None, None, False, None, None)[1]
 
-    xs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
-    return jax.eval_shape(run, xs).shape[-1]
+    ys = jax.eval_shape(run, jax.eval_shape(lambda: inputs.example(in_size)))
+    checks.check_one_output(cell, ys)
+    return ys.shape[-1]

@@ -7,54 +7,112 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxrnn._src.core import inputs
 from jaxrnn._src.core.dispatch import NAMES, REFERENCE
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_device
 
+_SWAPPED = "are time and batch swapped here, or in xs?"
 # What a caller may name: as JAX, "gpu" for whichever is there.
 PLATFORM_NAMES = ("gpu", *PLATFORMS)
 
 
 def check_sequence(xs, mask, starts, reverse, key, implementation):
     """Checks the arguments of ``unroll`` that are alike for all cells."""
-    check_inputs(xs, "[T, ...batch, I]")
+    check_all_inputs(xs, "[T, ...batch, I]")
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
-            check_flags(name, flags, xs.shape[:-1], "[T, ...batch]")
-    if not isinstance(reverse, bool):
-        raise TypeError(f"reverse: got {reverse!r}, want True or False")
+            check_flags(name, flags, inputs.leading(xs), "[T, ...batch]")
+    check_bool("reverse", reverse)
     if key is not None:
         check_key(key)
     if implementation is not None and implementation not in NAMES:
         raise ValueError(f"implementation: got {implementation!r}, want None or one of {NAMES}")
 
 
+def described(value):
+    """What came, in a line: an array by its type and shape, anything else by its repr if short."""
+    if _is_array(value):
+        return f"{value.dtype}{list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else _kind(value)
+
+
+def _kind(value):
+    """The name of a value's type, with the package that it is from."""
+    kind = type(value)
+    package = kind.__module__.partition(".")[0]
+    return kind.__name__ if package == "builtins" else f"{package}'s {kind.__name__}"
+
+
+def _is_array(value):
+    """Whether JAX and NumPy know the type of a value's elements: PyTorch's are its own."""
+    dtype = getattr(value, "dtype", None)
+    known = isinstance(dtype, np.dtype) or type(dtype).__module__.startswith("jax.")
+    return known and hasattr(value, "ndim")
+
+
+def check_array(name, array, want="an array"):
+    """An array of JAX's or NumPy's."""
+    if not _is_array(array):
+        way = f" of JAX or NumPy: jnp.asarray({name})" if hasattr(array, "dtype") else ""
+        raise TypeError(f"{name}: got {_kind(array)}, want {want}{way}")
+
+
+def check_bool(name, value):
+    """True or False of Python's: it decides what is traced."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {described(value)}, want True or False")
+
+
 def check_inputs(xs, layout, name="xs"):
     """An array of inputs, with time and features at least; ``name`` is the argument's."""
-    if not hasattr(xs, "dtype") or not hasattr(xs, "ndim"):
-        raise TypeError(f"{name}: got {type(xs).__name__}, want an array {layout}")
+    check_array(name, xs, f"an array {layout}")
     if xs.ndim < 2:
         raise ValueError(f"{name}: got shape {xs.shape}, want {layout}, two axes at least")
     check_floating(name, xs)
 
 
+def check_all_inputs(xs, layout):
+    """Inputs of a cell: features, tokens, or a dict of such with the same time and batch."""
+    if not isinstance(xs, Mapping):
+        return _check_one(xs, layout, "xs")
+    if not xs:
+        raise ValueError("xs: got an empty dict, want one or more arrays")
+    for name, one in xs.items():
+        _check_one(one, layout, f"xs[{name!r}]")
+    want = inputs.leading(xs)
+    for name, one in xs.items():
+        if (came := inputs.leading(one)) != want:
+            raise ValueError(f"xs[{name!r}]: got time and batch {came}, want {want} as others")
+
+
+def _check_one(xs, layout, name):
+    if _is_array(xs) and jnp.issubdtype(xs.dtype, jnp.integer):
+        if not xs.ndim:
+            raise ValueError(f"{name}: got shape (), want [T, ...batch], of integers")
+    else:
+        check_inputs(xs, layout, name)
+
+
 def check_floating(name, array):
     """An array of a real floating type."""
-    if not hasattr(array, "dtype"):
-        raise TypeError(f"{name}: got {type(array).__name__}, want an array")
+    check_array(name, array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: got {array.dtype}, want a floating type")
 
 
 def check_flags(name, flags, shape, layout):
     """A bool array of a shape."""
-    if not hasattr(flags, "dtype"):
-        raise TypeError(f"{name}: got {type(flags).__name__}, want a bool array {shape}")
+    check_array(name, flags, f"a bool array {shape}")
     if flags.dtype != jnp.bool_:
-        raise TypeError(f"{name}: got {flags.dtype}, want bool")
+        raise TypeError(f"{name}: got {flags.dtype}, want bool: {name}.astype(bool)")
     if flags.shape != shape:
-        raise ValueError(f"{name}: got shape {flags.shape}, want {layout} = {shape}")
+        swapped = flags.ndim > 1 and sorted(flags.shape) == sorted(shape)
+        hint = f"; {_SWAPPED}" if swapped else ""
+        raise ValueError(f"{name}: got shape {flags.shape}, want {layout} = {shape}{hint}")
 
 
 def check_key(key):
@@ -62,8 +120,7 @@ def check_key(key):
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (typed and key.ndim == 0) and not (dtype == jnp.uint32 and key.ndim == 1):
-        came = f"{dtype}{list(key.shape)}" if dtype is not None else repr(key)
-        raise TypeError(f"key: got {came}, want one key, as jax.random.key(0)")
+        raise TypeError(f"key: got {described(key)}, want one key, as jax.random.key(0)")
 
 
 def combined_mask(xs, lengths, mask, name="lengths"):
@@ -78,31 +135,42 @@ def combined_mask(xs, lengths, mask, name="lengths"):
         with jax.ensure_compile_time_eval():  # inside a jit, known lengths stay known
             lengths = jnp.asarray(lengths)
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: got {lengths!r}, want an array of ints [...batch]") from None
+        want = "an array of ints [...batch]"
+        raise TypeError(f"{name}: got {described(lengths)}, want {want}") from None
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"{name}: got {lengths.dtype}, want an integer type")
-    steps, *batch, _ = xs.shape
+    steps, *batch = inputs.leading(xs)
     if lengths.shape != tuple(batch):
-        raise ValueError(f"{name}: got shape {lengths.shape}, want [...batch] = {tuple(batch)}")
+        hint = f"; {_SWAPPED}" if lengths.shape == inputs.swapped(xs) else ""
+        want = f"[...batch] = {tuple(batch)}"
+        raise ValueError(f"{name}: got shape {lengths.shape}, want {want}{hint}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
         with jax.ensure_compile_time_eval():
             low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             came = f"values from {low} to {high}"
             raise ValueError(f"{name}: got {came}, want them between 0 and T = {steps}")
-    time = jax.lax.broadcasted_iota(jnp.int32, xs.shape[:-1], 0)
+    time = jax.lax.broadcasted_iota(jnp.int32, inputs.leading(xs), 0)
     real = time < jnp.broadcast_to(lengths[None].astype(jnp.int32), time.shape)
     return real if mask is None else real & mask
 
 
-def completed_state(initial_state, params, state, batch):
-    """``state`` in the types of the cell's initial state; it has its structure and shapes."""
+def completed_state(initial_state, params, state, batch, swapped=None):
+    """``state`` in the types of the cell's initial state; it has its structure and shapes.
+
+    A state with the batch ``swapped`` shows that the caller took time for the batch.
+    """
     want = jax.eval_shape(lambda p: initial_state(p, batch), params)
     leaves, structure = jax.tree.flatten(state)
     wanted = jax.tree.leaves(want)
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if structure != jax.tree.structure(want) or shapes != [leaf.shape for leaf in wanted]:
-        raise ValueError(f"state: got {_shapes(state)}, want {_shapes(want)}")
+        hint = ""
+        if swapped is not None:
+            other = jax.eval_shape(lambda p: initial_state(p, swapped), params)
+            fits = shapes == [leaf.shape for leaf in jax.tree.leaves(other)]
+            hint = f"; {_SWAPPED}" if fits else ""
+        raise ValueError(f"state: got {_shapes(state)}, want {_shapes(want)}{hint}")
     if not all(map(_fits, leaves, wanted)):
         raise TypeError(f"state: got {_shapes(state)}, want {_shapes(want)}, or narrower floats")
     leaves = [jnp.asarray(leaf, like.dtype) for leaf, like in zip(leaves, wanted)]
@@ -120,6 +188,41 @@ def _fits(leaf, like):
 
 def _shapes(tree):
     return jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
+
+
+def check_result(result, state):
+    """What a step gave: ``(state, y)``, with the structure, shapes and types of the state before.
+
+    A state that Python's numbers are in has no types of its own.
+    """
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        many = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+        came = described(result) if _is_array(result) else f"{_kind(result)}{many}"
+        raise TypeError(f"step: gave {came}, want (state, y)")
+    after, wanted = jax.tree.flatten(result[0]), jax.tree.flatten(state)
+    shapes = [list(map(jnp.shape, leaves)) for leaves, _ in (after, wanted)]
+    types = [(jnp.result_type(a), b) for a, b in zip(after[0], wanted[0])]
+    if after[1] != wanted[1] or shapes[0] != shapes[1]:
+        error = ValueError
+    elif any(a != jnp.result_type(b) and not jax.typeof(b).weak_type for a, b in types):
+        error = TypeError
+    else:
+        return
+    came = f"(state, y) with the state {_shapes(result[0])}"
+    raise error(f"step: gave {came}, want {_shapes(state)}, as initial_state makes it")
+
+
+def check_one_output(cell, y):
+    """What a cell gives is an array, which another cell takes."""
+    if not _is_array(y):
+        came = f"{len(jax.tree.leaves(y))} outputs"
+        raise ValueError(f"{cell}: gives {came}, want one array for the next cell")
+
+
+def check_step_input(x):
+    """A step's input, which is never a tuple or a list, as states are."""
+    if not isinstance(x, Mapping):
+        check_array("x", x, "an array [...batch, I]: step(params, state, x)")
 
 
 def check_features(x, size, name="xs"):
@@ -140,8 +243,21 @@ def check_names(params, want):
     """The parameters are a mapping with the names of ``want``."""
     known = isinstance(params, Mapping)
     if not known or sorted(params) != sorted(want):
-        came = sorted(params) if known else type(params).__name__
-        raise ValueError(f"params: got {came}, want a dict of {sorted(want)}")
+        came = sorted(params) if known else _kind(params)
+        place = _place(params, want, "params")
+        hint = f": they are {place}" if place else ""
+        raise ValueError(f"params: got {came}, want a dict of {sorted(want)}{hint}")
+
+
+def _place(params, want, at):
+    """Where in ``params`` those of a cell are, as a module around it has them in its variables."""
+    if hasattr(params, "cell_and_params"):
+        return "in module.cell_and_params()"
+    if not isinstance(params, Mapping):
+        return None
+    if sorted(map(str, params)) == sorted(want):
+        return at
+    return next(filter(None, (_place(v, want, f"{at}[{k!r}]") for k, v in params.items())), None)
 
 
 def check_params(params, want, input_weight, x, axis=0, places=1):
@@ -150,6 +266,7 @@ def check_params(params, want, input_weight, x, axis=0, places=1):
     An axis of ``params[input_weight]`` says how many these are at each of its places.
     """
     check_names(params, want)
+    check_floating("xs", x)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
     if params[input_weight].ndim == len(want[input_weight]):
@@ -178,10 +295,12 @@ def target(platform):
 
 
 def activation(value, name="activation"):
-    """A function, given as itself or by its name in ``jax.nn``."""
-    function = getattr(jax.nn, value, None) if isinstance(value, str) else value
+    """A function, given as itself or by its name in ``jax.nn`` or ``jax.numpy``."""
+    function = value
+    if isinstance(value, str):
+        function = getattr(jax.nn, value, getattr(jnp, value, None))
     if not callable(function):
-        wanted = "a function or the name of one in jax.nn ('tanh', 'relu', 'gelu', ...)"
+        wanted = "a function or the name of one in jax.nn or jax.numpy ('tanh', 'relu', ...)"
         raise ValueError(f"{name}: got {value!r}, want {wanted}")
     return function
 
@@ -200,7 +319,8 @@ def size(name, value):
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: got {value!r}, want an int") from None
+        hint = ", the inputs' features: xs.shape[-1]" if name == "in_size" else ""
+        raise TypeError(f"{name}: got {described(value)}, want an int{hint}") from None
     if number < 1:
         raise ValueError(f"{name}: got {number}, want 1 or more")
     return number

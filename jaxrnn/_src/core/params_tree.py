@@ -8,6 +8,7 @@ a function that is jitted or differentiated may close over one.
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Mapping
 
 import jax
@@ -15,27 +16,45 @@ import jax
 from jaxrnn._src.core import checks
 
 
-def dicts(params):
+def dicts(params, name="params"):
     """A mapping as a dict, and so the mappings in it; anything else as it is.
 
-    A dataclass that is a mapping too stays as it is: who wrote a cell for it reads its fields.
+    What holds an array and tells JAX so, as Flax's ``nnx.Param``, becomes the array. A dataclass
+    that is a mapping too stays as it is: who wrote a cell for it reads its fields.
+
+    Raises:
+      TypeError: an array in it is another library's; ``name`` is what the mapping is called.
     """
+    if not isinstance(params, jax.Array) and hasattr(params, "__jax_array__"):
+        return params.__jax_array__()
+    if hasattr(params, "dtype") and hasattr(params, "shape"):
+        checks.check_array(name, params)
     if not isinstance(params, Mapping) or dataclasses.is_dataclass(params):
         return params
-    return {name: dicts(value) for name, value in params.items()}
+    return {key: dicts(value, f"{name}[{key!r}]") for key, value in params.items()}
 
 
-class OfDicts:
-    """A function of parameters that are given to it as dicts. Equals another of the same."""
+class Called:
+    """A function of a cell, which errors call by its name there. Equals another of the same."""
 
-    def __init__(self, function):
+    def __init__(self, function, name):
         functools.update_wrapper(self, function)
+        self.name = name
 
-    def __call__(self, params, *args, **options):
-        return self.__wrapped__(dicts(params), *args, **options)
+    def __call__(self, *args, **options):
+        try:
+            return self.__wrapped__(*args, **options)
+        except TypeError:
+            signature = inspect.signature(self.__wrapped__)
+            try:
+                signature.bind(*args, **options)
+            except TypeError as error:
+                took = f"{self.name}{signature}"
+                raise TypeError(f"{self.name}: {error}; it takes {took}") from None
+            raise
 
     def __eq__(self, other):
-        return isinstance(other, OfDicts) and self.__wrapped__ == other.__wrapped__
+        return isinstance(other, Called) and self.__wrapped__ == other.__wrapped__
 
     def __hash__(self):
         return hash(self.__wrapped__)
@@ -44,7 +63,27 @@ class OfDicts:
         return repr(self.__wrapped__)
 
     def __reduce__(self):
-        return OfDicts, (self.__wrapped__,)
+        return type(self), (self.__wrapped__, self.name)
+
+
+class OfDicts(Called):
+    """One of parameters, which are given to it as dicts."""
+
+    def __call__(self, *args, **options):
+        if args:
+            args = (dicts(args[0]), *args[1:])
+        elif "params" in options:
+            options = options | {"params": dicts(options["params"])}
+        return super().__call__(*args, **options)
+
+
+class Step(OfDicts):
+    """A cell's step."""
+
+    def __call__(self, *args, **options):
+        if len(args) > 2:
+            checks.check_step_input(args[2])
+        return super().__call__(*args, **options)
 
 
 def parts(params, inits, own=()):

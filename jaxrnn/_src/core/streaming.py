@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxrnn._src.core import dispatch, time_division
+from jaxrnn._src.core import dispatch, inputs, time_division
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
 
@@ -109,7 +109,7 @@ def streamed(unroll, initial_state, made):
         if state is None:
             state = initial.get("initial")
         if state is None:
-            state = initial_state(params, xs.shape[1:-1])
+            state = initial_state(params, inputs.leading(xs)[1:])
         # A start is met on the way from a step to the one before, maybe in another piece.
         # So a piece is turned round, with the starts as they come in the order of processing.
         turned = reverse and starts is not None
@@ -170,17 +170,18 @@ def _closes_over_traced(some, size, fixed, state, timed):
 
 
 def _size(bytes_made, params, xs):
-    if not isinstance(xs.shape[0], int) or xs.shape[0] < 2 * _STEPS:
+    steps = inputs.leading(xs)[0]
+    if not isinstance(steps, int) or steps < 2 * _STEPS:
         return None
-    one = jax.ShapeDtypeStruct((1, *xs.shape[1:]), xs.dtype)
-    leaves, tree = jax.tree.flatten(params)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), xs)
+    leaves, tree = jax.tree.flatten((params, one))
     leaves = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves)
-    return size(xs.shape[0], bytes_made(leaves, tree, one))
+    return size(steps, bytes_made(leaves, tree))
 
 
-def _bytes(made, leaves, tree, xs):
+def _bytes(made, leaves, tree):
     """Of what is made of xs, None if it can't go a piece at a time."""
-    found = jax.eval_shape(lambda leaves, xs: made(tree.unflatten(leaves), xs), leaves, xs)
+    found = jax.eval_shape(lambda leaves: made(*tree.unflatten(leaves)), leaves)
     if found is None:
         return None
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(found))

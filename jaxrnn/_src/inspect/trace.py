@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import wide_scan
-from jaxrnn._src.core.cell import Cell, labelled, unroll
+from jaxrnn._src.core import inputs, wide_scan
+from jaxrnn._src.core.cell import Cell, check_cell, labelled, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.equations import code_of, watched
 from jaxrnn._src.core.sequence import resets, select
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.wrappers.stack import bidirectional
-from jaxrnn._src.wrappers.views import check_cell
 
 OUTPUT = "y"
 
@@ -101,12 +100,12 @@ def _whole(cell, params, state, xs, mask, starts, reverse, key, initial=None):
     cell = _written(cell)
     if _without_step(cell):
         return _by_parts(cell, params, state, xs, mask, starts, reverse, key)
-    initial = cell.initial_state(params, xs.shape[1:-1]) if initial is None else initial
+    initial = cell.initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
     state = initial if state is None else state
     given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
     params, state, initial, xs, mask, starts = given
     step = lambda state, x: _one(cell, params, state, x, key)
-    shown = _dependent(lambda *args: step(*args).found, state, xs[:1].sum(0))
+    shown = _dependent(lambda *args: step(*args).found, state, jax.tree.map(_first, xs))
 
     def body(state, inputs):
         x, real, start = inputs
@@ -163,7 +162,7 @@ def _one(cell, params, state, x, key):
         own |= _names(frame, (cell, *children.values()))
     old = {id(a): name for name, a in own.items() if any(a is b for b in before)}
     known = {id(a) for a in (*before, x)}
-    batch = x.shape[:-1]
+    batch = inputs.leading(x)
     found |= {
         (name,): a for name, a in own.items() if id(a) not in known and _is_shown(a, batch)
     }  # fmt: skip
@@ -229,6 +228,11 @@ def _is_shown(a, batch):
     return jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[: len(batch)] == batch
 
 
+def _first(xs):
+    """An array like that of one step, also where there are no steps."""
+    return xs[:1].sum(0, dtype=xs.dtype)
+
+
 def _dependent(function, *args):
     """The names in what ``function`` gives whose arrays depend on its arguments."""
     closed, out = jax.make_jaxpr(function, return_shape=True)(*args)
@@ -292,7 +296,7 @@ def _prefix(cell, params, name, inner, x):
       name, inner: of the child, and its parameters.
     """
     if not jax.tree.leaves(inner):  # then they may be missing
-        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), x.shape[-1]))
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.sizes(x)))
     shared = not isinstance(params, dict) or name not in params
     return () if shared and len(_children(cell)) == 1 else (name,)
 

@@ -16,6 +16,8 @@ import jax
 ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
 FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests and benchmarks
 
+_FUNCTIONS = ("forward", "backward", "evaluate", "attend_forward", "attend_backward")
+
 
 class Library(NamedTuple):
     """What was loaded.
@@ -54,7 +56,7 @@ def library() -> Library:
         lib = ctypes.CDLL(str(found))
     except OSError as error:
         return _without(f"its library cannot be loaded: {error}")
-    for name in ("forward", "backward", "evaluate"):
+    for name in _FUNCTIONS:
         handler = jax.ffi.pycapsule(getattr(lib, f"jaxrnn_{name}"))
         jax.ffi.register_ffi_target(f"jaxrnn_{name}", handler, platform="cpu")
 
@@ -90,6 +92,18 @@ def _without(why):
         "the kernel for CPUs is missing, XLA runs instead: %s", why
     )
     return Library(why)
+
+
+def unsupported(target) -> str | None:
+    """Why no kernel of the library can run on a ``Target``, or None."""
+    if target.platform != "cpu":
+        return f"it is for CPUs, not for {target.platform}"
+    if library().missing:
+        return library().missing
+    asked = instruction_set()
+    if asked and asked not in library().instruction_sets:
+        return f"{ISA} is {asked!r}; this machine has {library().instruction_sets}"
+    return None
 
 
 def instruction_set() -> str:

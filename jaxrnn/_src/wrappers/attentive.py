@@ -7,12 +7,11 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
 from jaxrnn._src.core.cell import cell as from_step
-from jaxrnn._src.core.cell import constructor, output_size
+from jaxrnn._src.core.cell import check_cell, constructor, output_size
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.param_spec import input_init
 from jaxrnn._src.core.sequence import select
-from jaxrnn._src.wrappers.views import check_cell
 
 SCORES = ("additive", "general", "dot")
 

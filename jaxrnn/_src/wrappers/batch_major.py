@@ -3,31 +3,56 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.core import checks, inputs, params_tree
 from jaxrnn._src.core.cell import unroll
 
 LAYOUT = "[...batch, T, I]"
 
 
-def run(cell, params, xs, state, *, dtype, seq_lengths, mask, starts, **options):
+def run(
+    cell, params, xs, *, dtype, state, initial_state, lengths, seq_lengths, mask, starts,
+    time_major, **options,
+):  # fmt: skip
     """``jaxrnn.unroll`` of xs [...batch, T, I], mask and starts [...batch, T].
 
-    Parameters and inputs are cast to ``dtype``, unless it is None.
+    Parameters and inputs are cast to ``dtype``, unless it is None. ``initial_state`` and
+    ``seq_lengths`` are Flax's names of ``state`` and ``lengths``. If ``time_major``, all arrays
+    are as for ``jaxrnn.unroll``.
     """
-    checks.check_inputs(xs, LAYOUT)
+    _, state = _either(state=state, initial_state=initial_state)
+    name, lengths = _either(lengths=lengths, seq_lengths=seq_lengths)
+    checks.check_bool("time_major", time_major)
+    check_inputs(xs, time_major)
     params, xs = cast(dtype, params_tree.dicts(params), xs)
-    for name, flags in (("mask", mask), ("starts", starts)):
-        if flags is not None:
-            checks.check_flags(name, flags, xs.shape[:-1], "[...batch, T]")
-    xs = jnp.moveaxis(xs, -2, 0)
-    mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
-    mask = checks.combined_mask(xs, seq_lengths, mask, "seq_lengths")
+    if not time_major:
+        for flags in (("mask", mask), ("starts", starts)):
+            if flags[1] is not None:
+                checks.check_flags(*flags, inputs.leading(xs), "[...batch, T]")
+        time = len(inputs.leading(xs)) - 1
+        xs = jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), xs)
+        mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
+    mask = checks.combined_mask(xs, lengths, mask, name)
     state, ys = unroll(cell, params, xs, state, mask=mask, starts=starts, **options)
-    return state, jnp.moveaxis(ys, 0, -2)
+    return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), ys)
+
+
+def check_inputs(xs, time_major):
+    """xs have time and features at least."""
+    checks.check_all_inputs(xs, "[T, ...batch, I]" if time_major else LAYOUT)
+
+
+def _either(**values):
+    """The name and the value of an argument that has two names."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if len(given) > 1:
+        ours, flax = values
+        raise ValueError(f"{flax}: got it and {ours}, want one: they are the same")
+    return next(iter(given.items()), (next(iter(values)), None))
 
 
 def cast(dtype, *trees):
-    """The arrays of some trees in ``dtype``, unless it is None."""
+    """The floating arrays of some trees in ``dtype``, unless it is None."""
     if dtype is None:
         return trees
-    return jax.tree.map(lambda a: a.astype(dtype), trees)
+    floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
+    return jax.tree.map(lambda a: a.astype(dtype) if floating(a) else a, trees)

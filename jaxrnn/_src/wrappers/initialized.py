@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import constructor, labelled
+from jaxrnn._src.core.cell import check_cell, constructor, labelled
 from jaxrnn._src.core.param_spec import each_gate, input_init, recurrent_init
-from jaxrnn._src.wrappers.views import check_cell
 
 
 @constructor

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import check_cell, constructor
 from jaxrnn._src.wrappers.reparameterised import with_params
-from jaxrnn._src.wrappers.views import check_cell
 
 NAMES = ("w", "r", "p")  # of the weights that products take; all else stays as it is
 _MOST = 127  # -128 is left out: a weight and its negative are equally far from zero

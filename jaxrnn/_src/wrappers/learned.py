@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core import checks, inputs, params_tree
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
-from jaxrnn._src.wrappers.views import check_cell
 
 
 @constructor
@@ -61,7 +60,7 @@ def learned_state(cell):
 
     def unroll(params, state, xs, *options):
         params = parts(params)
-        initial = initial_state(params, xs.shape[1:-1])
+        initial = initial_state(params, inputs.leading(xs)[1:])
         state = initial if state is None else state
         if takes_initial:
             return cell.unroll(params["cell"], state, xs, *options, initial=initial)

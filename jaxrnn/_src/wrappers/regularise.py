@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, dropout_masks
-from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
 from jaxrnn._src.core.sharding import nowhere
 from jaxrnn._src.wrappers.stack import dropout
-from jaxrnn._src.wrappers.views import check_cell, views
+from jaxrnn._src.wrappers.views import views
 
 _counter = dropout(0.0)  # its state is the number of steps
 

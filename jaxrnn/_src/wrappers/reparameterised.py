@@ -5,8 +5,8 @@ import dataclasses
 import jax
 
 from jaxrnn._src.core import checks, dropout_masks, param_spec
-from jaxrnn._src.core.cell import Cell, constructor
-from jaxrnn._src.wrappers.views import check_cell, views
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
+from jaxrnn._src.wrappers.views import views
 
 
 @constructor

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from jaxrnn._src.builders.stateless import stateless
 from jaxrnn._src.core import checks, dropout_masks, param_spec, params_tree
-from jaxrnn._src.core.cell import Cell, constructor, output_size
+from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
-from jaxrnn._src.wrappers.views import check_cell, views
+from jaxrnn._src.wrappers.views import views
 
 
 @constructor
@@ -44,7 +44,8 @@ def parallel(*cells, merge="concat"):
 
     Args:
       cells: one or more cells.
-      merge: "concat", "sum", "mean", "product", or a function of all their outputs [..., O].
+      merge: "concat", "sum", "mean", "product", or a function of all their outputs [..., O]; None
+        for all outputs as a tuple, which only the last cell of a stack may give.
 
     Returns:
       A ``Cell``. State: a tuple of the cells' states; parameters ``{"0": ..., "1": ...}``.
@@ -97,6 +98,8 @@ def _several(whole, cells, output, deep=False, zero=True):
             with _layer(i, whole, cell):
                 before = None if state is None else state[i]
                 new, y = call(cell, params[str(i)], before, x, dropout_masks.fold(key, i))
+                if deep and i + 1 < len(cells):
+                    checks.check_one_output(cell, y)
             after.append(new)
             ys.append(y)
             x = y if deep else x
@@ -205,6 +208,7 @@ _MERGES = {
     "sum": _sum,
     "mean": lambda *ys: _sum(*ys) / len(ys),
     "product": lambda *ys: functools.reduce(operator.mul, ys),
+    None: lambda *ys: ys,
 }
 
 
@@ -219,7 +223,8 @@ def bidirectional(forward, backward=None, *, merge="concat"):
       forward: the cell run from the first step to the last.
       backward: the one run from the last to the first; None for another like ``forward``, with
         parameters of its own.
-      merge: "concat", "sum", "mean", "product", or a function of both outputs [..., O].
+      merge: "concat", "sum", "mean", "product", or a function of both outputs [..., O]; None for
+        both outputs as a pair, which only the last cell of a stack may give.
 
     Returns:
       A ``Cell``. State: ``(forward's, backward's)``, final states as each cell's own ``unroll``

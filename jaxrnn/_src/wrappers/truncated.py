@@ -5,11 +5,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import checks, wide_scan
-from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
-from jaxrnn._src.wrappers.views import check_cell
 
 
 @constructor

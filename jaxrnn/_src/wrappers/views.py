@@ -1,14 +1,7 @@
 """What cells made of cells share."""
 
-from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
-
-
-def check_cell(name, cell):
-    """``cell`` is one; ``name`` is what asks."""
-    if not isinstance(cell, Cell):
-        raise TypeError(f"{name}: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
 
 
 def views(run, initial_state, zero=True):

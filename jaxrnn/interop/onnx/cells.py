@@ -3,11 +3,8 @@
 import functools
 
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.builders.lifted import lifted
-from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import Cell, constructor
-from jaxrnn._src.ops.step_loop import split
-from jaxrnn._src.wrappers.views import check_cell
+from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 
 
 @functools.lru_cache(256)
@@ -51,58 +48,12 @@ def onnx_lstm(
     (5, 4)
     """
     gates = "igo" if input_forget else "ifgo"
-    update = _lstm_update(*_functions(activations, 3), input_forget)
+    if len(activations) != 3:
+        raise ValueError(f"activations: got {len(activations)}, want 3")
+    functions = [checks.activation(a, "activations") for a in activations]
+    update = _lstm_update(*functions, input_forget)
     unit = {f"p{gate}": param_spec.zeros for gate in gates if gate != "g" and peepholes}
     return gated(update, gates=len(gates), states=2, unit=unit)(hidden)
-
-
-@functools.lru_cache(256)
-def _gru_updates(f, g):
-    """With the reset after the product, and as a step before it."""
-
-    def onnx_gru_update(state, x, r, rb):
-        (h,), (xr, xz, xn), (rr, rz, rn) = state, x, r
-        z = f(xz + rz)
-        return ((1 - z) * g(xn + f(xr + rr) * (rn + rb)) + z * h,)
-
-    def reset_before(_, state, x, dot):
-        (h,), (xr, xz, xn) = state, x
-        rr, rz = split(dot("rz", h), 2)
-        z = f(xz + rz)
-        h = (1 - z) * g(xn + dot("n", f(xr + rr) * h)) + z * h
-        return (h,), h
-
-    return onnx_gru_update, reset_before
-
-
-@constructor
-def onnx_gru(hidden, *, activations=("sigmoid", "tanh"), reset_after=True):
-    """ONNX's GRU, with two activations.
-
-        r, z = f(W x + R h + b)                   h = (1 - z) * n + z * h
-        n = g(W_n x + b_n + r * (R_n h + rb))     with ``reset_after``
-        n = g(W_n x + b_n + R_n (r * h))          without
-
-    Args:
-      hidden: H, the size of the state and the output.
-      activations: f and g: names of functions in ``jax.nn``, or elementwise functions.
-      reset_after: ONNX's ``linear_before_reset``.
-
-    Returns:
-      A ``Cell``. State ``(h,)``, [..., H]; parameters as those of ``jaxrnn.gru``.
-
-    >>> from jaxrnn.interop.onnx import onnx_gru
-    >>> cell = onnx_gru(4, activations=("hard_sigmoid", "relu"))
-    >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 3), jnp.ones((5, 3)))[1].shape
-    (5, 4)
-    """
-    after, before = _gru_updates(*_functions(activations, 2))
-    if reset_after:
-        return gated(after, gates=3, unit={"rb": param_spec.zeros})(hidden)
-    hidden = checks.size("hidden", hidden)
-    products = lambda params: {"rz": params["r"][:, :2], "n": params["r"][:, 2]}
-    spec = param_spec.gated(hidden, 3)
-    return lifted(spec, (hidden,), linear.gates, before, products=products)
 
 
 @constructor
@@ -135,9 +86,3 @@ def backward(cell):
         return cell.unroll(params, state, xs, mask, starts, not reverse, key, implementation)
 
     return Cell(cell.init, cell.initial_state, step, unroll)
-
-
-def _functions(activations, count):
-    if len(activations) != count:
-        raise ValueError(f"activations: got {len(activations)}, want {count}")
-    return [checks.activation(a, "activations") for a in activations]

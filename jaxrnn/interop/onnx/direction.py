@@ -15,7 +15,7 @@ from jaxrnn._src.core.cell import unroll
 from jaxrnn._src.wrappers.initialized import initialized
 from jaxrnn.interop.biases import double_bias, parted, summed, without_bias
 from jaxrnn.interop.onnx.activations import Activation, described, named
-from jaxrnn.interop.onnx.cells import onnx_gru, onnx_lstm
+from jaxrnn.interop.onnx.cells import onnx_lstm
 
 
 class Operator(NamedTuple):
@@ -85,15 +85,14 @@ def to_cell(one, double):
         cell = elman(one.hidden, activation=acts[0])
     elif one.op == "LSTM":
         cell = _lstm(one, acts, params)
-    elif acts == ["sigmoid", "tanh"]:
-        cell = gru(one.hidden, reset_after=one.flag)
     else:
-        cell = onnx_gru(one.hidden, activations=tuple(acts), reset_after=one.flag)
+        f, g = acts
+        cell = gru(one.hidden, reset_after=one.flag, activation=g, gate_activation=f)
     params = {name: jnp.asarray(array) for name, array in params.items()}
     if double:
         return double_bias(cell), params
     b, rb = params.pop("b"), params.pop("rb")
-    if one.b is None and cell.made.constructor not in (onnx_lstm, onnx_gru):
+    if one.b is None and cell.made.constructor is not onnx_lstm:
         return without_bias(cell), params
     return cell, params | summed(b, rb, candidate=one.op == "GRU" and one.flag)
 
@@ -204,12 +203,15 @@ def _read_lstm(given):
     return "LSTM", (f, g, g), given["coupled"]
 
 
+def _read_gru(given):
+    return "GRU", (given["gate_activation"], given["activation"]), given["reset_after"]
+
+
 # Of a cell's arguments: the operator, its activations, and whether its flag is set.
 _READ = {
     elman: lambda given: ("RNN", (given["activation"],), False),
     irnn: lambda given: ("RNN", ("relu",), False),
-    gru: lambda given: ("GRU", ("sigmoid", "tanh"), given["reset_after"]),
-    onnx_gru: lambda given: ("GRU", given["activations"], given["reset_after"]),
+    gru: _read_gru,
     lstm: _read_lstm,
     onnx_lstm: lambda given: ("LSTM", given["activations"], given["input_forget"]),
 }

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import check_cell
 from jaxrnn._src.wrappers.stack import bidirectional, dropout, stack
-from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.onnx.activations import DEFAULTS
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, from_cell
@@ -20,7 +20,7 @@ def to_onnx(cell, params, *, lengths=False, state=False):
 
     Args:
       cell: one of ``jaxrnn.elman``, ``irnn``, ``lstm``, ``gru`` and ``jaxrnn.interop.onnx``'s
-        ``onnx_lstm`` and ``onnx_gru``; in ``bidirectional``, ``initialized``, or
+        ``onnx_lstm``; in ``bidirectional``, ``initialized``, or
         ``jaxrnn.interop``'s ``double_bias``, ``without_bias`` or ``onnx.backward``; or a ``stack``
         of these and of ``dropout``, which is nothing in evaluation. Heads become zeros in R.
       params: the cell's parameters, of one floating type, which is the model's.

@@ -47,7 +47,7 @@ def from_onnx(model, weights=None, *, node=None, double_bias=False):
 
     Returns:
       ``(cell, params)``. The cell is one of ``jaxrnn.elman``, ``lstm`` and ``gru`` if it can be,
-      else ``jaxrnn.interop.onnx.onnx_lstm`` or ``onnx_gru``; in ``jaxrnn.bidirectional`` or
+      else ``jaxrnn.interop.onnx.onnx_lstm``; in ``jaxrnn.bidirectional`` or
       ``jaxrnn.interop.onnx.backward``; and in ``jaxrnn.learned_state`` if the model holds an
       initial state other than zero. Without biases it is in ``jaxrnn.interop.without_bias``, but
       for the former two, whose bias is zero.

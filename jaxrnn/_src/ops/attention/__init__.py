@@ -7,12 +7,12 @@ positions earlier.
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sharding import varying, wants_devices
-from jaxrnn._src.ops.attention import blockwise, cudnn, reference
+from jaxrnn._src.ops.attention import blockwise, cpu, cudnn, reference
 from jaxrnn._src.ops.attention.problem import Operands, Problem
 from jaxrnn._src.ops.attention.ring import attend_ring
 from jaxrnn._src.ops.operation import Operation
 
-IMPLEMENTATIONS = {"gpu": cudnn, "xla": blockwise}  # the best first
+IMPLEMENTATIONS = {"cpu": cpu, "gpu": cudnn, "xla": blockwise}  # the best first
 
 
 def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=None):
@@ -27,7 +27,7 @@ def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=N
         same steps 0, 1, 2, ... of one episode.
       k_place: the same of each key, [B, S]. No query sees a key of episode -1.
       window: how many positions back a query sees, itself included; None for all.
-      implementation: "gpu" (cuDNN), "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "gpu" (cuDNN), "xla", "reference", or None for the best that can run.
 
     Returns:
       ys [B, T, N, D]; zero for a query that sees no key.

@@ -24,20 +24,25 @@ def unsupported(problem, operands, target):
         return f"heads of a width that is a multiple of 8, 128 at most, here {width}"
     if not all(isinstance(size, int) and size for size in sizes):
         return f"sizes that are known and not zero, here {tuple(sizes)}"
-    capability = _capability()
+    capability = _capability(target.chip)
     if capability is None:
-        return "cuDNN is asked for what it can do, and this machine has none"
+        return f"a GPU that this machine has, to be asked what it can do, here {target.chip}"
     if capability < _LEAST:
         return f"a GPU of compute capability {_LEAST} or more, here {capability}"
     return None
 
 
-def _capability():
-    """The compute capability of this machine's NVIDIA GPU; None if it has none."""
-    device = jax.local_devices()[0]
-    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+def _capability(chip):
+    """The compute capability of the chip lowered for; None if no NVIDIA GPU here is one.
+
+    ``chip`` is a ``jax.Device.device_kind``. A machine may have GPUs of several kinds, and the
+    default device may be none of them.
+    """
+    try:
+        devices = jax.local_devices(backend="cuda")
+    except RuntimeError:  # JAX has no such backend here
         return None
-    return float(device.compute_capability)
+    return next((float(d.compute_capability) for d in devices if d.device_kind == chip), None)
 
 
 def forward(problem, operands, wanted, save, target):

@@ -16,8 +16,8 @@ from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
 from jaxrnn._src.ops.recurrence.packed import Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
-from jaxrnn._src.ops.recurrence.row_partition import Argument, Result, call
 from jaxrnn._src.ops.recurrence.updates import programs
+from jaxrnn._src.ops.row_partition import Argument, Result, call
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 EXPORTED = False  # an exported program should run where this library's kernels are not
@@ -25,14 +25,9 @@ EXPORTED = False  # an exported program should run where this library's kernels 
 
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
-    if target.platform != "cpu":
-        return f"it is for CPUs, not for {target.platform}"
-    library = native.library()
-    if library.missing:
-        return library.missing
-    asked = native.instruction_set()
-    if asked and asked not in library.instruction_sets:
-        return f"{native.ISA} is {asked!r}; this machine has {library.instruction_sets}"
+    why = native.unsupported(target)
+    if why is not None:
+        return why
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
@@ -42,7 +37,7 @@ def unsupported(problem, operands, target):
         programs = _programs(problem, operands)
     except Unknown as unknown:
         return f"the update has an operation that its programs have not: {unknown}"
-    registers = max(program.registers for program in programs)
+    registers, library = max(program.registers for program in programs), native.library()
     counts = problem.states, problem.gates, len(operands.unit), registers
     for (name, most), count in zip(library.most.items(), counts, strict=True):
         if count > most:

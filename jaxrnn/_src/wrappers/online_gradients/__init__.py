@@ -2,10 +2,9 @@
 
 from jax import lax
 
-from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
 from jaxrnn._src.wrappers.online_gradients import exact, local, rank_one
-from jaxrnn._src.wrappers.views import check_cell
 
 # How an influence begins, and a step.
 RULES = {

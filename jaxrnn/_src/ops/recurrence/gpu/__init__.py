@@ -20,8 +20,8 @@ from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS, KIB, Layer, plan
 from jaxrnn._src.ops.recurrence.packed import Packed, Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
 from jaxrnn._src.ops.recurrence.projected import in_pieces
-from jaxrnn._src.ops.recurrence.row_partition import Argument, Result, call
 from jaxrnn._src.ops.recurrence.updates import programs
+from jaxrnn._src.ops.row_partition import Argument, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
 _MOST_EXCHANGE = 4 << 30  # bytes of a sequence's exchange

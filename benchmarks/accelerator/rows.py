@@ -1,0 +1,171 @@
+"""How long one layer takes on this device, in jaxrnn and in other libraries, in turn.
+
+The time is the device's: see ``timing.batched``. On a CPU, which is here to try this file, it is
+that of single calls.
+"""
+
+import concurrent.futures
+import functools
+import os
+from typing import NamedTuple
+
+import jax
+
+import jaxrnn
+from benchmarks.accelerator import linear
+from benchmarks.accelerator.checks import implementations
+from benchmarks.accelerator.once import once
+from benchmarks.shared import contenders, scans, timing
+from benchmarks.shared.contenders import OURS, with_jax
+from benchmarks.shared.shapes import SHAPES, WIDE, Shape
+from jaxrnn._src.core.dispatch import REFERENCE
+
+DTYPES = ("bfloat16", "float32", "float16")
+DIRECTIONS = ("value_and_grad", "forward")
+IMPORTANT = (
+    "h1024-b16", "h512-b16", "small", "h768-b16", "h2048-b16", "large", "h1024-b64", "stream",
+    "medium", "wide-batch", "h512-b64", "long", "h2048-b64", "h768-b64", "long-stream",
+    "tiny-long",
+)  # fmt: skip
+LAYERS = {name: (SHAPES | WIDE)[name] for name in IMPORTANT}
+TINY = Shape("tiny", 2, 3, 4, 64)
+
+BATCH = 0.02  # seconds that calls waited for together take at least
+SECONDS = 1.0  # to time a row, about; 3 rounds at least
+LATE = 1 / 4  # of the layers come before linear_scan; at the end, its rows would never be run
+HEAD = 64  # units of attention's heads; a narrower layer is no layer of attention
+
+
+def attention(cell, shape, dtype):
+    """Causal attention of the same width, in place of any cell."""
+    del cell
+    if shape.H % HEAD:
+        raise ImportError(f"H={shape.H} is not made of heads of {HEAD} units")
+    layer = jaxrnn.attention(shape.H, heads=shape.H // HEAD, context=shape.T)
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), shape.I))
+    return (lambda params, xs: jaxrnn.unroll(layer, params, xs)[1]), params
+
+
+@once(None)
+def _attention(*case):
+    return with_jax(attention, None, *case)
+
+
+PEERS = {
+    "linen": functools.partial(with_jax, contenders.linen),
+    "cudnn": functools.partial(with_jax, contenders.cudnn),
+    "torch": contenders.torch,
+    "attention": lambda cell, *case: _attention(*case),
+}
+# It is far behind in all rows, and compiling and timing it takes long: its own type says how far.
+SELDOM = {"linen": "float32"}
+
+
+class Case(NamedTuple):
+    """One row: a layer in one direction."""
+
+    direction: str
+    dtype: str
+    shape: Shape
+    cell: str
+
+    def __str__(self):
+        return f"{self.cell} {self.shape.name} {self.dtype} {self.direction.replace('_', ' ')}"
+
+
+def cases(chosen, order):
+    """All rows, ``order`` being how to take several axes: see ``accelerator.broadly``."""
+    shapes = [TINY] if chosen.tiny else [LAYERS[name] for name in chosen.shapes]
+    cells = [name for name in chosen.cells if name in contenders.CELLS]
+    layers = order(chosen.directions, chosen.dtypes, shapes, cells)
+    shapes = [TINY._replace(I=TINY.H)] if chosen.tiny else linear.SHAPES
+    cells = [name for name in chosen.cells if name == linear.NAME]
+    dtypes = [dtype for dtype in chosen.dtypes if dtype != "float16"]
+    late = order(chosen.directions, dtypes, shapes, cells)
+    place = int(LATE * len(layers))
+    return [Case(*case) for case in (*layers[:place], *late, *layers[place:])]
+
+
+def prepared(pool, group, peers):
+    """Compiles all contenders of some rows, several at a time, as nothing is being timed.
+
+    Returns:
+      For each row, contenders by name: what ``shared.contenders`` gives, or the exception.
+    """
+    started = [
+        {
+            name: pool.submit(build, case.cell, case.shape, case.direction, case.dtype)
+            for name, build in _contenders(case, peers).items()
+        }
+        for case in group
+    ]
+    waiting = [future for row in started for future in row.values()]
+    concurrent.futures.wait(waiting)
+    return [{name: f.exception() or f.result() for name, f in row.items()} for row in started]
+
+
+def _contenders(case, peers):
+    """Ours as a user gets it; what else of ours can run; the others."""
+    if case.cell == linear.NAME:
+        return _scans(case)
+    _, *others = _ours(case)
+    ours = {name: functools.partial(contenders.ours, implementation=name) for name in others}
+    ours = {OURS: contenders.ours, **ours}
+    built = {name: functools.partial(with_jax, build) for name, build in ours.items()}
+    peers = [name for name in peers if SELDOM.get(name, case.dtype) == case.dtype]
+    return built | {name: PEERS[name] for name in peers}
+
+
+def _scans(case):
+    """The same of the linear recurrence, whose peers are JAX's own scans."""
+    _, *others = _ours(case)
+    ours = {name: functools.partial(scans.ours, implementation=name) for name in others}
+    functions = {OURS: scans.ours, **ours, **scans.PEERS}
+    build = lambda function: functools.partial(with_jax, functools.partial(linear.build, function))
+    return {name: build(function) for name, function in functions.items()}
+
+
+def _ours(case):
+    """Our implementations that can run here, the best first."""
+    found = implementations(case.cell, case.dtype, case.shape)
+    return [name for name in found if name != REFERENCE]
+
+
+def measure(case, programs):
+    """One row, as it is kept: all contenders on one layer."""
+    calls, compile_seconds, missing = {}, {}, {}
+    for name, program in programs.items():
+        try:
+            if isinstance(program, BaseException):
+                raise program
+            place, compile_seconds[name] = program
+            call = place()
+            timing.once(call)  # what cannot run, fails here
+            calls[name] = call
+        except Exception as error:  # an import, a type it has not, memory: the others go on
+            missing[name] = f"{type(error).__name__}: {error}"
+    least = 0 if jax.default_backend() == "cpu" else BATCH
+    batches = {name: timing.batched(call, least) for name, call in calls.items()}
+    several = {name: call for name, (call, _) in batches.items()}
+    samples = timing.interleaved(several, seconds=SECONDS) if several else {}
+    samples = {name: [s / batches[name][1] for s in taken] for name, taken in samples.items()}
+    handed = {name: [timing.handed_over(call) for _ in range(5)] for name, call in calls.items()}
+    seconds = {name: timing.summary(taken).median for name, taken in samples.items()}
+    others = [name for name in samples if name != OURS and OURS in samples]
+    return case._asdict() | {
+        "name": str(case), "shape": case.shape._asdict(), "runs": next(iter(_ours(case)), None),
+        "samples": samples, "calls": {name: count for name, (_, count) in batches.items()},
+        "seconds": seconds,
+        "host_seconds": {name: timing.summary(taken).median for name, taken in handed.items()},
+        "compile_seconds": compile_seconds, "missing": missing,
+        "ratio": {name: list(timing.ratio(samples[name], samples[OURS])) for name in others},
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }  # fmt: skip
+
+
+def brief(row):
+    """A row in a few words."""
+    if OURS not in row["seconds"]:
+        return "[red]failed[/]"
+    ratios = (f"{name} {ratio[0]:.2f}" for name, ratio in row["ratio"].items())
+    return f"{row['seconds'][OURS] * 1e3:9.3f} ms  {', '.join(ratios)}"

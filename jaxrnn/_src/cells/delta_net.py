@@ -1,0 +1,228 @@
+"""Memories that write by the delta rule: what is there at a key makes room for the value."""
+
+import jax.numpy as jnp
+from jax.nn import sigmoid, silu
+
+from jaxrnn._src.builders.memory import (
+    by_head,
+    joined,
+    keys,
+    memory,
+    projected,
+    queries_keys_values,
+    unit,
+)
+from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
+from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.linear import affine
+
+
+@constructor
+def delta_net(hidden, *, heads=4, key=None, negative=False):
+    """DeltaNet (Schlag et al. 2021, arXiv:2102.11174; Yang et al. 2024, arXiv:2406.06484).
+
+        q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = sigmoid(U x)
+        S = (I - beta k k') S + beta k v'         y = S' q / sqrt(D)
+
+    ``unit(z)`` is z / sqrt(|z|^2 + 1e-6). With ``negative``, beta is twice as large (Grazzi et al.
+    2024, arXiv:2411.12537): I - beta k k' may then reflect, and S can count modulo 2, as parity
+    needs. The convolutions, the norm and the gate of the papers' layers are not of this cell.
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values together.
+      heads: N, a divisor of ``hidden``.
+      key: D, the width of a head's keys; None for that of its values, E = H / N.
+      negative: beta is between 0 and 2, not between 0 and 1.
+
+    Returns:
+      A ``Cell``. State ``(S,)``, [..., N, D, E]. Parameters ``qk`` [I, 2, N D], ``v`` [I, H] and
+      ``u`` [I, N], of beta.
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``.
+
+    >>> cell = jaxrnn.delta_net(hidden=8, heads=2)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> (S,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 3)))
+    >>> ys.shape, S.shape
+    ((100, 5, 8), (5, 2, 4, 4))
+    """
+    hidden, heads, width = keys(hidden, heads, key)
+
+    def inputs(params, x):
+        q, k, v = activated(*projected(params, x, heads))
+        beta = _most(negative) * sigmoid(affine(x, params["u"]))
+        return written(q, k, v, None, beta)
+
+    spec = queries_keys_values(hidden, heads, width) | {
+        "u": ((param_spec.INPUTS, heads), param_spec.input_init)
+    }
+    return memory(spec, (heads, width, hidden // heads), inputs, joined)
+
+
+@constructor
+def gated_delta_net(hidden, *, heads=4, key=None, negative=False):
+    """Gated DeltaNet (Yang et al. 2024, arXiv:2412.06464).
+
+        q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = sigmoid(U_2 x)
+        log w = -exp(l) softplus(U_1 x + c)
+        S = w (I - beta k k') S + beta k v'       y = S' q / sqrt(D)
+
+    ``unit(z)`` is z / sqrt(|z|^2 + 1e-6). The convolutions, the norm and the gate of the paper's
+    layer are not of this cell.
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values together.
+      heads: N, a divisor of ``hidden``.
+      key: D, the width of a head's keys; None for that of its values, E = H / N.
+      negative: beta is between 0 and 2: see ``jaxrnn.delta_net``.
+
+    Returns:
+      A ``Cell``. State ``(S,)``, [..., N, D, E]. Parameters ``qk`` [I, 2, N D], ``v`` [I, H],
+      ``u`` [I, 2, N], of w and beta, and ``c`` and ``l`` [N], which begin as in the authors' code.
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``.
+
+    >>> cell = jaxrnn.gated_delta_net(hidden=8, heads=2)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> (S,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 3)))
+    >>> ys.shape, S.shape
+    ((100, 5, 8), (5, 2, 4, 4))
+    """
+    hidden, heads, width = keys(hidden, heads, key)
+
+    def inputs(params, x):
+        q, k, v = activated(*projected(params, x, heads))
+        u = affine(x, params["u"])
+        rate, beta = u[..., 0, :], _most(negative) * sigmoid(u[..., 1, :])
+        log_w = decay(params, rate)
+        return written(q, k, v, log_w[..., None], beta)
+
+    spec = queries_keys_values(hidden, heads, width) | {
+        "u": ((param_spec.INPUTS, 2, heads), param_spec.input_init),
+        "c": ((heads,), inverse_softplus),
+        "l": ((heads,), log_rates),
+    }
+    return memory(spec, (heads, width, hidden // heads), inputs, joined)
+
+
+@constructor
+def kimi_delta(hidden, *, heads=4, key=None, rank=None, negative=False):
+    """Kimi delta attention, KDA (Kimi Team 2025, arXiv:2510.26692).
+
+        q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = sigmoid(U x)
+        log w = -exp(l) softplus(G_2 G_1 x + c)   for each key
+        S = (I - beta k k') diag(w) S + beta k v'      y = S' q / sqrt(D)
+
+    ``unit(z)`` is z / sqrt(|z|^2 + 1e-6). The convolutions, the norm and the gate of the paper's
+    layer are not of this cell.
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values together.
+      heads: N, a divisor of ``hidden``.
+      key: D, the width of a head's keys; None for that of its values, E = H / N.
+      rank: R, of the product that makes w; None for E.
+      negative: beta is between 0 and 2: see ``jaxrnn.delta_net``.
+
+    Returns:
+      A ``Cell``. State ``(S,)``, [..., N, D, E]. Parameters ``qk`` [I, 2, N D], ``v`` [I, H],
+      ``u`` [I, N], ``g1`` [I, R], ``g2`` [R, N D], ``c`` [N D] and ``l`` [N]; c and l begin as in
+      the authors' code.
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``.
+
+    >>> cell = jaxrnn.kimi_delta(hidden=8, heads=2)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> (S,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 3)))
+    >>> ys.shape, S.shape
+    ((100, 5, 8), (5, 2, 4, 4))
+    """
+    hidden, heads, width = keys(hidden, heads, key)
+    rank = hidden // heads if rank is None else checks.size("rank", rank)
+
+    def inputs(params, x):
+        q, k, v = activated(*projected(params, x, heads))
+        beta = _most(negative) * sigmoid(affine(x, params["u"]))
+        rate = by_head(affine(affine(x, params["g1"]), params["g2"]), heads)
+        by_key = {"c": by_head(params["c"], heads), "l": params["l"][:, None]}
+        log_w = decay(by_key, rate)
+        return written(q, k, v, log_w, beta)
+
+    spec = queries_keys_values(hidden, heads, width) | {
+        "u": ((param_spec.INPUTS, heads), param_spec.input_init),
+        "g1": ((param_spec.INPUTS, rank), param_spec.input_init),
+        "g2": ((rank, heads * width), param_spec.input_init),
+        "c": ((heads * width,), inverse_softplus),
+        "l": ((heads,), log_rates),
+    }
+    return memory(spec, (heads, width, hidden // heads), inputs, joined)
+
+
+@constructor
+def delta_product(hidden, *, heads=4, key=None, writes=2):
+    """DeltaProduct (Siems et al. 2025, arXiv:2502.10297).
+
+        q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = 2 sigmoid(U x)
+        S = (I - beta k k') S + beta k v'         M times, each with a k, v and beta of its own
+        y = S' q / sqrt(D)
+
+    A product of M reflections is any orthogonal matrix that leaves all but M directions alone, so
+    a step can permute M + 1 things. ``unit(z)`` is z / sqrt(|z|^2 + 1e-6). The convolutions, the
+    norm and the gates of the paper's layer are not of this cell.
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values together.
+      heads: N, a divisor of ``hidden``.
+      key: D, the width of a head's keys; None for that of its values, E = H / N.
+      writes: M, how often a step writes.
+
+    Returns:
+      A ``Cell``. State ``(S,)``, [..., N, D, E]. Parameters ``q`` [I, N D], ``k`` [I, M, N D],
+      ``v`` [I, M, H] and ``u`` [I, M, N].
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``.
+
+    >>> cell = jaxrnn.delta_product(hidden=8, heads=2, writes=3)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> (S,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 3)))
+    >>> ys.shape, S.shape
+    ((100, 5, 8), (5, 2, 4, 4))
+    """
+    hidden, heads, width = keys(hidden, heads, key)
+    writes = checks.size("writes", writes)
+
+    def inputs(params, x):
+        q, k, v = (by_head(affine(x, params[name]), heads) for name in "qkv")
+        q = jnp.broadcast_to(q[..., None, :, :], k.shape)
+        q, k, v = activated(q, k, v)
+        beta = 2 * sigmoid(affine(x, params["u"]))
+        taken = written(q, k, v, None, beta)
+        return taken if writes > 1 else tuple(a if a is None else a[..., 0, :, :] for a in taken)
+
+    spec = {
+        "q": ((param_spec.INPUTS, heads * width), param_spec.input_init),
+        "k": ((param_spec.INPUTS, writes, heads * width), param_spec.input_init),
+        "v": ((param_spec.INPUTS, writes, hidden), param_spec.input_init),
+        "u": ((param_spec.INPUTS, writes, heads), param_spec.input_init),
+    }
+    return memory(spec, (heads, width, hidden // heads), inputs, joined, writes=writes)
+
+
+def activated(q, k, v):
+    """Queries, keys and values of the delta rule."""
+    return unit(silu(q)) / q.shape[-1] ** 0.5, unit(silu(k)), silu(v)
+
+
+def written(q, k, v, log_w, beta):
+    """What the memory takes to decay, and to put v in the place of a part of what is at k."""
+    beta = beta[..., None]
+    b = k if log_w is None else k * jnp.exp(log_w)
+    return q, beta * k, v, log_w, -beta * k, b
+
+
+def _most(negative):
+    return 2 if negative else 1

@@ -1,0 +1,142 @@
+"""The state spaces of Mamba, a state for each feature, and of Mamba-2, a matrix memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.nn import silu, softplus
+
+from jaxrnn._src.builders.diagonal import diagonal
+from jaxrnn._src.builders.memory import by_head, joined, memory, spread
+from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
+from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.dtypes import arithmetic
+from jaxrnn._src.core.linear import affine
+
+
+@constructor
+def mamba(hidden, *, state=16, rank=None):
+    """The selective state space of Mamba, S6 (Gu & Dao 2023, arXiv:2312.00752).
+
+        B, C = W x                                dt = softplus(R_2 R_1 x + c)
+        h = exp(-exp(l) dt) h + dt B x            y = C h + d x     for each feature of x
+
+    The convolution, the gate and the projections of the paper's block are not of this cell. It
+    computes the states of all steps at once, D numbers for each feature of each step.
+
+    Args:
+      hidden: H, the size of the output and of the input.
+      state: D, the width of B and C, and of each feature's state.
+      rank: R, of the product that makes dt; None for H / 16, rounded up.
+
+    Returns:
+      A ``Cell``, run by ``jaxrnn.linear_scan``. State ``(h,)``, [..., H D], feature by feature.
+      Parameters ``bc`` [H, 2, D], ``r1`` [H, R], ``r2`` [R, H], ``c`` and ``d`` [H], and ``l``
+      [H, D]; c and l begin as in the authors' code.
+
+    Raises:
+      ValueError: in ``init``, the input has not H features.
+
+    >>> cell = jaxrnn.mamba(hidden=8, state=4)
+    >>> params = cell.init(jax.random.key(0), 8)
+    >>> (h,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 8)))
+    >>> ys.shape, h.shape
+    ((100, 5, 8), (5, 32))
+    """
+    hidden, state = checks.size("hidden", hidden), checks.size("state", state)
+    rank = -(-hidden // 16) if rank is None else checks.size("rank", rank)
+
+    def flat(a):
+        return a.reshape(*a.shape[:-2], hidden * state)
+
+    def inputs(params, x):
+        total = arithmetic(params)
+        rate = affine(affine(x, params["r1"]), params["r2"], params["c"]).astype(total)
+        dt, B = softplus(rate), affine(x, params["bc"])[..., 0, :].astype(total)
+        log_a = -dt[..., None] * jnp.exp(spread(params["l"], dt[..., None] * B[..., None, :]))
+        return flat(jnp.exp(log_a)), flat((dt * x.astype(total))[..., None] * B[..., None, :])
+
+    def outputs(params, h, x):
+        C, x = affine(x, params["bc"])[..., 1, :].astype(h.dtype), x.astype(h.dtype)
+        h = h.reshape(*x.shape, state)
+        return jnp.einsum("...hd,...d->...h", h, C) + spread(params["d"], x) * x
+
+    def init(key, in_size):
+        checks.check_same_size(in_size, hidden)
+        return param_spec.made(spec, key, in_size)
+
+    def steps(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -(rank**-0.5), rank**-0.5)
+
+    spec = {
+        "bc": ((param_spec.INPUTS, 2, state), param_spec.input_init),
+        "r1": ((param_spec.INPUTS, rank), param_spec.input_init),
+        "r2": ((rank, hidden), steps),
+        "c": ((hidden,), inverse_softplus),
+        "d": ((hidden,), param_spec.ones),
+        "l": ((hidden, state), _log_of_one_up),
+    }
+    return dataclasses.replace(diagonal(spec, hidden * state, inputs, outputs), init=init)
+
+
+def _log_of_one_up(key, shape, dtype):
+    del key
+    return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1, dtype=dtype)), shape)
+
+
+@constructor
+def mamba2(hidden, *, heads=4, state=64):
+    """The state space of Mamba-2, SSD (Dao & Gu 2024, arXiv:2405.21060).
+
+        v = silu(V x), for each head              B, C = silu(W x), for all heads
+        dt = softplus(U x + c)                    log w = -exp(l) dt
+        S = w S + B (dt v)'                       y = S' C + d v
+
+    The convolution, the gate and the norm of the paper's block are not of this cell.
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values together.
+      heads: N, a divisor of ``hidden``.
+      state: D, the width of B and C.
+
+    Returns:
+      A ``Cell``. State ``(S,)``, [..., N, D, E] for E = H / N. Parameters ``v`` [I, H], ``bc``
+      [I, 2, D], ``u`` [I, N], and ``c``, ``l`` and ``d`` [N]; c and l begin as in the authors'
+      code.
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``.
+
+    >>> cell = jaxrnn.mamba2(hidden=8, heads=2, state=16)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> (S,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 3)))
+    >>> ys.shape, S.shape
+    ((100, 5, 8), (5, 2, 16, 4))
+    """
+    hidden, heads = checks.heads(hidden, heads)
+    state = checks.size("state", state)
+
+    def inputs(params, x):
+        v = by_head(silu(affine(x, params["v"])), heads)
+        B, C = (
+            jnp.broadcast_to(a, (*v.shape[:-1], state))
+            for a in jnp.split(silu(affine(x, params["bc"])), 2, -2)
+        )
+        rate = affine(x, params["u"])
+        dt = softplus(rate + spread(params["c"], rate))[..., None]
+        return C, B, dt * v, decay(params, rate)[..., None], None, None
+
+    def outputs(params, x, taken, y):
+        v = by_head(silu(affine(x, params["v"])), heads).astype(y.dtype)
+        return joined(params, x, taken, y + spread(params["d"][:, None], v) * v)
+
+    spec = {
+        "v": ((param_spec.INPUTS, hidden), param_spec.input_init),
+        "bc": ((param_spec.INPUTS, 2, state), param_spec.input_init),
+        "u": ((param_spec.INPUTS, heads), param_spec.input_init),
+        "c": ((heads,), inverse_softplus),
+        "l": ((heads,), log_rates),
+        "d": ((heads,), param_spec.ones),
+    }
+    return memory(spec, (heads, state, hidden // heads), inputs, outputs)

@@ -1,0 +1,143 @@
+"""Ragged sequences in the rows of one array: several to a row, so that little of it is padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrnn._src.core import checks
+
+
+def pack(sequences, length, *, rows=None):
+    """Puts sequences of different lengths into rows, one after the other.
+
+    The longest comes first, and each goes into the first row with room for it (first-fit
+    decreasing), whole. It runs in NumPy, before any ``jax.jit``.
+
+    Args:
+      sequences: a list of arrays [t, ...], or of trees of them, as of inputs and targets.
+      length: T, the steps of a row.
+      rows: B, how many rows there are, so that every batch has one shape; None for as many as are
+        needed.
+
+    Returns:
+      ``(packed, segment_ids)``: the arrays as [T, B, ...], zero at padding, and int32 [T, B]: 1
+      for the steps of the first sequence, 2 for those of the second, and so on, and 0 for padding.
+
+    Raises:
+      ValueError: no sequences; one that is empty or longer than ``length``; they need more rows.
+
+    >>> import numpy as np
+    >>> sequences = [np.ones((steps, 2), np.float32) for steps in (3, 5, 2)]
+    >>> xs, segment_ids = jaxrnn.pack(sequences, 6)
+    >>> xs.shape, segment_ids.T.tolist()
+    ((6, 2, 2), [[2, 2, 2, 2, 2, 0], [1, 1, 1, 3, 3, 0]])
+    >>> mask, starts = jaxrnn.from_segment_ids(segment_ids)
+    >>> cell = jaxrnn.gru(4)
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> ys = jaxrnn.unroll(cell, params, jnp.asarray(xs), mask=mask, starts=starts)[1]
+    >>> [y.shape for y in jaxrnn.unpack(ys, segment_ids)]
+    [(3, 4), (5, 4), (2, 4)]
+    """
+    length, sequences = checks.size("length", length), list(sequences)
+    if not sequences:
+        raise ValueError("sequences: got none, want one or more")
+    sequences = [jax.tree.map(np.asarray, sequence) for sequence in sequences]
+    steps = [_steps(i, sequence, length) for i, sequence in enumerate(sequences)]
+    room, places = [], {}
+    for i in sorted(range(len(steps)), key=lambda i: -steps[i]):
+        row = next((row for row, left in enumerate(room) if left >= steps[i]), len(room))
+        if row == len(room):
+            room.append(length)
+        places[i] = length - room[row], row
+        room[row] -= steps[i]
+    count = len(room) if rows is None else checks.size("rows", rows)
+    if count < len(room):
+        raise ValueError(f"rows: got {count}, want {len(room)} or more for these sequences")
+
+    def put(*arrays):
+        packed = np.zeros((length, count, *arrays[0].shape[1:]), arrays[0].dtype)
+        for i, (first, row) in places.items():
+            packed[first : first + steps[i], row] = arrays[i]
+        return packed
+
+    ids = [np.full(n, i + 1, np.int32) for i, n in enumerate(steps)]
+    return jax.tree.map(put, *sequences), put(*ids)
+
+
+def unpack(packed, segment_ids):
+    """Takes sequences out of the rows that ``pack`` put them into.
+
+    Args:
+      packed: arrays [T, B, ...], as outputs or losses of packed inputs; or a tree of them.
+      segment_ids: int [T, B], from ``pack``.
+
+    Returns:
+      A list of NumPy arrays [t, ...], or of trees of them, in the order that ``pack`` was given.
+
+    Raises:
+      ValueError: an array does not begin with the axes [T, B]; a segment is in two rows.
+
+    >>> import numpy as np
+    >>> packed, segment_ids = jaxrnn.pack([np.arange(3), np.arange(2)], 6)
+    >>> jaxrnn.unpack(packed, segment_ids)
+    [array([0, 1, 2]), array([0, 1])]
+    """
+    ids = np.asarray(segment_ids)
+    packed = jax.tree.map(np.asarray, packed)
+    for a in jax.tree.leaves(packed):
+        if a.shape[:2] != ids.shape:
+            raise ValueError(f"packed: got shape {a.shape}, want [T, B, ...] of {ids.shape}")
+    found = []
+    for k in range(1, ids.max(initial=0) + 1):
+        steps, rows = np.nonzero(ids == k)
+        if len(set(rows)) != 1:
+            came = f"{k} in the rows {sorted(set(rows.tolist()))}"
+            raise ValueError(f"segment_ids: got {came}, want each of 1 to {ids.max()} in one row")
+        found.append(jax.tree.map(lambda a, at=(steps, rows): a[at], packed))
+    return found
+
+
+def from_segment_ids(segment_ids):
+    """``mask`` and ``starts`` of packed rows, from the number of the segment of each step.
+
+    Args:
+      segment_ids: int [T, ...batch]: 0 for padding, another number for the steps of each segment.
+        Padding may lie anywhere, within a segment too.
+
+    Returns:
+      ``(mask, starts)``, bool [T, ...batch] each, for ``jaxrnn.unroll``: true at the steps of a
+      segment, and at the first one of each. So is the first in a row: no state enters it.
+
+    Raises:
+      ValueError, TypeError: at trace time, of another shape or type.
+
+    >>> mask, starts = jaxrnn.from_segment_ids(jnp.array([7, 7, 0, 2, 2]))
+    >>> mask, starts
+    (Array([ True,  True, False,  True,  True], dtype=bool),
+     Array([ True, False, False,  True, False], dtype=bool))
+    """
+    checks.check_array("segment_ids", segment_ids, "an int array [T, ...batch]")
+    if segment_ids.ndim == 0:
+        raise ValueError("segment_ids: got shape (), want [T, ...batch], one axis at least")
+    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
+        raise TypeError(f"segment_ids: got {segment_ids.dtype}, want an integer type")
+    ids = jnp.asarray(segment_ids)
+    mask = ids != 0
+    time = lax.broadcasted_iota(jnp.int32, ids.shape, 0)
+    real = lax.cummax(jnp.where(mask, time, -1), axis=0)  # the last real step, this one included
+    before = jnp.concatenate([jnp.full_like(real[:1], -1), real[:-1]])
+    last = jnp.take_along_axis(ids, jnp.maximum(before, 0), 0) if len(ids) else ids
+    return mask, mask & ((before < 0) | (ids != last))
+
+
+def _steps(i, sequence, length):
+    """The steps of a sequence, the same of all its arrays."""
+    shapes = [a.shape for a in jax.tree.leaves(sequence)]
+    steps = {shape[0] if shape else None for shape in shapes}
+    if len(steps) != 1 or None in steps:
+        raise ValueError(f"sequences[{i}]: got shapes {shapes}, want [t, ...] of one t")
+    (steps,) = steps
+    if not 1 <= steps <= length:
+        raise ValueError(f"sequences[{i}]: got {steps} steps, want 1 to length={length}")
+    return steps

@@ -1,0 +1,98 @@
+"""Attention on a CPU: all blocks of queries and keys in one call of C++ (``native/``).
+
+Forward and backward as in ``blockwise``, whose residual it keeps. Time comes first in memory, as
+cells have it, so that nothing is transposed for the call.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn._src.core.dtypes import promoted
+from jaxrnn._src.ops import native
+from jaxrnn._src.ops.row_partition import Argument, Result, call
+
+_STORED = ("float32", "float64", "bfloat16", "float16")
+_ALL = np.iinfo(np.int32).max  # a window that hides nothing
+EXPORTED = False  # an exported program should run where this library's kernels are not
+
+
+def unsupported(problem, operands, target):
+    """Why the kernel can't run the problem, or None."""
+    del problem
+    why = native.unsupported(target)
+    if why is not None:
+        return why
+    if not all(isinstance(n, int) for n in (*operands.q.shape, operands.k.shape[-3])):
+        return "a size is symbolic"
+    if operands.q.dtype.name not in _STORED:
+        return f"q has the type {operands.q.dtype}; the kernel knows {_STORED}"
+    return None
+
+
+def forward(problem, operands, wanted, save, target):
+    """Returns (ys,), [B, T, N, D], then the logarithm of each row's sum, [B, T, N]."""
+    del wanted, target
+    plan = _Plan(problem, operands)
+    out = [plan.result(operands.q), *[plan.sums()] * save]
+    out = plan.call("jaxrnn_attend_forward", out, plan.arguments(*operands[:3]), save=save)
+    return [plan.unflat(a) for a in out]
+
+
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
+    """Returns the gradients of the operands."""
+    del wanted, target  # what nobody uses is a fifth of the work at most
+    plan = _Plan(problem, operands)
+    out = [plan.result(a) for a in operands[:3]]
+    args = [*plan.arguments(*operands[:3]), *map(plan.flat, (*outputs, *residuals, *cotangents))]
+    q, k, v = map(plan.unflat, plan.call("jaxrnn_attend_backward", out, args, save=False))
+    return operands._replace(q=q, k=k, v=v)
+
+
+class _Plan:
+    """The problem as the kernel is told it: time first, then one batch axis."""
+
+    def __init__(self, problem, operands):
+        self.problem, self.operands = problem, operands
+        *self.batch, self.time, self.heads, _ = operands.q.shape
+        self.rows = np.prod(self.batch, dtype=int).item()
+
+    def flat(self, a):
+        """[*batch, T, ...] -> [T, B, ...]."""
+        axis = len(self.batch)
+        return Argument(
+            jnp.moveaxis(a, axis, 0).reshape(a.shape[axis], self.rows, *a.shape[axis + 1 :]), 1
+        )
+
+    def unflat(self, a):
+        """The inverse."""
+        return jnp.moveaxis(a.reshape(a.shape[0], *self.batch, *a.shape[2:]), 0, len(self.batch))
+
+    def arguments(self, q, k, v):
+        places = jax.tree.leaves((self.operands.q_place, self.operands.k_place))
+        flat = [Argument(p.reshape(self.rows, p.shape[-1]), 0) for p in places]
+        return [*map(self.flat, (q, k, v)), *flat]
+
+    def result(self, a):
+        *_, steps, heads, width = a.shape
+        return Result((steps, None, heads, width), a.dtype)
+
+    def sums(self):
+        return Result(
+            (self.time, None, self.heads), promoted(self.operands.q.dtype, jnp.dtype("float32"))
+        )
+
+    def call(self, target, out, args, save):
+        window = self.problem.window
+        attributes = dict(
+            window=np.int64(_ALL if window is None else min(window, _ALL)),
+            placed=not self.problem.plain,
+            save=save,
+            isa=native.instruction_set(),
+        )
+
+        def launch(shapes, args, members, rows):
+            del members, rows  # the shapes say
+            return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
+
+        return call(launch, args, out)

@@ -1,0 +1,63 @@
+"""A matrix memory with the delta rule: one contract, and its implementations.
+
+    S_t = (diag(w_t) + a_t b_t') S_{t-1} + k_t v_t'      y_t = S_t' q_t, or S_{t-1}' q_t
+
+The decay w is one number for the whole memory or one for each key, and is given as a logarithm.
+With a and b the memory is also read at b before it decays, and what is read is written at a:
+
+    linear attention          w = 1 or a constant    no a, b
+    Mamba-2, GLA, RWKV, ...   w of each step         no a, b
+    DeltaNet                  w = 1                  a = -beta k, b = k, and beta k for k
+    KDA, Gated DeltaNet       w of each step         a = -beta k, b = w k, and beta k for k
+    RWKV-7                    w of each step         a, b and k apart
+"""
+
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core.sequence import resets
+from jaxrnn._src.core.sharding import varying
+from jaxrnn._src.ops.delta_rule import chunked, reference
+from jaxrnn._src.ops.delta_rule.problem import Operands, Problem
+from jaxrnn._src.ops.delta_rule.reference import step as one  # noqa: F401, for cells
+
+IMPLEMENTATIONS = {"xla": chunked}  # `reference` runs only if asked
+
+
+def delta_rule(
+    taken, state, *, before=False, mask=None, starts=None, reverse=False, implementation=None
+):
+    """Runs the memory over time.
+
+    T time, B any batch axes, N heads, D the width of a key, E of a value. All arrays are in the
+    type of the arithmetic.
+
+    Args:
+      taken: ``(q, k, v, log_w, a, b)``: q, k [T, B, N, D] and v [T, B, N, E]; log_w [T, B, N, D]
+        or, one for all keys, [T, B, N, 1], at most 0, or None for no decay; a, b [T, B, N, D], or
+        both None.
+      state: the memory [B, N, D, E].
+      before: each step reads the memory that it finds, not the one that it leaves.
+      mask: bool [T, B], true at a real step; at others the memory is held and y is 0.
+      starts: bool [T, B], true where a new episode begins: the memory is zero there.
+      reverse: from the last step to the first.
+      implementation: "xla", "reference", or None for the best that can run.
+
+    Returns:
+      ``(state, ys)``: ys [T, B, N, E].
+    """
+    starts = resets(starts, mask, reverse)
+    operands = varying(Operands(*taken, state, mask, starts))
+    problem = Problem(before, reverse, implementation)
+    dispatch.check(IMPLEMENTATIONS, implementation)
+    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
+    run = _reference if implementation == dispatch.REFERENCE else _chunked
+    return run(problem, operands)
+
+
+_reference, _chunked = once_each(reference.run), once_each(chunked.run)
+
+
+def _describe(operands):
+    steps, *batch, heads, width = operands.q.shape
+    sizes = f"T={steps} B={tuple(batch)} N={heads} D={width} E={operands.v.shape[-1]}"
+    return f"delta_rule {sizes} {operands.q.dtype}"

@@ -1,0 +1,191 @@
+"""Chunk by chunk: within a chunk as attention with decay, between chunks by the memory.
+
+Linear attention in chunks is Hua et al. 2022's (arXiv:2202.10447), with decays Yang et al. 2023's
+(arXiv:2312.06635). What each step of a chunk reads at b, as if nothing had been written at a, is
+one product; what it reads in fact is the solution of a triangular system (Yang et al. 2024,
+arXiv:2406.06484), whose inverse is made from those of its halves. Backward makes a chunk again
+from the memory before it, so what is kept grows with T as the values do.
+
+Each decay between two steps is the exponential of a sum of logarithms, at most 0. It is summed
+directly: the difference of two sums would have the rounding errors of the larger.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrnn._src.core.sequence import select
+from jaxrnn._src.ops.attention.blocks import blocks, joined
+
+_CHUNK = 32
+_BLOCK = 4  # steps of a chunk whose decays are taken pair by pair
+_LEAST = -1e3  # of a decay's logarithm, whose exponential is 0 in any type; -inf times 0 is NaN
+
+
+def unsupported(problem, operands, target):
+    """Why this implementation can't run the problem: None, it runs every one."""
+    del problem, operands, target
+
+
+class Chunk(NamedTuple):
+    """L steps of one row and head, in the order of processing."""
+
+    q: jax.Array  # [L, D]
+    k: jax.Array  # [L, D]
+    v: jax.Array  # [L, E]
+    log_w: jax.Array  # [L, D] or [L, 1]
+    a: jax.Array | None  # [L, D]
+    b: jax.Array | None  # [L, D]
+    starts: jax.Array  # bool [L, 1]
+
+
+def run(problem, operands):
+    """The whole sequence: (state, ys)."""
+    q, k, v, log_w, a, b = operands[:6]
+    steps, *batch, _, _ = q.shape
+    log_w = jnp.zeros_like(q[..., :1]) if log_w is None else jnp.maximum(log_w, _LEAST)
+    k, log_w, a = select(operands.mask, (k, log_w, a), 0)  # the memory is held
+    starts = operands.starts
+    starts = jnp.zeros((steps, *batch), bool) if starts is None else starts
+    xs = Chunk(q, k, v, log_w, a, b, starts[..., None])
+    if problem.reverse:
+        xs = jax.tree.map(lambda x: x[::-1], xs)
+    size = _size(steps)
+    cut = jax.tree.map(lambda x: blocks(jnp.moveaxis(x, 0, -2), size, -2), xs)
+    one = jax.vmap(functools.partial(_chunk, problem.before), (0, Chunk(*(0,) * 6, None)))
+    for _ in batch:
+        one = jax.vmap(one)
+    one = jax.checkpoint(one, prevent_cse=False)  # which a scan prevents
+    state, ys = lax.scan(one, operands.state, cut)
+    ys = jnp.moveaxis(joined(ys, -2, steps), -2, 0)
+    return state, select(operands.mask, ys[::-1] if problem.reverse else ys, 0)
+
+
+def _size(steps):
+    """A power of two: ``_CHUNK``, or less for a shorter sequence; steps may be symbolic."""
+    return min(_CHUNK, 1 << max(steps - 1, 0).bit_length()) if isinstance(steps, int) else _CHUNK
+
+
+def _chunk(before, memory, chunk):
+    """A chunk from the memory [D, E] before it: (memory, ys [L, E])."""
+    q, k, v, log_w, a, b, starts = chunk
+    size = len(log_w)
+    episode = lax.cumsum(starts.astype(jnp.int32))
+    first = episode == 0  # the episode that the memory is of
+    last = episode == episode[-1:]
+    same = episode == episode.T
+    earlier = same & np.tri(size, k=-1, dtype=bool)
+    seen = earlier if before else same & np.tri(size, dtype=bool)
+    left = decays(log_w)
+    found = left.found()
+    read, end = found if before else left, jnp.exp(_later(log_w))
+
+    ys = jnp.where(seen, read.products(q, k), 0) @ v
+    ys += jnp.where(first, (q * read.of_memory) @ memory, 0)
+    new = jnp.where(last, k * end, 0).T @ v
+    new += jnp.where(first[-1:], left.of_memory[-1:].T * memory, 0)
+    if a is None:
+        return new, ys
+    # What is not finite in the memory would reach later episodes, as 0 times NaN.
+    finite = jnp.where(jnp.isfinite(memory), memory, 0)
+    of_a, of_k = (jnp.where(earlier, found.products(b, x), 0) for x in (a, k))
+    there = of_k @ v + jnp.where(first, (b * found.of_memory) @ finite, 0)
+    written = inverse(of_a) @ there
+    ys += jnp.where(seen, read.products(q, a), 0) @ written
+    new += jnp.where(last, a * end, 0).T @ written
+    return new, ys
+
+
+class Decays(NamedTuple):
+    """What is left, when step t reads, of what step s wrote, or was there before the chunk.
+
+    A chunk has n blocks of c steps. The decays between two steps of one block are all there;
+    those between two blocks are products of three.
+    """
+
+    of_memory: jax.Array  # [L, D], from the start of the chunk
+    pairs: jax.Array  # [n, c, c, D], from s to t in one block
+    since: jax.Array  # [n, c, D], from the start of t's block
+    rest: jax.Array  # [n, c, D], to the end of s's block
+    between: jax.Array  # [n, n, D], through the blocks between t's and s's
+
+    def found(self):
+        """What t finds before its own decay: what is left one step earlier."""
+
+        def found(of_first, left, axis):
+            kept = [slice(None)] * axis + [slice(-1)]
+            return jnp.concatenate([of_first, left[tuple(kept)]], axis)
+
+        return self._replace(
+            of_memory=found(jnp.ones_like(self.of_memory[:1]), self.of_memory, 0),
+            pairs=found(jnp.zeros_like(self.pairs[:, :1]), self.pairs, 1),
+            since=found(jnp.ones_like(self.since[:, :1]), self.since, 1),
+        )
+
+    def products(self, x, y):
+        """``sum_d x[t, d] left[t, s, d] y[s, d]`` for s up to t, [L, L]."""
+        if self.since.shape[-1] < x.shape[-1]:  # one decay for all keys
+            one = jnp.ones_like(x[:, :1])
+            return (x @ y.T) * self.products(one, one)
+        x, y = (z.reshape(self.since.shape) for z in (x, y))
+        own = (x[:, :, None] * self.pairs * y[:, None]).sum(-1)
+        across = self.between[:, :, None] * (y * self.rest)[None]
+        others = jnp.einsum("itd,ijsd->itjs", x * self.since, across)
+        same = np.eye(len(own), dtype=bool)[:, None, :, None]
+        return jnp.where(same, own[:, :, None], others).reshape([own.shape[0] * own.shape[1]] * 2)
+
+
+def decays(log_w):
+    """The ``Decays`` of a chunk, when each step reads after its own decay."""
+    steps, width = log_w.shape
+    size = min(_BLOCK, steps)
+    block = log_w.reshape(-1, size, width)
+    total = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    within = _after(size, 1).astype(log_w.dtype)
+    between = _after(len(block), 0).astype(log_w.dtype)
+    sums = (
+        lax.cumsum(log_w),
+        total("tsr,nrd->ntsd", within, block),
+        lax.cumsum(block, axis=1),
+        jax.vmap(_later)(block),
+        total("ijm,md->ijd", between, block.sum(1)),
+    )
+    return Decays(*map(jnp.exp, sums))
+
+
+def _after(size, also):
+    """Of [t, s, r], whether r lies after s and before t, or at t with ``also`` = 1."""
+    t, s, r = np.ogrid[:size, :size, :size]
+    return (s < r) & (r < t + also)
+
+
+def _later(log_w):
+    """The sum over all later steps."""
+    later = jnp.concatenate([log_w[1:], jnp.zeros_like(log_w[:1])])
+    return lax.cumsum(later, reverse=True)
+
+
+@jax.custom_jvp
+def inverse(a):
+    """``(I - a)^-1`` of a strictly lower triangular a, from the inverses of its two halves."""
+    half = a.shape[-1] // 2
+    if not half:
+        return 1 + a  # which is 0
+    first, last = inverse(jnp.stack([a[..., :half, :half], a[..., half:, half:]]))
+    across = _exact(_exact(last, a[..., half:, :half]), first)
+    upper = jnp.concatenate([first, jnp.zeros_like(across)], -1)
+    return jnp.concatenate([upper, jnp.concatenate([across, last], -1)], -2)
+
+
+@inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    (a,), (d,) = primals, tangents
+    found = inverse(a)
+    return found, _exact(_exact(found, d), found)
+
+
+_exact = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
