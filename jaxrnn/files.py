@@ -19,13 +19,16 @@ import secrets
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 import jaxrnn.interop.onnx
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell, Made, constructor, repr_of
+from jaxrnn._src.core.extras import extra
 from jaxrnn.interop.onnx.activations import Activation
+
+with extra("files", "jaxrnn.files"):
+    import safetensors
+    import safetensors.numpy
 
 KEY = "jaxrnn"
 DTYPES = {

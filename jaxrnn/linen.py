@@ -2,12 +2,14 @@
 
 from typing import Any
 
-import flax.linen as nn
-
 from jaxrnn._src.core import checks, params_tree
 from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.extras import extra
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
+
+with extra("flax", "jaxrnn.linen"):
+    import flax.linen as nn
 
 
 class RNN(nn.Module):

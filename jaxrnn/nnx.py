@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.extras import extra
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
+
+with extra("flax", "jaxrnn.nnx"):
+    from flax import nnx
 
 
 class RNN(nnx.Module):

@@ -5,6 +5,9 @@
 
 #include "layout.h"
 #include "schedule.h"
+#if defined(__x86_64__)
+#include "processor.h"
+#endif
 
 namespace ffi = xla::ffi;
 
@@ -24,11 +27,9 @@ namespace {
 std::vector<const Isa*> available() {
 #if defined(__x86_64__) && !defined(JAXRNN_BASELINE_ALONE)
   std::vector<const Isa*> found;
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    found.push_back(&avx512);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2);
+  const Processor here = processor();
+  if (here.avx512) found.push_back(&avx512);
+  if (here.avx2) found.push_back(&avx2);
   found.push_back(&baseline);
   return found;
 #elif defined(__aarch64__)
