@@ -34,6 +34,7 @@ NEEDS = {  # beside JAX, to run the examples
     "jaxrnn.interop.onnx.imported": "onnx",
 }
 EXTRAS = (
+    "equinox",
     "flax",
     "keras",
     "matplotlib",
