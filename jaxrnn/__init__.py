@@ -38,6 +38,7 @@ from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.inspect.trace import trace
+from jaxrnn._src.ops.exported import export_with_kernels, load_kernels
 from jaxrnn._src.ops.linear_scan import linear_scan
 from jaxrnn._src.wrappers.attentive import attentive, remember
 from jaxrnn._src.wrappers.initialized import chrono, initialized
@@ -75,6 +76,7 @@ __all__ = [
     "dropout",
     "elman",
     "explain",
+    "export_with_kernels",
     "fast_grnn",
     "from_dones",
     "gated",
@@ -95,6 +97,7 @@ __all__ = [
     "lem",
     "ligru",
     "linear_scan",
+    "load_kernels",
     "lru",
     "lstm",
     "mgu",

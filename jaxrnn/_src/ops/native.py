@@ -17,6 +17,14 @@ ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
 FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests and benchmarks
 
 
+CALLS = ("forward", "backward")
+
+
+def exported(name):
+    """What a call is named in an exported program: of this version, which alone can read it."""
+    return f"jaxrnn_{name}_{sys.modules['jaxrnn'].__version__}"
+
+
 class Library(NamedTuple):
     """What was loaded.
 
@@ -63,9 +71,10 @@ def library() -> Library:
         lib = ctypes.CDLL(str(found))
     except OSError as error:
         return _without(f"its library cannot be loaded: {error}")
-    for name in ("forward", "backward", "evaluate"):
+    for name in (*CALLS, "evaluate"):
         handler = jax.ffi.pycapsule(getattr(lib, f"jaxrnn_{name}"))
-        jax.ffi.register_ffi_target(f"jaxrnn_{name}", handler, platform="cpu")
+        for target in (f"jaxrnn_{name}", exported(name)):
+            jax.ffi.register_ffi_target(target, handler, platform="cpu")
 
     def names(function):
         function.restype = ctypes.c_char_p
