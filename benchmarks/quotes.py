@@ -1,9 +1,9 @@
 """Puts what the kept results say into README.md and docs/, where a page marks it.
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
-``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the kernels of`` and
-``the scans of`` stand for tables of it. So the pages say what a command said of the result that is
-kept, and nothing is copied by hand.
+``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the kernels of``,
+``the scans of`` and ``the memory of`` stand for tables of it. So the pages say what a command
+said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -11,10 +11,16 @@ import json
 import re
 import textwrap
 
-from benchmarks import record, words
+from benchmarks import record, timing, words
 
 ROOT = record.RESULTS.parents[1]
-PAGES = ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "benchmarks.md"
+DOCS = ROOT / "docs"
+PAGES = (
+    ROOT / "README.md",
+    DOCS / "index.md",
+    DOCS / "benchmarks.md",
+    DOCS / "guides" / "long-sequences.md",
+)
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 LEADS = {  # a column, and who of them was the fastest at each shape
     "Flax": ("linen", "nnx"), "Keras, Equinox": ("keras", "equinox"), "PyTorch": ("torch",),
@@ -159,6 +165,22 @@ def _scans(result):
     return "\n\n".join(tables)
 
 
+def _memory(result):
+    """Memory and time of a gradient, by what it stores."""
+    columns = {"memory": "MiB", "time": "CPU seconds", "ratio": "over the default's"}
+    cases = {}
+    for row in result["rows"]:
+        seconds, *_ = timing.summary(row["samples"])
+        ratio, low, high = row["ratio"]
+        name = "a scan of the step" if row["name"] == "scan" else f'`residuals="{row["name"]}"`'
+        cases[name] = {
+            "memory": f"{row['memory'] / 2**20:.0f}",
+            "time": f"{seconds:.2f}",
+            "ratio": f"{ratio:.2f} ({low:.2f} to {high:.2f})",
+        }
+    return _table(["", *columns.values()], cases, columns)
+
+
 def _table(head, cases, columns):
     lines = [head, ["---"] * len(head)]
     lines += [[case, *(found[name] for name in columns)] for case, found in cases.items()]
@@ -167,5 +189,5 @@ def _table(head, cases, columns):
 
 SAYS = {
     "words": _words, "leads": _leads, "ratios": _ratios, "costs": _costs, "cycles": _cycles,
-    "kernels": _kernels, "scans": _scans,
+    "kernels": _kernels, "scans": _scans, "memory": _memory,
 }  # fmt: skip
