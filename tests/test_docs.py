@@ -19,7 +19,8 @@ from jaxrnn import interop
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+OTHERS = ("README.md", "CONTRIBUTING.md", "examples/README.md")
+PAGES = sorted([*(ROOT / name for name in OTHERS), *DOCS.rglob("*.md")])
 MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn."))
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
 PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
@@ -43,6 +44,7 @@ NEEDS = {  # beside JAX, to run the examples of a module, or of a function of ja
     "to_onnx": "onnx",
 }
 EXTRAS = (
+    "equinox",
     "flax",
     "keras",
     "matplotlib",
@@ -139,6 +141,11 @@ def test_every_block_of_code_says_its_language(page):
     """So that none is left out of the tests for being called otherwise."""
     fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
     assert set(fences[::2]) <= {"python", "sh"} and set(fences[1::2]) <= {""}
+
+
+def test_every_example_is_listed():
+    listed = re.findall(r"\]\((\w+\.py)\)", (ROOT / "examples" / "README.md").read_text())
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
 @every_page
