@@ -39,11 +39,11 @@ CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "without_bias": jaxrnn.stack(jaxrnn.interop.without_bias(jaxrnn.lstm(4))),
     "onnx_lstm": onnx.backward(onnx.onnx_lstm(4, activations=("relu", LEAKY, "tanh"))),
     "gru": jaxrnn.gru(4, reset_after=False, activation=LEAKY),
-    "online": jaxrnn.online(jaxrnn.indrnn(4), "rtrl"),
     "int8": jaxrnn.int8(jaxrnn.lstm(4, projection=2)),
     "numpy": jaxrnn.lstm(np.int64(4), cell_clip=np.float32(0.1), peepholes=np.True_),
     "infinite": jaxrnn.layer_norm(epsilon=float("inf")),
 }
+CELLS["online"] = jaxrnn.online(jaxrnn.indrnn(4), "rtrl")
 
 
 def parts(value):
