@@ -1,7 +1,6 @@
 """Flax NNX modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn._src.core import params_tree
@@ -36,7 +35,7 @@ class RNN(nnx.Module):
         self.implementation = implementation
         self.deterministic = False
         params = params_tree.dicts(cell.init(rngs.params(), in_features))
-        self.rngs = rngs.dropout.fork() if _draws(cell, params, in_features) else nnx.data(None)
+        self.rngs = rngs.dropout.fork() if cell.draws else nnx.data(None)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
 
     def __call__(
@@ -93,17 +92,3 @@ class Bidirectional(RNN):
 
     def __init__(self, forward, in_features, *, backward=None, merge="concat", **options):
         super().__init__(bidirectional(forward, backward, merge=merge), in_features, **options)
-
-
-def _draws(cell, params, in_size):
-    """Whether the cell draws random numbers: whether its results depend on the key."""
-
-    def run(key, params, xs):
-        return cell.unroll(params, None, xs, None, None, False, key, None)
-
-    jaxpr = jax.make_jaxpr(run)(jax.random.key(0), params, jnp.zeros((1, in_size))).jaxpr
-    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            needed.update(v for v in eqn.invars if not hasattr(v, "val"))
-    return jaxpr.invars[0] in needed

@@ -6,6 +6,7 @@ from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 from jaxrnn._src.wrappers.views import check_cell
 
@@ -17,11 +18,13 @@ def _lstm_update(f, g, h, input_forget):
         named = dict(zip("igo" if input_forget else "ifgo", enters))
 
         def gate(name, seen):
-            return f(named[name] + peephole[f"p{name}"] * seen if peephole else named[name])
+            gate = f(named[name] + peephole[f"p{name}"] * seen if peephole else named[name])
+            return tag(f"onnx_lstm.{name}", gate)
 
         i = gate("i", c)
-        c = (1 - i if input_forget else gate("f", c)) * c + i * g(named["g"])
-        return gate("o", c) * h(c), c
+        forget = tag("onnx_lstm.f", 1 - i) if input_forget else gate("f", c)
+        c = tag("onnx_lstm.c", forget * c + i * tag("onnx_lstm.g", g(named["g"])))
+        return tag("onnx_lstm.h", gate("o", c) * h(c)), c
 
     return onnx_lstm_update
 
@@ -53,7 +56,7 @@ def onnx_lstm(
     gates = "igo" if input_forget else "ifgo"
     update = _lstm_update(*_functions(activations, 3), input_forget)
     unit = {f"p{gate}": param_spec.zeros for gate in gates if gate != "g" and peepholes}
-    return gated(update, gates=len(gates), states=2, unit=unit)(hidden)
+    return gated(update, gates=tuple(gates), states=("h", "c"), unit=unit)(hidden)
 
 
 @functools.lru_cache(256)
@@ -62,14 +65,16 @@ def _gru_updates(f, g):
 
     def onnx_gru_update(state, x, r, rb):
         (h,), (xr, xz, xn), (rr, rz, rn) = state, x, r
-        z = f(xz + rz)
-        return ((1 - z) * g(xn + f(xr + rr) * (rn + rb)) + z * h,)
+        r, z = tag("onnx_gru.r", f(xr + rr)), tag("onnx_gru.z", f(xz + rz))
+        n = tag("onnx_gru.n", g(xn + r * (rn + rb)))
+        return (tag("onnx_gru.h", (1 - z) * n + z * h),)
 
     def reset_before(_, state, x, dot):
         (h,), (xr, xz, xn) = state, x
         rr, rz = split(dot("rz", h), 2)
-        z = f(xz + rz)
-        h = (1 - z) * g(xn + dot("n", f(xr + rr) * h)) + z * h
+        r, z = tag("onnx_gru.r", f(xr + rr)), tag("onnx_gru.z", f(xz + rz))
+        n = tag("onnx_gru.n", g(xn + dot("n", r * h)))
+        h = tag("onnx_gru.h", (1 - z) * n + z * h)
         return (h,), h
 
     return onnx_gru_update, reset_before
@@ -98,11 +103,12 @@ def onnx_gru(hidden, *, activations=("sigmoid", "tanh"), reset_after=True):
     """
     after, before = _gru_updates(*_functions(activations, 2))
     if reset_after:
-        return gated(after, gates=3, unit={"rb": param_spec.zeros})(hidden)
+        make = gated(after, gates=("r", "z", "n"), unit={"rb": param_spec.zeros})
+        return make(hidden)
     hidden = checks.size("hidden", hidden)
     products = lambda params: {"rz": params["r"][:, :2], "n": params["r"][:, 2]}
     spec = param_spec.gated(hidden, 3)
-    return lifted(spec, (hidden,), linear.gates, before, products=products)
+    return lifted(spec, {"h": hidden}, linear.gates, before, products=products)
 
 
 @constructor
@@ -134,7 +140,7 @@ def backward(cell):
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         return cell.unroll(params, state, xs, mask, starts, not reverse, key, implementation)
 
-    return Cell(cell.init, cell.initial_state, step, unroll)
+    return Cell(cell.init, cell.initial_state, step, unroll, cell.draws)
 
 
 def _functions(activations, count):
