@@ -328,6 +328,23 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "gates' bias": (
         gated(lambda state, x, r: x, bias=(1.0,)), V, "bias: ", "1 numbers", "each of 2 gates",
     ),
+    "gates' names": (
+        gated(lambda state, x, r: x, gates=("f", "f")), V, "gates: ", "('f', 'f')",
+        "different names",
+    ),
+    "states' names": (
+        gated(lambda state, x, r: x, states=("h", "")), V, "states: ", "('h', '')", "or how many",
+    ),
+    "bias of named gates": (
+        gated(lambda state, x, r: x, gates=("f", "n"), bias=(1.0,)), V, "bias: ", "2 gates: f, n",
+    ),
+    "recurrent gates": (
+        gated(lambda state, x, r: x, gates=("f", "n"), recurrent=("f", "g")), V, "recurrent: ",
+        "('f', 'g')", "different gates of f, n",
+    ),
+    "update's named results": (
+        gated(lambda state, x, r: x, states=("c",)), T, "my_update: ", "1 arrays", ": c",
+    ),
     "update over H": (
         gated(lambda state, x, r: (jnp.cumsum(x[0]),)), T, "my_update: ", "cumsum", "elementwise",
     ),
