@@ -252,6 +252,59 @@ def back(cell, params=None):
     return lambda: to_torch(cell, ones(cell) if params is None else params)
 
 
+def whole():
+    """A model with several recurrent modules, one of them under weight_norm."""
+    made = nn.Module()
+    made.encoder, made.head = nn.LSTM(3, 2, num_layers=2), nn.Linear(2, 4)
+    made.decoder = nn.Sequential(nn.GRU(2, 2), nn.Linear(2, 2))
+    made.normed = nn.LSTM(3, 2)
+    return made.double()
+
+
+WHOLE = whole()
+
+
+def test_modules_of_a_model():
+    """By their prefixes, also where DataParallel and torch.compile put theirs before all names."""
+    for before in ("", "module.", "_orig_mod.module."):
+        state_dict = {f"{before}{name}": a for name, a in WHOLE.state_dict().items()}
+        for prefix, module in (("encoder", WHOLE.encoder), ("decoder.0.", WHOLE.decoder[0])):
+            cell, params = from_torch(state_dict, prefix=prefix)
+            wanted = from_torch(module)
+            if "encoder" in prefix:
+                wanted = from_torch(module.state_dict())
+            assert cell == wanted[0]
+            assert jax.tree.all(jax.tree.map(np.array_equal, params, wanted[1]))
+        again = from_torch(state_dict, prefix=f"{before}encoder")
+        assert again[0] == from_torch(state_dict, prefix="encoder")[0]
+    alone = {f"module.{name}": a for name, a in WHOLE.encoder.state_dict().items()}
+    assert from_torch(alone)[0] == jaxrnn.stack(jaxrnn.lstm(2), jaxrnn.lstm(2))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("kind", ["old", "new"])
+def test_weight_norm(kind, dim):
+    """The same numbers as PyTorch's own module, of both its ways to name the two parts."""
+    module = nn.LSTM(3, 2).double()
+    names = "weight_hh_l0", "weight_ih_l0"
+    of = nn.utils.weight_norm if kind == "old" else nn.utils.parametrizations.weight_norm
+    for name in names:
+        module = of(module, name, dim=dim)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for value in module.parameters():
+            value.copy_(torch.tensor(rng.normal(size=tuple(value.shape))))
+        theirs = module(torch.tensor(rng.normal(size=(5, 2, 3))))[0].numpy()
+    rng = np.random.default_rng(0)
+    for value in module.parameters():
+        rng.normal(size=tuple(value.shape))
+    xs = jnp.asarray(rng.normal(size=(5, 2, 3)))
+    for source in (module, {f"rnn.{name}": a for name, a in module.state_dict().items()}):
+        cell, params = from_torch(source, prefix="" if source is module else "rnn")
+        assert error(jaxrnn.unroll(cell, params, xs)[1], theirs) < 1e-12
+
+
 V, TYPE = ValueError, TypeError
 BAD = {  # the call, the error, and what its text has
     "no source": (lambda: from_torch(None), TYPE, "source: got NoneType", "a state_dict"),
@@ -260,9 +313,22 @@ BAD = {  # the call, the error, and what its text has
     "empty": (lambda: from_torch({}), V, "source: got []", "from l0 on"),
     "prefix": (
         lambda: from_torch({f"lstm.{k}": v for k, v in STATE_DICT.items()}), V,
-        "source: got 'lstm.weight_ih_l0'", "'weight_ih_l0'", "without a prefix",
+        "prefix: got ''", "want one of ['lstm']",
     ),
-    "reparametrised": (source(weight_hh_l0_v=np.ones(2)), V, "got 'weight_hh_l0_v'"),
+    "another prefix": (
+        lambda: from_torch(WHOLE.state_dict(), prefix="rnn"), V,
+        "prefix: got 'rnn', want one of ['decoder.0', 'encoder', 'normed']",
+    ),
+    "no prefix": (lambda: from_torch(WHOLE.state_dict()), V, "prefix: got ''", "'encoder'"),
+    "prefix of a module": (
+        lambda: from_torch(nn.GRU(2, 3), prefix="rnn"), V, "prefix: got 'rnn' and a module",
+    ),
+    "prefix type": (lambda: from_torch({}, prefix=0), TYPE, "prefix: got 0, want a string"),
+    "half of weight_norm": (source(weight_hh_l0_v=np.ones(2)), V, "got 'weight_hh_l0_v' alone"),
+    "another parametrisation": (
+        lambda: from_torch({"parametrizations.weight_ih_l0.original": np.ones((8, 3))}), V,
+        "got 'parametrizations.weight_ih_l0.original'", "remove_parametrizations",
+    ),
     "one bias": (source(bias_hh_l0=None), V, "'bias_ih_l0'", "both biases or none"),
     "no weight": (source(weight_hh_l0=None), V, "source: got ['bias_hh_l0'", "weight_hh"),
     "no layer 0": (

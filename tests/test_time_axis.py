@@ -148,3 +148,90 @@ def test_what_cannot_be():
     words = "time_axis: got 9 steps, want a multiple of the 8"
     with jax.set_mesh(mesh), pytest.raises(ValueError, match=words):
         jax.eval_shape(lambda: run(9, "time"))
+
+
+CELL = jaxrnn.stack(
+    jaxrnn.project(4),
+    jaxrnn.residual(jaxrnn.lru(4, state=3)),
+    jaxrnn.bidirectional(jaxrnn.min_gru(3)),
+    jaxrnn.layer_norm(),
+    jaxrnn.s5(6, state=4),
+)
+
+
+@pytest.mark.parametrize("kind", (AxisType.Auto, AxisType.Explicit), ids=str)
+def test_a_cell_on_a_mesh(kind):
+    _, mask, starts = example(False)
+    lengths = np.array([T, 3, 17, T, T, 25])
+    params = CELL.init(jax.random.key(0), 3)
+    xs, weights = jax.random.normal(jax.random.key(1), (2, T, B, 6))
+    xs = xs[..., :3]
+
+    def loss(params, xs, mask, starts, lengths, weights, **options):
+        state, ys = jaxrnn.unroll(
+            CELL, params, xs, mask=mask, starts=starts, lengths=lengths, **options
+        )
+        total = sum((jnp.abs(s) ** 2).sum() for s in jax.tree.leaves(state))
+        return (ys * weights).sum() + total, (state, ys)
+
+    def run(**options):
+        return jax.jit(
+            jax.value_and_grad(functools.partial(loss, **options), (0, 1), has_aux=True)
+        )
+
+    given = params, xs, mask, starts, lengths, weights
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(kind,))
+    timed = NamedSharding(mesh, P("time"))
+    with jax.set_mesh(mesh):
+        places = [
+            timed if np.shape(a)[:1] == (T,) else NamedSharding(mesh, P()) for a in given[1:]
+        ]
+        placed = params, *map(jax.device_put, given[1:], places)
+        compiled = run(time_axis="time").lower(*placed).compile()
+        came = compiled(*placed)
+    check(came, run()(*given))
+    text = compiled.as_text()
+    assert "all-gather" not in text and "all-to-all" not in text
+
+
+def test_a_cell_inside_of_shard_map():
+    cell = jaxrnn.lru(4)
+    params, xs = cell.init(jax.random.key(0), 4), jax.random.normal(jax.random.key(1), (T, 2, 4))
+    lengths = jnp.array([13, T])
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
+    run = lambda params, xs, lengths, **options: jaxrnn.unroll(
+        cell, params, xs, lengths=lengths, **options
+    )
+    sharded = jax.shard_map(
+        functools.partial(run, time_axis="time"), mesh=mesh,
+        in_specs=(P(), P("time"), P()), out_specs=(P(), P("time")),
+    )  # fmt: skip
+    check(jax.jit(sharded)(params, xs, lengths), run(params, xs, lengths))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    (
+        jaxrnn.lstm(4),
+        jaxrnn.gru(4, reset_after=False),
+        jaxrnn.mlstm(4, heads=2),
+        jaxrnn.attention(4, heads=2),
+        jaxrnn.attention(4, heads=2, window=3),
+        jaxrnn.conv1d(4, kernel=2),
+        jaxrnn.qrnn(4),
+        jaxrnn.rg_lru(4),
+        jaxrnn.indrnn(4),
+        jaxrnn.truncated(jaxrnn.lru(4), 2),
+        jaxrnn.zoneout(jaxrnn.lstm(4), 0.1),
+        jaxrnn.online(jaxrnn.lru(4)),
+        jaxrnn.conv_lstm(4, shape=(2,)),
+    ),
+    ids=repr,
+)
+def test_other_cells_refuse(cell):
+    params, xs = cell.init(jax.random.key(0), 4), jnp.ones((16, 2, 4))
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
+    run = lambda **options: jax.eval_shape(lambda: jaxrnn.unroll(cell, params, xs, **options))
+    run()  # what is traced without an axis must not stand for what is traced with one
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="time_axis: got 'time', want None"):
+        run(time_axis="time")

@@ -27,20 +27,29 @@ from jaxrnn.interop.layers import (
 )
 
 _NAME = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_l(\d+)(_reverse)?)?")
+_NORMED = re.compile(  # of weight_norm, as it was and as it is
+    r"(weight_\w+)_[gv]|parametrizations\.(weight_\w+)\.original[01]"
+)
+_WITHIN = re.compile(rf"(?:parametrizations\.)?{_NAME.pattern}(?:_[gv]|\..*)?")
+_DEEP = re.compile(rf"(?:(.*?)\.)??{_WITHIN.pattern}")
 _KINDS = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 _MODES = {1: "RNN", 3: "GRU", 4: "LSTM"}  # by the number of gates
 _PRODUCTS = {"w": "ih", "r": "hh"}
 _NONLINEARITIES = ("tanh", "relu")
 
 
-def from_torch(source, *, double_bias=False, nonlinearity=None, dropout=None):
+def from_torch(source, *, prefix="", double_bias=False, nonlinearity=None, dropout=None):
     """A cell with the weights of a recurrent module of PyTorch's.
 
     Args:
       source: a ``torch.nn.RNN``, ``LSTM``, ``GRU``, ``RNNCell``, ``LSTMCell`` or ``GRUCell``, of
         any number of layers and directions, with or without biases and projection; or the
         ``state_dict`` of one, a mapping from names to tensors or NumPy arrays. ``batch_first``
-        does not matter: here time leads.
+        does not matter: here time leads. A weight under ``weight_norm`` becomes the weight that
+        it stands for.
+      prefix: of the names in a ``state_dict``, which may be that of a whole model: the name of
+        the module in it, as "encoder.rnn". What ``DataParallel`` and ``torch.compile`` put before
+        all names, "module." and "_orig_mod.", is left aside.
       double_bias: whether PyTorch's two biases stay apart, ``jaxrnn.interop.double_bias``. One
         computes the same, but trains otherwise.
       nonlinearity: of the ``state_dict`` of an ``RNN``, which does not say it: "tanh" or "relu".
@@ -55,8 +64,9 @@ def from_torch(source, *, double_bias=False, nonlinearity=None, dropout=None):
 
     Raises:
       TypeError: ``source`` is none of these.
-      ValueError: a name or shape in it is not of such a module; ``nonlinearity`` is missing, or
-        it or ``dropout`` is given where ``source`` says it.
+      ValueError: a name or shape in it is not of such a module; nothing in it has the prefix, and
+        which prefixes there are; ``nonlinearity`` is missing, or it or ``dropout`` is given where
+        ``source`` says it.
 
     >>> import torch
     >>> import jaxrnn.interop
@@ -71,7 +81,8 @@ def from_torch(source, *, double_bias=False, nonlinearity=None, dropout=None):
     (5, 2, 8)
     """
     if not isinstance(source, Mapping):
-        for name, value in (("nonlinearity", nonlinearity), ("dropout", dropout)):
+        given = {"prefix": prefix or None, "nonlinearity": nonlinearity, "dropout": dropout}
+        for name, value in given.items():
             if value is not None:
                 raise ValueError(f"{name}: got {value!r} and a module, want None: it says its own")
         torch = sys.modules.get("torch")
@@ -85,7 +96,7 @@ def from_torch(source, *, double_bias=False, nonlinearity=None, dropout=None):
     elif dropout is not None:
         dropout = checks.probability("dropout", dropout)
     pairs = []
-    for directions in _by_layer(source):
+    for directions in _by_layer(_merged(_selected(source, prefix))):
         made = [_cell(weights, nonlinearity, double_bias) for weights in directions]
         if pairs and dropout:
             pairs.append((stack.dropout(dropout), {}))
@@ -101,7 +112,8 @@ def _by_layer(source):
     for name, value in source.items():
         match = _NAME.fullmatch(name)
         if match is None:
-            want = "names as 'weight_ih_l0', of one RNN, LSTM or GRU, without a prefix"
+            want = "names as 'weight_ih_l0', of one RNN, LSTM or GRU; of weights that are made of"
+            want += " others, only those of weight_norm: remove_parametrizations first"
             raise ValueError(f"source: got {name!r}, want {want}")
         array, layer, reverse = match.groups()
         found.setdefault((int(layer or 0), bool(reverse)), {})[array] = _numpy(name, value)
@@ -125,13 +137,57 @@ def _by_layer(source):
     return [[found[layer, bool(way)] for way in ways] for layer in range(count)]
 
 
-def _numpy(name, value):
-    """A tensor or array as one of NumPy's, of the rank that one of its name has."""
+def _selected(source, prefix):
+    """What a state_dict has under a prefix, by names without it."""
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: got {prefix!r}, want a string, as 'encoder.rnn'")
+    bare = lambda name: re.sub(r"^(?:module\.|_orig_mod\.)+", "", name)
+    before = f"{bare(prefix).removesuffix('.')}." if bare(prefix) else ""
+    named = {bare(name): value for name, value in source.items()}
+    found = {n.removeprefix(before): a for n, a in named.items() if n.startswith(before)}
+    if not found and not before:
+        return found
+    if not any(_WITHIN.fullmatch(name) for name in found):
+        matches = filter(None, map(_DEEP.fullmatch, named))
+        prefixes = sorted({match[1] or "" for match in matches})
+        raise ValueError(
+            f"prefix: got {prefix!r}, want one of {prefixes}, those of RNNs in source"
+        )
+    return found
+
+
+def _merged(source):
+    """Weights under ``weight_norm``, a size g and a direction v, as they are: g v / |v|."""
+    weights = {}
+    for name, value in source.items():
+        match = _NORMED.fullmatch(name)
+        if match is None:
+            weights[name] = value
+            continue
+        before, ends = (match[1], ("_g", "_v")) if match[1] else (name[:-1], ("0", "1"))
+        size, way = (before + end for end in ends)
+        if size not in source or way not in source:
+            raise ValueError(f"source: got {name!r} alone, want {size!r} and {way!r}")
+        g, v = _array(source[size]), _array(source[way])
+        dtype, g, v = v.dtype, g.astype("float64"), v.astype("float64")
+        axes = tuple(i for i in range(v.ndim) if g.ndim == 0 or g.shape[i] == 1)
+        norm = np.sqrt(np.square(v).sum(axes, keepdims=True))
+        weights[match[1] or match[2]] = (g * v / norm).astype(dtype)
+    return weights
+
+
+def _array(value):
+    """A tensor or array as one of NumPy's."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         narrow = str(value.dtype) == "torch.bfloat16"  # which it can't give NumPy
         value = value.float().numpy().astype(jnp.bfloat16) if narrow else value.numpy()
-    value, rank = np.asarray(value), 1 if name.startswith("bias") else 2
+    return np.asarray(value)
+
+
+def _numpy(name, value):
+    """A tensor or array as one of NumPy's, of the rank that one of its name has."""
+    value, rank = _array(value), 1 if name.startswith("bias") else 2
     if value.ndim != rank or not value.size:
         raise ValueError(f"source[{name!r}]: got shape {value.shape}, want {rank} axes, not empty")
     checks.check_floating(f"source[{name!r}]", value)

@@ -107,6 +107,8 @@ OWNERS = {
     "jaxrnn/interop/torch.py": ("tests/test_interop_torch.py",),
     "jaxrnn/interop/onnx/": ("tests/test_interop_onnx.py",),
     "native/cpu/": ("tests/test_cpu.py", "tests/test_cpu_random.py"),
+    "native/cpu/attention.cc": ("tests/test_attend_cpu.py",),
+    "native/cpu/attention.h": ("tests/test_attend_cpu.py",),
     "native/cpu/storage.h": ("tests/test_dtypes.py", "tests/test_cpu.py"),
     "native/cpu/operations.h": ("tests/test_dtypes.py", "tests/test_cpu.py"),
 }

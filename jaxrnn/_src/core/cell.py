@@ -32,6 +32,8 @@ from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.params_tree import Called, OfDicts, Step, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
 from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.core.time_axis import mapped, own_lengths
+from jaxrnn._src.core.time_division import divided
 
 
 @jax.tree_util.register_static
@@ -314,6 +316,7 @@ def unroll(
     reverse=False,
     key=None,
     deterministic=None,
+    time_axis=None,
     implementation=None,
 ):
     """Runs a cell over a sequence: the same as scanning ``cell.step``.
@@ -335,6 +338,11 @@ def unroll(
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
       deterministic: says which is meant: False is training, for which a cell that draws has to be
         given a key; True is evaluation, whatever the key; None leaves it to the key.
+      time_axis: the name of a mesh axis that time is divided over, or None; as for
+        ``jaxrnn.linear_scan``, for cells of such recurrences and of layers that see one step at a
+        time (``lru``, ``s5``, ``gilr``, ``min_gru``, ``min_lstm``, ``project``, in ``stack``,
+        ``bidirectional`` and others). ``lengths`` are those of the whole sequences. Other cells
+        refuse; one made by hand with a loop of its own cannot be seen, and must not be given.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
         can run.
 
@@ -361,6 +369,8 @@ def unroll(
             raise ValueError(f"key: got None and deterministic=False, want {want}")
         key = None if deterministic else key
     xs = jax.tree.map(jnp.asarray, xs)  # NumPy's float64 is float32 here, unless JAX has it
+    if time_axis is not None and lengths is not None:
+        lengths = own_lengths(time_axis, jnp.asarray(lengths), inputs.leading(xs)[0])
     mask = checks.combined_mask(xs, lengths, mask)
     batch = inputs.leading(xs)[1:]
     if state is not None:
@@ -372,6 +382,14 @@ def unroll(
     def run(params, state, xs, mask, starts, key):
         return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
 
+    if time_axis is not None:
+
+        def stretch(timed, others):
+            (xs, mask, starts), (params, state, key) = timed, others
+            with divided(time_axis):
+                return run(params, state, xs, mask, starts, key)
+
+        return mapped(stretch, time_axis, (xs, mask, starts), (params, state, key))
     features = jax.tree.leaves(xs)[0].ndim - 1 - len(batch)
     run = automatic(run, jax.tree.leaves(xs)[0], features)
     return run(params, state, xs, mask, starts, key)

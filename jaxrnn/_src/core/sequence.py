@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._src.core import wide_scan
+from jaxrnn._src.core import time_division, wide_scan
 
 
 def select(condition, new, old):
@@ -36,6 +36,7 @@ def resets(starts, mask, reverse):
     the state is put back before step t. Going backward, the cut is met on the way from t to t-1,
     and the state is put back before the next real step: the last one of the earlier episode.
     """
+    time_division.refuse()
     if starts is None or not reverse:
         return starts
     steps = starts.shape[0]
@@ -64,6 +65,7 @@ def positions(first, mask, starts, reverse):
     Returns:
       ``(before, after)``: int [T, ...batch], and for the state after the last step [...batch].
     """
+    time_division.refuse()
     real = mask.astype(first.dtype)
     through = lax.cumsum(real, axis=0, reverse=reverse)
     before, total = through - real, real.sum(0, dtype=first.dtype)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxrnn._src.core import dispatch, inputs
+from jaxrnn._src.core import dispatch, inputs, time_division
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
 
@@ -102,7 +102,8 @@ def streamed(unroll, initial_state, made):
     @functools.wraps(unroll)
     def pieces(params, state, xs, mask, starts, reverse, key, implementation, **initial):
         options = reverse, key, implementation
-        steps = None if dispatch.is_recording() else _size(bytes_made, params, xs)
+        whole = dispatch.is_recording() or time_division.axis() is not None
+        steps = None if whole else _size(bytes_made, params, xs)
         if steps is None:
             return unroll(params, state, xs, mask, starts, *options, **initial)
         if state is None:

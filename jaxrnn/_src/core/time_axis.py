@@ -95,6 +95,13 @@ def mapped(run, axis, timed, others):
     )(timed, others)
 
 
+def own_lengths(axis, lengths, steps):
+    """How many of the device's ``steps`` are real, of whole sequences of these lengths."""
+    if axis not in jax.sharding.get_abstract_mesh().manual_axes:
+        return lengths
+    return jnp.clip(lengths - lax.axis_index(axis).astype(lengths.dtype) * steps, 0, steps)
+
+
 def _divided(a, axis, mesh):
     _, *rest = jax.typeof(a).sharding.spec
     rest = (None if used == axis else used for used in rest)

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from jaxrnn._src.core import time_division
+
 
 def scan(body, carry, xs, *, reverse=False):
     """``jax.lax.scan(body, carry, xs, reverse=reverse)``."""
+    time_division.refuse()
     traced = []
 
     def look(carry, x):  # in a scan, which may trace it again in other types of the carry

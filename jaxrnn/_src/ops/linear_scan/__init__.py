@@ -7,7 +7,7 @@ Elementwise: no channel sees another.
 
 import functools
 
-from jaxrnn._src.core import dispatch
+from jaxrnn._src.core import dispatch, time_division
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import automatic, varying
@@ -61,11 +61,16 @@ def linear_scan(
     operands = completed(a, b, h0, mask, starts, reverse)
     dispatch.check(IMPLEMENTATIONS, implementation)
     problem = Problem(reverse, implementation)
+    time_axis = time_division.axis() if time_axis is None else time_axis
     if time_axis is not None:
         timed = {"b": operands.b, "a": operands.a, "mask": mask, "starts": starts}
         others = {"constant": operands.constant, "h0": operands.h0}
-        one = lambda timed, others: _run(problem, Operands(**timed, **others), time_axis)
-        return mapped(one, time_axis, timed, others)
+
+        def stretch(timed, others):
+            with time_division.divided(None):  # what it goes on from is known
+                return _run(problem, Operands(**timed, **others), time_axis)
+
+        return mapped(stretch, time_axis, timed, others)
     run = functools.partial(_run, problem, time_axis=None)
     return automatic(run, operands.b, features=0)(operands)
 
