@@ -105,8 +105,8 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         "implementation='gpu'", "on cpu", "needs an NVIDIA GPU",
     ),
     "implementation of another operation": (
-        run(ATTENTION, xs=XS[:4], implementation="cpu"), V,
-        "implementation: ", "'cpu'", "only ('reference', 'gpu', 'xla')",
+        run(ATTENTION, xs=XS[:4], implementation="tpu"), V,
+        "implementation: ", "'tpu'", "only ('reference', 'cpu', 'gpu', 'xla')",
     ),
     "implementation on another platform": (
         run(implementation="gpu"), V, "implementation='gpu'", "on cpu", "for NVIDIA GPUs",
