@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxrnn._src.core import inputs, params_tree
-from jaxrnn._src.core.cell import Cell, check_cell, draws
+from jaxrnn._src.core.cell import Cell, check_cell
 from jaxrnn._src.core.extras import extra
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
@@ -79,7 +79,7 @@ class RNN(nn.Module):
         cell, params = self._cell(), self._params(inputs.sizes(xs))
         draw = self.has_rng("dropout") and not deterministic
         missed = deterministic is False and not draw and not self.is_initializing()
-        if missed and draws(cell, params, xs):
+        if missed and cell.draws:
             want = 'apply(..., rngs={"dropout": key})'
             raise ValueError(f"rngs: got no 'dropout' and deterministic=False, want {want}")
         state, ys = batch_major.run(

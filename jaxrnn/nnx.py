@@ -2,8 +2,8 @@
 
 import jax
 
-from jaxrnn._src.core import inputs, params_tree
-from jaxrnn._src.core.cell import check_cell, draws
+from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import check_cell
 from jaxrnn._src.core.checks import described
 from jaxrnn._src.core.extras import extra
 from jaxrnn._src.wrappers import batch_major
@@ -51,8 +51,7 @@ class RNN(nnx.Module):
         if params is None:
             params = cell.init(_checked(rngs).params(), in_features)
         (params,) = batch_major.cast(param_dtype, params_tree.dicts(params))
-        drawing = draws(cell, params, inputs.example(in_features))
-        self.rngs = _checked(rngs).dropout.fork() if drawing else nnx.data(None)
+        self.rngs = _checked(rngs).dropout.fork() if cell.draws else nnx.data(None)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
 
     def __call__(

@@ -105,8 +105,8 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
         "implementation='gpu'", "on cpu", "needs an NVIDIA GPU",
     ),
     "implementation of another operation": (
-        run(ATTENTION, xs=XS[:4], implementation="cpu"), V,
-        "implementation: ", "'cpu'", "only ('reference', 'gpu', 'xla')",
+        run(ATTENTION, xs=XS[:4], implementation="tpu"), V,
+        "implementation: ", "'tpu'", "only ('reference', 'cpu', 'gpu', 'xla')",
     ),
     "implementation on another platform": (
         run(implementation="gpu"), V, "implementation='gpu'", "on cpu", "for NVIDIA GPUs",
@@ -327,6 +327,23 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "gates": (gated(lambda state, x, r: x, gates=0), V, "gates: ", "got 0", "1 or more"),
     "gates' bias": (
         gated(lambda state, x, r: x, bias=(1.0,)), V, "bias: ", "1 numbers", "each of 2 gates",
+    ),
+    "gates' names": (
+        gated(lambda state, x, r: x, gates=("f", "f")), V, "gates: ", "('f', 'f')",
+        "different names",
+    ),
+    "states' names": (
+        gated(lambda state, x, r: x, states=("h", "")), V, "states: ", "('h', '')", "or how many",
+    ),
+    "bias of named gates": (
+        gated(lambda state, x, r: x, gates=("f", "n"), bias=(1.0,)), V, "bias: ", "2 gates: f, n",
+    ),
+    "recurrent gates": (
+        gated(lambda state, x, r: x, gates=("f", "n"), recurrent=("f", "g")), V, "recurrent: ",
+        "('f', 'g')", "different gates of f, n",
+    ),
+    "update's named results": (
+        gated(lambda state, x, r: x, states=("c",)), T, "my_update: ", "1 arrays", ": c",
     ),
     "update over H": (
         gated(lambda state, x, r: (jnp.cumsum(x[0]),)), T, "my_update: ", "cumsum", "elementwise",

@@ -216,7 +216,7 @@ def test_uoro_draws_from_its_key():
         (jaxrnn.lstm(3), "rtrl", "units see others"),
         (jaxrnn.mlstm(4, heads=2, gate="sigmoid"), "rtrl", "several units"),
         (jaxrnn.lru(3), "snap1", "made by jaxrnn.gated"),
-        (jaxrnn.stack(jaxrnn.dropout(0.5), jaxrnn.indrnn(3)), "rtrl", "random numbers"),
+        (jaxrnn.stack(jaxrnn.dropout(0.5), jaxrnn.indrnn(3)), "uoro", "random numbers"),
         (jaxrnn.learned_state(jaxrnn.indrnn(3)), "rtrl", "initial state"),
         (jaxrnn.stack(jaxrnn.indrnn(3), jaxrnn.indrnn(4)), "rtrl", "shapes"),
     ),
@@ -224,8 +224,8 @@ def test_uoro_draws_from_its_key():
 )
 def test_what_a_rule_cannot_take(cell, rule, words):
     params = cell.init(jax.random.key(0), 3 if "lru" in repr(cell) else 4)
-    online = jaxrnn.online(cell, rule)
     with pytest.raises(ValueError, match=words):
+        online = jaxrnn.online(cell, rule)
         online.step(params, online.initial_state(params, ()), jnp.ones(4))
 
 

@@ -44,8 +44,7 @@ def double_bias(cell):
         params = cell.init(key, in_size)
         return params | {"rb": jnp.zeros_like(params["b"])}
 
-    def one(params, key):
-        del key
+    def one(params):
         checks.check_names(params, {*names, "rb"})
         b, rb = params["b"], params["rb"]
         checks.check_floating("params['rb']", rb)
@@ -83,8 +82,7 @@ def without_bias(cell):
         params = cell.init(key, in_size)
         return {name: params[name] for name in kept}
 
-    def completed(params, key):
-        del key
+    def completed(params):
         checks.check_names(params, kept)
         checks.check_floating("params['w']", params["w"])
         return params | {name: jnp.zeros(shapes[name], params["w"].dtype) for name in biases}

@@ -14,6 +14,7 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.cells.ugrnn import ugrnn
+from jaxrnn._src.core.tags import tag
 from jaxrnn.interop.layout import Layout, convolutional, joined, split
 
 
@@ -28,12 +29,15 @@ def flax_mgu_update(state, x, r, rb):
     (Zhou et al. 2016, arXiv:1603.09420), f and 1 - f change places in the last line alone.
     """
     (h,), (xf, xn), (rf, rn) = state, x, r
-    f = sigmoid(xf + rf)
-    n = tanh(xn + f * (rn + rb))
-    return (n + f * (h - n),)
+    f = tag("flax_mgu.f", sigmoid(xf + rf))
+    n = tag("flax_mgu.n", tanh(xn + f * (rn + rb)))
+    h = tag("flax_mgu.h", n + f * (h - n))
+    return (h,)
 
 
-flax_mgu = gated(flax_mgu_update, gates=2, bias=(1, 0), unit={"rb": jax.nn.initializers.zeros})
+flax_mgu = gated(
+    flax_mgu_update, gates=("f", "n"), bias=(1, 0), unit={"rb": jax.nn.initializers.zeros}
+)
 
 
 class Row(NamedTuple):

@@ -14,7 +14,7 @@ from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 
 
-def convolved(spec, kernel, dilation, run, widths=()):
+def convolved(spec, kernel, dilation, run, states=()):
     """A cell whose step is the run of one step, on a causal convolution of its inputs.
 
         z_t = b + sum_j w[j] x_{t - j * dilation}      for j from 0 to kernel - 1
@@ -25,7 +25,8 @@ def convolved(spec, kernel, dilation, run, widths=()):
       kernel, dilation: of the convolution.
       run: ``(z, state, mask, starts, reverse, implementation) -> (state, ys)``, z [T, ...batch,
         ...out] in float32 at least.
-      widths: of the states of ``run``, each [..., width] and zero at first.
+      states: a dict from the name of each state of ``run`` to its width: [..., width], zero at
+        first; or nothing.
 
     Returns:
       A ``Cell`` with the state ``(window, *state)``: before those of ``run`` the last inputs
@@ -34,7 +35,8 @@ def convolved(spec, kernel, dilation, run, widths=()):
       type of the inputs.
     """
     room = (kernel - 1) * dilation
-    rest = zero_state(widths)
+    states = dict(states)
+    rest = zero_state(states.values())
 
     def initial_state(params, batch_shape):
         checks.check_names(params, spec)
@@ -73,7 +75,8 @@ def convolved(spec, kernel, dilation, run, widths=()):
 
     init = lambda key, in_size: param_spec.made(spec, key, in_size)
     scanned = from_step(init, initial_state, step)
-    return Cell(init, initial_state, step, streamed(unroll, initial_state, made))
+    names = ("window", *states) if room else tuple(states)
+    return Cell(init, initial_state, step, streamed(unroll, initial_state, made), states=names)
 
 
 def _sum(inputs, params, dtype):

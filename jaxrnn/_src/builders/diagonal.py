@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxrnn._src.builders.lifted import state_dtype, zero_state
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.ops.linear_scan import linear_scan
@@ -28,7 +27,6 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
     Returns:
       A ``Cell``. Outputs are in the type of the inputs.
     """
-    equations(inputs, outputs)
     zero = zero_state((width,), complex_)
 
     def initial_state(params, batch_shape):
@@ -40,7 +38,6 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         dtype = state_dtype(params, complex_)
         return tuple(part.astype(dtype) for part in inputs(params, x, *count))
 
-    @equations
     def step(params, state, x, key=None):
         del key
         h, *count = checks.completed_state(initial_state, params, state, x.shape[:-1])
@@ -68,7 +65,8 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
         return given(params, xs, *[jnp.zeros(xs.shape[:-1], jnp.int32)] * counted)
 
     init = lambda key, n: param_spec.made(spec, key, n)
-    return Cell(init, initial_state, step, streamed(unroll, initial_state, made))
+    whole = streamed(unroll, initial_state, made)
+    return Cell(init, initial_state, step, whole, states=("h", "count")[: 1 + counted])
 
 
 def _no_further(count):

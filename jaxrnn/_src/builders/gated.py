@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import Cell, Made, constructor, labelled
+from jaxrnn._src.core.cell import Cell, Made, constructor, labelled, state_name
 from jaxrnn._src.core.closures import units
 from jaxrnn._src.core.dtypes import arithmetic
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.tags import untagged
 from jaxrnn._src.ops.recurrence import RESIDUALS, recur, reference
 from jaxrnn._src.ops.recurrence.elements import Mixed, Nodes, Unknown, every_equation, follow, held
 from jaxrnn._src.ops.recurrence.packed import Packing
@@ -31,16 +31,19 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     and every fused implementation.
 
     Args:
-      update: ``update(state, x, r, **unit) -> state``. ``state`` is a tuple of ``states`` arrays
-        [..., H], the first of which is the output and what recurs; ``x`` and ``r`` are tuples of
-        ``gates`` arrays [..., H]. Elementwise over H, and its name ends in ``_update``.
-      gates: how many gates it takes.
-      states: how many arrays its state has; they begin at zero.
-      bias: what the bias of each gate begins at, ``gates`` numbers; zeros if None.
+      update: ``update(state, x, r, **unit) -> state``. ``state`` is a tuple of arrays [..., H],
+        the first of which is the output and what recurs; ``x`` and ``r`` are tuples of an array
+        [..., H] for each gate. Elementwise over H, and its name ends in ``_update``.
+      gates: the names of the gates it takes, in order, such as ``("i", "f", "g", "o")``; or how
+        many there are.
+      states: the names of the arrays of its state, such as ``("h", "c")``, or how many there are;
+        they begin at zero. ``jaxrnn.trace`` and errors use these names.
+      bias: what the bias of each gate begins at, a number for each; zeros if None.
       unit: further weights, one number for each hidden unit: a dict from the argument's name in
         ``update`` to an initializer ``(key, shape, dtype) -> array`` of shape [H].
-      recurrent: the gates that have a recurrent part, if not all have: their numbers, in the order
-        in which ``update`` takes them as ``r``. Kernels take a product with zeros for the others.
+      recurrent: the gates that have a recurrent part, if not all have: their names or numbers, in
+        the order in which ``update`` takes them as ``r``. Kernels take a product with zeros for
+        the others.
 
     Returns:
       A constructor ``(hidden, *, heads=1, residuals="gates") -> Cell``. With ``heads`` = N the
@@ -57,6 +60,9 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     Raises:
       TypeError: ``update`` is not elementwise, or does not take or give what it should.
 
+    An update may tag what is worth seeing by ``jax.ad_checkpoint.checkpoint_name``: see
+    ``jaxrnn.trace``. Tags are removed before a kernel sees it.
+
     An update may take further options by name, which have defaults. Of these,
     ``jaxrnn.recurrent_dropout`` gives ``drop``: a function of the candidate for the new state.
 
@@ -64,21 +70,19 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     ...     (h,), (xf, xn), (rf, rn) = state, x, r
     ...     f = jax.nn.sigmoid(xf + rf)
     ...     return (h + f * (jnp.tanh(xn + f * rn) - h),)
-    >>> mgu = jaxrnn.gated(mgu_update, gates=2)
+    >>> mgu = jaxrnn.gated(mgu_update, gates=("f", "n"))
     >>> mgu(hidden=16)
     mgu(hidden=16)
     """
-    gates, states = checks.size("gates", gates), checks.size("states", states)
-    bias = (0.0,) * gates if bias is None else tuple(float(b) for b in bias)
-    if len(bias) != gates:
-        raise ValueError(f"bias: got {len(bias)} numbers, want one for each of {gates} gates")
+    gates = checks.names("gates", gates, str)
+    states = checks.names("states", states, state_name)
+    bias = (0.0,) * len(gates) if bias is None else tuple(float(b) for b in bias)
+    if len(bias) != len(gates):
+        want = f"one for each of {len(gates)} gates: {', '.join(gates)}"
+        raise ValueError(f"bias: got {len(bias)} numbers, want {want}")
     unit = tuple(sorted(dict(unit or {}).items()))
-    recurrent = tuple(range(gates) if recurrent is None else recurrent)
-    if not set(recurrent) <= set(range(gates)) or len(set(recurrent)) < len(recurrent):
-        raise ValueError(f"recurrent: got {recurrent}, want different gates below {gates}")
-    form = Form(update, gates, states, bias, unit, recurrent)
+    form = Form(update, gates, states, bias, unit, _recurrent(gates, recurrent))
     size = _check_update(form)
-    equations(update)
 
     def build(hidden, *, heads=1, residuals="gates"):
         if size is not None and hidden != size:
@@ -93,12 +97,23 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     return made
 
 
+def _recurrent(gates, recurrent):
+    """The numbers of the gates that have a recurrent part, from their names or numbers."""
+    if recurrent is None:
+        return tuple(range(len(gates)))
+    found = tuple(gates.index(k) if k in gates else k for k in recurrent)
+    if not set(found) <= set(range(len(gates))) or len(set(found)) < len(found):
+        want = f"different gates of {', '.join(gates)}"
+        raise ValueError(f"recurrent: got {tuple(recurrent)}, want {want}")
+    return found
+
+
 class Form(NamedTuple):
     """What ``gated`` was called with."""
 
     update: Callable
-    gates: int
-    states: int
+    gates: tuple[str, ...]
+    states: tuple[str, ...]
     bias: tuple[float, ...]
     unit: tuple[tuple[str, Callable], ...]
     recurrent: tuple[int, ...]
@@ -109,25 +124,27 @@ class Form(NamedTuple):
             return r
         zero = jnp.zeros_like(r[..., 0, :])
         parts = {k: r[..., i, :] for i, k in enumerate(self.recurrent)}
-        return jnp.stack([parts.get(k, zero) for k in range(self.gates)], -2)
+        return jnp.stack([parts.get(k, zero) for k in range(len(self.gates))], -2)
 
     @property
     def whole(self):
-        return self.recurrent == tuple(range(self.gates))
+        return self.recurrent == tuple(range(len(self.gates)))
 
     @property
     def summed(self):
         """The gates whose two parts the update sees only as a sum, or that have but one."""
-        problem = Problem(_update(self), self.gates, self.states, False, "gates", None)
+        update = untagged(_update(self))
+        problem = Problem(update, len(self.gates), len(self.states), False, "gates", None)
         return Packing(problem, (name for name, _ in self.unit)).summed
 
 
 class Parts(NamedTuple):
     """What a cell made by ``gated`` shows of itself, for others to change.
 
-    ``step(params, state, x, h=None, **options) -> (state, y)`` is a step whose products take ``h``
-    in place of the state, and whose update is given ``options``. ``gates(params, state, x)`` is
-    what ``update(state, x, r, **unit)`` is given beside the state: ``(x, r, unit)``.
+    ``step(params, state, x, h=None, around=None, **options) -> (state, y)`` is a step whose
+    products take ``h`` in place of the state, and whose update is ``around(update)``, if given,
+    called with ``options``. ``gates(params, state, x)`` is what ``update(state, x, r, **unit)`` is
+    given beside the state: ``(x, r, unit)``.
     """
 
     form: Form
@@ -163,13 +180,13 @@ def _build(form, hidden, heads, residuals):
     hidden, heads = checks.heads(hidden, heads)
     if residuals not in RESIDUALS:
         raise ValueError(f"residuals: got {residuals!r}, want one of {RESIDUALS}")
-    gates, update = form.gates, _update(form)
+    gates, update = len(form.gates), _update(form)
     spec = param_spec.gated(hidden, gates, heads, len(form.recurrent), form.bias)
     spec |= {name: ((hidden,), init) for name, init in form.unit}
 
     def initial_state(params, batch_shape):
         zeros = jnp.zeros((*batch_shape, hidden), arithmetic(params))
-        return (zeros,) * form.states
+        return (zeros,) * len(form.states)
 
     def operands(params, state, xs):
         param_spec.check(spec, params, xs)
@@ -177,9 +194,9 @@ def _build(form, hidden, heads, residuals):
         weights = params["w"], params["b"], form.filled(params["r"])
         return Operands(xs, *weights, unit, state, None, None, None)
 
-    def changed(params, state, x, h=None, **options):
-        given = functools.partial(update, **options)
-        problem = Problem(given, gates, form.states, False, residuals, None)
+    def changed(params, state, x, h=None, around=None, **options):
+        given = functools.partial(around(update) if around else update, **options)
+        problem = Problem(given, gates, len(form.states), False, residuals, None)
         return reference.step(problem, operands(params, state, x), state, x, h)
 
     def given_gates(params, state, x):
@@ -204,9 +221,8 @@ def _build(form, hidden, heads, residuals):
     init = lambda key, in_size: param_spec.made(spec, key, in_size)
     # What implementations make is theirs.
     whole = streamed(unroll, initial_state, lambda params, xs: ())
-    return labelled(
-        Cell(init, initial_state, step, whole), gated=Parts(form, changed, given_gates, update)
-    )
+    cell = Cell(init, initial_state, step, whole, states=form.states)
+    return labelled(cell, gated=Parts(form, changed, given_gates, update))
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}
@@ -219,7 +235,7 @@ def _check_update(form):
     An update that closes over arrays of H units is traced on rows of that size, which is returned;
     None is returned for any other.
     """
-    update, gates, states = form.update, form.gates, form.states
+    update, gates, states = form.update, len(form.gates), len(form.states)
     unit = tuple(name for name, _ in form.unit)
     size = units(update, (states, gates, len(form.recurrent)), unit)
     row = jax.ShapeDtypeStruct((size or 3,), jnp.float32)
@@ -235,11 +251,12 @@ def _check_update(form):
             rows(states), rows(gates), rows(len(form.recurrent)), **named
         )
     except Exception as error:
-        error.add_note(f"in {name}, called with states={states} and gates={gates}")
+        error.add_note(f"in {name}, called with states={form.states} and gates={form.gates}")
         raise
     shapes = [o.shape for o in out] if isinstance(out, tuple) else type(out).__name__
     if shapes != [row.shape] * states:
-        raise TypeError(f"{name}: gave {shapes}, want a tuple of {states} arrays like its inputs")
+        want = f"a tuple of {states} arrays like its inputs: {', '.join(form.states)}"
+        raise TypeError(f"{name}: gave {shapes}, want {want}")
     try:
         follow(jaxpr, Nodes(size))
         mixing = None

@@ -6,14 +6,13 @@ import jax.numpy as jnp
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic, promoted
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.ops import step_loop
 
 
 def lifted(
-    spec, widths, inputs, step, *, products=(), bilinear=None, others=(), outputs=None
+    spec, states, inputs, step, *, products=(), bilinear=None, others=(), outputs=None
 ):  # fmt: skip
     """A cell from its step, which takes its matrix products by name.
 
@@ -22,8 +21,7 @@ def lifted(
 
     Args:
       spec: the parameters: see ``parameters.made``.
-      widths: of the states, each [..., width] and zero at first; or ``(params, batch_shape) ->
-        state``.
+      states: a dict from the name of each state to its width: [..., width], zero at first.
       inputs: ``(params, x) -> x``, a tree of [..., K] in float32 at least, of [..., I] with any
         leading axes.
       step: ``(others, state, x, dot) -> (state, y)``, elementwise but for its products
@@ -37,8 +35,7 @@ def lifted(
     Returns:
       A ``Cell``. Outputs are in the type of the inputs.
     """
-    equations(inputs, step)
-    initial_state = widths if callable(widths) else zero_state(widths)
+    initial_state = zero_state(states.values())
     finish = outputs or (lambda params, ys, x: ys)
 
     def given(params, x):
@@ -73,7 +70,8 @@ def lifted(
 
     init = lambda key, n: param_spec.made(spec, key, n)
     made = lambda params, xs: given(params, xs)[0]
-    return Cell(init, initial_state, one, streamed(unroll, initial_state, made))
+    whole = streamed(unroll, initial_state, made)
+    return Cell(init, initial_state, one, whole, states=tuple(states))
 
 
 def state_dtype(params, complex_=False):
@@ -84,6 +82,7 @@ def state_dtype(params, complex_=False):
 
 def zero_state(widths, complex_=False):
     """``initial_state`` of arrays of zeros, [..., width] each, in the arithmetic's type."""
+    widths = tuple(widths)
 
     def initial_state(params, batch_shape):
         dtype = state_dtype(params, complex_)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
@@ -33,7 +32,6 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
       A ``Cell``. State ``(S,)``, [..., N, D, E], zero at first; outputs are in the type of the
       inputs.
     """
-    equations(inputs, outputs)
 
     def initial_state(params, batch_shape):
         S = jnp.zeros((*batch_shape, *sizes), arithmetic(params))
@@ -44,7 +42,6 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
         total = arithmetic(params)
         return jax.tree.map(lambda a: a.astype(total), inputs(params, x, *count))
 
-    @equations
     def step(params, state, x, key=None):
         del key
         S, *count = checks.completed_state(initial_state, params, state, x.shape[:-1])
@@ -95,7 +92,8 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
         return given(params, xs, *[jnp.zeros(xs.shape[:-1], jnp.int32)] * counted)
 
     init = lambda key, n: param_spec.made(spec, key, n)
-    return Cell(init, initial_state, step, streamed(unroll, initial_state, made))
+    whole = streamed(unroll, initial_state, made)
+    return Cell(init, initial_state, step, whole, states=("S", "count")[: 1 + counted])
 
 
 def keys(hidden, heads, key):

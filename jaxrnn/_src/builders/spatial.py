@@ -22,7 +22,7 @@ def spatial(hidden, step, products, *, states, bias, shape, kernel, stride, dila
     Args:
       hidden: H, channels of a state at each place.
       step, products: see ``lifted``; x is a tuple of the gates' input parts.
-      states: how many arrays the state has.
+      states: the names of the arrays of the state.
       bias: what the bias of each of the G gates begins at.
       shape, kernel, stride, dilation: see ``jaxrnn.conv_lstm``.
 
@@ -56,8 +56,8 @@ def spatial(hidden, step, products, *, states, bias, shape, kernel, stride, dila
         return split(y + jnp.broadcast_to(b, y.shape), gates)
 
     dot = functools.partial(convolution, shape=out_shape, stride=once, dilation=once)
-    widths = (places * hidden,) * states
-    return lifted(spec, widths, inputs, step, products=products, bilinear=dot)
+    states = dict.fromkeys(states, places * hidden)
+    return lifted(spec, states, inputs, step, products=products, bilinear=dot)
 
 
 def convolution(x, w, total, *, shape, stride, dilation):

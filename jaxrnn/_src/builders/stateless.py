@@ -5,7 +5,6 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell, constructor
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import select
@@ -27,8 +26,6 @@ def stateless(init, apply):
     >>> jaxrnn.unroll(double, {}, jnp.ones((3, 1)))[1][:, 0]
     Array([2., 2., 2.], dtype=float32)
     """
-
-    equations(apply)
 
     def step(params, state, x, key=None):
         del key

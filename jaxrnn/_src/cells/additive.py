@@ -10,15 +10,16 @@ from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag
 
 
 @functools.lru_cache(256)
 def _ran_update(activation):
     def ran_update(state, x, r):
         (_, c), (xi, xf, xc), (ri, rf) = state, x, r
-        i, f = sigmoid(xi + ri), sigmoid(xf + rf)
-        c = i * xc + f * c
-        h = activation(c)
+        i, f = tag("ran.i", sigmoid(xi + ri)), tag("ran.f", sigmoid(xf + rf))
+        c = tag("ran.c", i * xc + f * c)
+        h = tag("ran.h", activation(c))
         return h, c
 
     return ran_update
@@ -54,14 +55,15 @@ def ran(hidden, *, activation="tanh", heads=1, residuals="gates"):
     ((7, 3, 4), True)
     """
     update = _ran_update(checks.activation(activation))
-    make = gated(update, gates=3, states=2, recurrent=(0, 1))
+    make = gated(update, gates=("i", "f", "c"), states=("h", "c"), recurrent=("i", "f"))
     return make(hidden, heads=heads, residuals=residuals)
 
 
 def atr_update(state, x, r):
     (h,), (p,), (q,) = state, x, r
-    i, f = sigmoid(p + q), sigmoid(p - q)
-    h = i * p + f * h
+    p, q = tag("atr.p", p), tag("atr.q", q)
+    i, f = tag("atr.i", sigmoid(p + q)), tag("atr.f", sigmoid(p - q))
+    h = tag("atr.h", i * p + f * h)
     return (h,)
 
 
@@ -89,13 +91,14 @@ def atr(hidden, *, heads=1, residuals="gates"):
     >>> ys.shape, params["w"].shape
     ((7, 3, 4), (2, 1, 4))
     """
-    return gated(atr_update, gates=1)(hidden, heads=heads, residuals=residuals)
+    return gated(atr_update, gates=("p",))(hidden, heads=heads, residuals=residuals)
 
 
 def cfn_update(state, x, r):
     (h,), (xtheta, xeta, xn), (rtheta, reta) = state, x, r
-    theta, eta, n = sigmoid(xtheta + rtheta), sigmoid(xeta + reta), tanh(xn)
-    h = theta * tanh(h) + eta * n
+    theta, eta = tag("cfn.theta", sigmoid(xtheta + rtheta)), tag("cfn.eta", sigmoid(xeta + reta))
+    n = tag("cfn.n", tanh(xn))
+    h = tag("cfn.h", theta * tanh(h) + eta * n)
     return (h,)
 
 
@@ -123,14 +126,15 @@ def cfn(hidden, *, heads=1, residuals="gates"):
     >>> jaxrnn.unroll(cell, params, jnp.ones((7, 3, 2)))[1].shape
     (7, 3, 4)
     """
-    make = gated(cfn_update, gates=3, bias=(1.0, -1.0, 0.0), recurrent=(0, 1))
+    gates, recurrent = ("theta", "eta", "n"), ("theta", "eta")
+    make = gated(cfn_update, gates=gates, bias=(1.0, -1.0, 0.0), recurrent=recurrent)
     return make(hidden, heads=heads, residuals=residuals)
 
 
 def star_update(state, x, r):
     (h,), (xk, xz), (rk,) = state, x, r
-    k, z = sigmoid(xk + rk), tanh(xz)
-    h = tanh(h + k * (z - h))
+    k, z = tag("star.k", sigmoid(xk + rk)), tag("star.z", tanh(xz))
+    h = tag("star.h", tanh(h + k * (z - h)))
     return (h,)
 
 
@@ -158,7 +162,7 @@ def star(hidden, *, heads=1, residuals="gates"):
     >>> ys.shape, params["r"].shape
     ((7, 3, 4), (4, 1, 4))
     """
-    make = gated(star_update, gates=2, recurrent=(0,))
+    make = gated(star_update, gates=("k", "z"), recurrent=("k",))
     return make(hidden, heads=heads, residuals=residuals)
 
 
@@ -194,13 +198,13 @@ def minimal_rnn(hidden):
     }
 
     def inputs(params, x):
-        z = tanh(affine(x, params["w"], params["b"][0]))
+        z = tag("minimal_rnn.z", tanh(affine(x, params["w"], params["b"][0])))
         return z, affine(z, params["u"], params["b"][1])
 
     def step(_, state, x, dot):
         (h,), (z, xu) = state, x
-        u = sigmoid(xu + dot("r", h))
-        h = z + u * (h - z)
+        u = tag("minimal_rnn.u", sigmoid(xu + dot("r", h)))
+        h = tag("minimal_rnn.h", z + u * (h - z))
         return (h,), h
 
-    return lifted(spec, (hidden,), inputs, step, products=("r",))
+    return lifted(spec, {"h": hidden}, inputs, step, products=("r",))

@@ -11,9 +11,9 @@ from jaxrnn._src.builders.stateless import layer_norm, project
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic, promoted
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.rotary import rotated
 from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.attention import attend, attend_ring
 from jaxrnn._src.wrappers.stack import residual, stack
 
@@ -74,7 +74,6 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         want = {"qkv": (x.shape[-1], 3, heads, width), "out": (heads, width, hidden)}
         checks.check_params(params, want, "qkv", x)
 
-    @equations
     def step(params, state, x, key=None):
         del key
         check(params, x)
@@ -146,7 +145,7 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         ys = select(mask, _without(_output(params, ys, xs.dtype), poisoned), 0)
         return after, ys[::-1] if reverse else ys
 
-    return Cell(init, initial_state, step, unroll)
+    return Cell(init, initial_state, step, unroll, states=("k", "v", "count"))
 
 
 @constructor
@@ -184,7 +183,8 @@ def _project(params, x):
     """
     dtype, total = _dtypes(params, x.dtype)
     x, weight = x.astype(dtype), params["qkv"].astype(dtype)
-    return tuple(jnp.tensordot(x, weight[:, i], 1, preferred_element_type=total) for i in range(3))
+    out = (jnp.tensordot(x, weight[:, i], 1, preferred_element_type=total) for i in range(3))
+    return tuple(tag(f"attention.{name}", part) for name, part in zip("qkv", out))
 
 
 def _more(steps, room):

@@ -52,7 +52,7 @@ def conv_lstm(hidden, *, shape, kernel=3, stride=1, dilation=1, forget_bias=1.0)
         return state, state[0]
 
     return spatial(
-        hidden, step, ("r",), states=2, bias=(0.0, forget_bias, 0.0, 0.0),
+        hidden, step, ("r",), states=("h", "c"), bias=(0.0, forget_bias, 0.0, 0.0),
         shape=shape, kernel=kernel, stride=stride, dilation=dilation,
     )  # fmt: skip
 
@@ -86,6 +86,6 @@ def conv_gru(hidden, *, shape, kernel=3, stride=1, dilation=1):
     """
     products = lambda params: {"rz": params["r"][..., :2, :], "n": params["r"][..., 2:, :]}
     return spatial(
-        hidden, reset_before, products, states=1, bias=(0.0, 0.0, 0.0),
+        hidden, reset_before, products, states=("h",), bias=(0.0, 0.0, 0.0),
         shape=shape, kernel=kernel, stride=stride, dilation=dilation,
     )  # fmt: skip

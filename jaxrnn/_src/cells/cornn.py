@@ -5,6 +5,7 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 
 
 @constructor
@@ -40,9 +41,10 @@ def cornn(hidden, *, dt=0.042, gamma=2.7, epsilon=4.7):
 
     def step(_, state, x, dot):
         (y, z), (a,) = state, x
-        z = z + dt * (tanh(a + dot("y", y) + dot("z", z)) - gamma * y - epsilon * z)
-        y = y + dt * z
+        new = tanh(a + dot("y", y) + dot("z", z))
+        z = tag("cornn.z", z + dt * (new - gamma * y - epsilon * z))
+        y = tag("cornn.y", y + dt * z)
         return (y, z), y
 
     products = lambda params: {"y": params["r"][:, 0], "z": params["r"][:, 1]}
-    return lifted(spec, (hidden, hidden), linear.gates, step, products=products)
+    return lifted(spec, {"y": hidden, "z": hidden}, linear.gates, step, products=products)

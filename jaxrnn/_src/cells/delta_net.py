@@ -16,6 +16,7 @@ from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag, tag_all
 
 
 @constructor
@@ -51,8 +52,8 @@ def delta_net(hidden, *, heads=4, key=None, negative=False):
     hidden, heads, width = keys(hidden, heads, key)
 
     def inputs(params, x):
-        q, k, v = activated(*projected(params, x, heads))
-        beta = _most(negative) * sigmoid(affine(x, params["u"]))
+        q, k, v = activated("delta_net", *projected(params, x, heads))
+        beta = tag("delta_net.beta", _most(negative) * sigmoid(affine(x, params["u"])))
         return written(q, k, v, None, beta)
 
     spec = queries_keys_values(hidden, heads, width) | {
@@ -94,10 +95,10 @@ def gated_delta_net(hidden, *, heads=4, key=None, negative=False):
     hidden, heads, width = keys(hidden, heads, key)
 
     def inputs(params, x):
-        q, k, v = activated(*projected(params, x, heads))
+        q, k, v = activated("gated_delta_net", *projected(params, x, heads))
         u = affine(x, params["u"])
-        rate, beta = u[..., 0, :], _most(negative) * sigmoid(u[..., 1, :])
-        log_w = decay(params, rate)
+        beta = tag("gated_delta_net.beta", _most(negative) * sigmoid(u[..., 1, :]))
+        log_w = tag("gated_delta_net.log_w", decay(params, u[..., 0, :]))
         return written(q, k, v, log_w[..., None], beta)
 
     spec = queries_keys_values(hidden, heads, width) | {
@@ -144,11 +145,11 @@ def kimi_delta(hidden, *, heads=4, key=None, rank=None, negative=False):
     rank = hidden // heads if rank is None else checks.size("rank", rank)
 
     def inputs(params, x):
-        q, k, v = activated(*projected(params, x, heads))
-        beta = _most(negative) * sigmoid(affine(x, params["u"]))
+        q, k, v = activated("kimi_delta", *projected(params, x, heads))
+        beta = tag("kimi_delta.beta", _most(negative) * sigmoid(affine(x, params["u"])))
         rate = by_head(affine(affine(x, params["g1"]), params["g2"]), heads)
         by_key = {"c": by_head(params["c"], heads), "l": params["l"][:, None]}
-        log_w = decay(by_key, rate)
+        log_w = tag("kimi_delta.log_w", decay(by_key, rate))
         return written(q, k, v, log_w, beta)
 
     spec = queries_keys_values(hidden, heads, width) | {
@@ -196,10 +197,10 @@ def delta_product(hidden, *, heads=4, key=None, writes=2):
     writes = checks.size("writes", writes)
 
     def inputs(params, x):
-        q, k, v = (by_head(affine(x, params[name]), heads) for name in "qkv")
+        projections = (by_head(affine(x, params[name]), heads) for name in "qkv")
+        q, k, v = activated("delta_product", *projections)
         q = jnp.broadcast_to(q[..., None, :, :], k.shape)
-        q, k, v = activated(q, k, v)
-        beta = 2 * sigmoid(affine(x, params["u"]))
+        beta = tag("delta_product.beta", 2 * sigmoid(affine(x, params["u"])))
         taken = written(q, k, v, None, beta)
         return taken if writes > 1 else tuple(a if a is None else a[..., 0, :, :] for a in taken)
 
@@ -212,9 +213,10 @@ def delta_product(hidden, *, heads=4, key=None, writes=2):
     return memory(spec, (heads, width, hidden // heads), inputs, joined, writes=writes)
 
 
-def activated(q, k, v):
-    """Queries, keys and values of the delta rule."""
-    return unit(silu(q)) / q.shape[-1] ** 0.5, unit(silu(k)), silu(v)
+def activated(cell, q, k, v):
+    """Queries, keys and values of the delta rule, with the tags of a cell of this name."""
+    q, k, v = tag_all(cell, q=unit(silu(q)), k=unit(silu(k)), v=silu(v))
+    return q / q.shape[-1] ** 0.5, k, v
 
 
 def written(q, k, v, log_w, beta):

@@ -8,6 +8,7 @@ from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag
 
 
 @constructor
@@ -52,11 +53,12 @@ def dreamer_gru(hidden, *, heads=1, epsilon=1e-3):
         gates = (x + dot("r", h)).reshape(*h.shape[:-1], 3, hidden)
         gates = normalised(gates, others["scale"], others["bias"], epsilon=epsilon, axes=2)
         r, n, z = (gates[..., k, :] for k in range(3))
-        n = tanh(sigmoid(r) * n)
-        h = h + sigmoid(z - 1) * (n - h)
+        r, z = tag("dreamer_gru.r", r), tag("dreamer_gru.z", z)
+        n = tag("dreamer_gru.n", tanh(sigmoid(r) * n))
+        h = tag("dreamer_gru.h", h + sigmoid(z - 1) * (n - h))
         return (h,), h
 
     inputs = lambda params, x: affine(x, params["w"].reshape(-1, 3 * hidden))
     return lifted(
-        spec, (hidden,), inputs, step, products=("r",), others=("scale", "bias")
+        spec, {"h": hidden}, inputs, step, products=("r",), others=("scale", "bias")
     )  # fmt: skip

@@ -5,13 +5,14 @@ import functools
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 
 
 @functools.lru_cache(256)
 def _update(activation):
     def elman_update(state, x, r):
         (xh,), (rh,) = x, r
-        h = activation(xh + rh)
+        h = tag("elman.h", activation(xh + rh))
         return (h,)
 
     return elman_update
@@ -44,5 +45,5 @@ def elman(hidden, *, activation="tanh", heads=1, residuals="gates"):
     ((7, 3, 4), True)
     """
     activation = checks.activation(activation)
-    make = gated(_update(activation), gates=1)
+    make = gated(_update(activation), gates=("h",))
     return make(hidden, heads=heads, residuals=residuals)

@@ -7,18 +7,19 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import param_spec
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.wrappers.reparameterised import checked, with_params
 
 
 def fast_grnn_update(state, x, r, bz, bn, zeta, nu):
     (h,), (a,), (q,) = state, x, r
-    z, n = sigmoid(a + q + bz), tanh(a + q + bn)
-    h = (sigmoid(zeta) * (1 - z) + sigmoid(nu)) * n + z * h
+    z, n = tag("fast_grnn.z", sigmoid(a + q + bz)), tag("fast_grnn.n", tanh(a + q + bn))
+    h = tag("fast_grnn.h", (sigmoid(zeta) * (1 - z) + sigmoid(nu)) * n + z * h)
     return (h,)
 
 
 _unit = dict.fromkeys(("bz", "bn", "zeta", "nu"), param_spec.zeros)
-_separate = gated(fast_grnn_update, gates=1, unit=_unit)
+_separate = gated(fast_grnn_update, gates=("a",), unit=_unit)
 
 
 @constructor
@@ -54,8 +55,7 @@ def fast_grnn(hidden, *, heads=1, residuals="gates"):
         "nu": ((), initializers.constant(-4.0)),
     }
 
-    def separate(params, key):
-        del key
+    def separate(params):
         b = params["b"]
         scalars = {name: jnp.broadcast_to(params[name], (hidden,)) for name in ("zeta", "nu")}
         return params | scalars | {"b": jnp.zeros_like(b[:1]), "bz": b[0], "bn": b[1]}

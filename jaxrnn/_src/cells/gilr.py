@@ -6,7 +6,7 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import constructor
-from jaxrnn._src.core.equations import equations
+from jaxrnn._src.core.tags import tag
 
 
 def impulse(hidden, gates, update):
@@ -19,8 +19,6 @@ def impulse(hidden, gates, update):
         smaller than the distance between f and its neighbour.
     """
     hidden = checks.size("hidden", hidden)
-
-    equations(update)
 
     def inputs(params, x):
         keep, add, candidate = update(*linear.gates(params, x))
@@ -62,7 +60,8 @@ def gilr(hidden, *, lower_bound=0.0):
 
     def update(a_g, a_i):
         free = 1 - lower_bound
-        g, i = lower_bound + free * sigmoid(a_g), tanh(a_i)
+        g = tag("gilr.g", lower_bound + free * sigmoid(a_g))
+        i = tag("gilr.i", tanh(a_i))
         return g, free * sigmoid(-a_g), i
 
     return impulse(hidden, 2, update)

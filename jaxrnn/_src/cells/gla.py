@@ -14,6 +14,7 @@ from jaxrnn._src.builders.memory import (
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag, tag_all
 
 _TEMPERATURE = 16  # the paper's tau: gates begin near 1
 
@@ -52,8 +53,9 @@ def gla(hidden, *, heads=4, key=None, rank=16):
 
     def inputs(params, x):
         q, k, v = projected(params, x, heads)
+        q, k, v = tag_all("gla", q=q, k=k, v=v)
         gate = affine(affine(x, params["g1"]), params["g2"], params["c"])
-        log_w = log_sigmoid(by_head(gate, heads)) / _TEMPERATURE
+        log_w = tag("gla.log_w", log_sigmoid(by_head(gate, heads)) / _TEMPERATURE)
         return q / width**0.5, k, v, log_w, None, None
 
     spec = queries_keys_values(hidden, heads, width) | {
@@ -100,9 +102,10 @@ def hgrn2(hidden, *, heads=4, key=None, lower_bound=0.0):
     def inputs(params, x):
         q, z, v = projected(params, x, heads)
         f = lower_bound + (1 - lower_bound) * sigmoid(z)
+        q, f, v = tag_all("hgrn2", q=silu(q), f=f, v=v)
         k = (1 - lower_bound) * sigmoid(-z)  # 1 - f, to the last digit where f is near 1
         log_w = jnp.log(f) if lower_bound else log_sigmoid(z)
-        return silu(q), k, v, log_w, None, None
+        return q, k, v, log_w, None, None
 
     spec = queries_keys_values(hidden, heads, width)
     return memory(spec, (heads, width, hidden // heads), inputs, joined)

@@ -8,6 +8,7 @@ from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
@@ -18,17 +19,20 @@ def _written(activation, gate_activation):
     def gru_update(state, x, r, rb, drop=lambda n: n):
         (h,), (xr, xz, xn), (rr, rz, rn) = state, x, r
         # In this order, a TPU's backward takes an eighth less than with r before z.
-        z, r = gate_activation(xz + rz), gate_activation(xr + rr)
-        n = drop(activation(xn + r * (rn + rb)))
-        h = n + z * (h - n)
+        z = tag("gru.z", gate_activation(xz + rz))
+        r = tag("gru.r", gate_activation(xr + rr))
+        n = tag("gru.n", drop(activation(xn + r * (rn + rb))))
+        h = tag("gru.h", n + z * (h - n))
         return (h,)
 
     def reset_before(_, state, x, dot):
         (h,), (xr, xz, xn) = state, x
         rr, rz = split(dot("rz", h), 2)
-        r, z = gate_activation(xr + rr), gate_activation(xz + rz)
-        n = activation(xn + dot("n", r * h))
-        h = n + z * (h - n)
+        a_r, a_z = tag("gru.a_r", xr + rr), tag("gru.a_z", xz + rz)
+        r, z = tag("gru.r", gate_activation(a_r)), tag("gru.z", gate_activation(a_z))
+        a_n = tag("gru.a_n", xn + dot("n", r * h))
+        n = tag("gru.n", activation(a_n))
+        h = tag("gru.h", n + z * (h - n))
         return (h,), h
 
     return gru_update, reset_before
@@ -76,11 +80,11 @@ def gru(
     activation = checks.activation(activation)
     update, step = _written(activation, checks.activation(gate_activation, "gate_activation"))
     if reset_after:
-        make = gated(update, gates=3, unit={"rb": param_spec.zeros})
+        make = gated(update, gates=("r", "z", "n"), unit={"rb": param_spec.zeros})
         return make(hidden, heads=heads, residuals=residuals)
     if heads != 1 or residuals != "gates":
         raise ValueError("reset_after=False: got heads or residuals, want neither of them")
     hidden = checks.size("hidden", hidden)
     products = lambda params: {"rz": params["r"][:, :2], "n": params["r"][:, 2]}
     spec = param_spec.gated(hidden, 3)
-    return lifted(spec, (hidden,), linear.gates, step, products=products)
+    return lifted(spec, {"h": hidden}, linear.gates, step, products=products)

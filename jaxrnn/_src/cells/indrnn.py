@@ -6,6 +6,7 @@ from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag
 
 
 @constructor
@@ -44,8 +45,8 @@ def indrnn(hidden, *, activation="relu"):
 
     def step(others, state, x, dot):
         del dot
-        h = activation(x + others["u"] * state[0])
+        h = tag("indrnn.h", activation(x + others["u"] * state[0]))
         return (h,), h
 
     inputs = lambda params, x: affine(x, params["w"], params["b"])
-    return lifted(spec, (hidden,), inputs, step, others=("u",))
+    return lifted(spec, {"h": hidden}, inputs, step, others=("u",))

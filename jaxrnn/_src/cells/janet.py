@@ -8,6 +8,7 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.wrappers.initialized import chrono, initialized
 
 
@@ -15,9 +16,9 @@ from jaxrnn._src.wrappers.initialized import chrono, initialized
 def _update(beta):
     def janet_update(state, x, r, drop=lambda g: g):
         (h,), (xf, xg), (rf, rg) = state, x, r
-        f = xf + rf
-        g = drop(tanh(xg + rg))
-        h = sigmoid(f) * h + sigmoid(beta - f) * g
+        f = tag("janet.f", xf + rf)
+        g = tag("janet.g", drop(tanh(xg + rg)))
+        h = tag("janet.h", sigmoid(f) * h + sigmoid(beta - f) * g)
         return (h,)
 
     return janet_update
@@ -51,6 +52,6 @@ def janet(hidden, *, beta=1.0, longest=None, heads=1, residuals="gates"):
     >>> ys.shape, bool((params["b"][0] > 0).all())
     ((7, 3, 4), True)
     """
-    make = gated(_update(checks.number("beta", beta)), gates=2, bias=(1.0, 0.0))
+    make = gated(_update(checks.number("beta", beta)), gates=("f", "g"), bias=(1.0, 0.0))
     cell = make(hidden, heads=heads, residuals=residuals)
     return cell if longest is None else initialized(cell, b=chrono(longest, 0, input=None))

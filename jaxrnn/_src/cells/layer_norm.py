@@ -10,6 +10,7 @@ from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag
 
 
 @constructor
@@ -48,12 +49,13 @@ def layer_norm_lstm(hidden, *, forget_bias=1.0, per_gate=False, epsilon=1e-5):
     def step(others, state, x, dot):
         r = gates.recurrent(others, state, dot)
         _, c = lstm_update(state, x, r)
-        o = sigmoid(x[3] + r[3])
-        h = o * tanh(normalised(c, others["sc"], others["bc"], epsilon=epsilon))
+        o = tag("layer_norm_lstm.o", sigmoid(x[3] + r[3]))
+        normal = normalised(c, others["sc"], others["bc"], epsilon=epsilon)
+        h = tag("layer_norm_lstm.h", o * tanh(normal))
         return (h, c), h
 
     return lifted(
-        gates.spec | unit, (hidden, hidden), gates.inputs, step, products=("r",),
+        gates.spec | unit, {"h": hidden, "c": hidden}, gates.inputs, step, products=("r",),
         others=("sr", *unit),
     )  # fmt: skip
 
@@ -88,12 +90,17 @@ def layer_norm_gru(hidden, *, per_gate=False, epsilon=1e-5):
     gates = _Gates(hidden, (0.0, 0.0, 0.0), per_gate, epsilon)
 
     def step(others, state, x, dot):
-        (h,) = gru_update(state, x, gates.recurrent(others, state, dot), others["rb"])
+        r = gates.recurrent(others, state, dot)
+        x, r = (
+            tuple(tag(f"layer_norm_gru.{part}_{gate}", a) for gate, a in zip("rzn", arrays))
+            for part, arrays in (("x", x), ("r", r))
+        )
+        (h,) = gru_update(state, x, r, others["rb"])
         return (h,), h
 
     spec = gates.spec | {"rb": ((hidden,), param_spec.zeros)}
     return lifted(
-        spec, (hidden,), gates.inputs, step, products=("r",), others=("sr", "rb")
+        spec, {"h": hidden}, gates.inputs, step, products=("r",), others=("sr", "rb")
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.wrappers.reparameterised import checked, with_params
 
 
@@ -14,7 +15,8 @@ from jaxrnn._src.wrappers.reparameterised import checked, with_params
 def _update(alpha, activation):
     def leaky_update(state, x, r):
         (h,), (xh,), (rh,) = state, x, r
-        h = h + alpha * (activation(xh + rh) - h)
+        a = tag("leaky.a_h", xh + rh)
+        h = tag("leaky.h", h + alpha * (activation(a) - h))
         return (h,)
 
     return leaky_update
@@ -54,15 +56,14 @@ def leaky(hidden, *, alpha, activation="tanh", signs=None, heads=1, residuals="g
     ((7, 3, 4), True)
     """
     alpha = checks.number("alpha", alpha, above=0, most=1)
-    make = gated(_update(alpha, checks.activation(activation)), gates=1)
+    make = gated(_update(alpha, checks.activation(activation)), gates=("h",))
     cell = make(hidden, heads=heads, residuals=residuals)
     if signs is None:
         return cell
     if not isinstance(signs, tuple) or len(signs) != hidden or not set(signs) <= {1, -1}:
         raise ValueError(f"signs: got {signs}, want a tuple of 1 or -1 for each of {hidden} units")
 
-    def signed(params, key):
-        del key
+    def signed(params):
         r = params["r"]
         sender = jnp.array(signs, r.dtype).reshape(*r.shape[:-2], 1, 1)
         return params | {"r": sender * jnp.abs(r)}

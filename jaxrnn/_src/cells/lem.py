@@ -6,6 +6,7 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
@@ -38,11 +39,11 @@ def lem(hidden, *, dt=1.0):
     def step(_, state, x, dot):
         (y, z), (xd, xe, xz, xy) = state, x
         rd, re, rz = split(dot("dez", y), 3)
-        d, e = dt * sigmoid(xd + rd), dt * sigmoid(xe + re)
-        z = z + d * (tanh(xz + rz) - z)
-        y = y + e * (tanh(xy + dot("y", z)) - y)
+        d, e = tag("lem.d", dt * sigmoid(xd + rd)), tag("lem.e", dt * sigmoid(xe + re))
+        z = tag("lem.z", z + d * (tanh(xz + rz) - z))
+        y = tag("lem.y", y + e * (tanh(xy + dot("y", z)) - y))
         return (y, z), y
 
     products = lambda params: {"dez": params["r"][:, :3], "y": params["r"][:, 3]}
     spec = param_spec.gated(hidden, gates=4)
-    return lifted(spec, (hidden, hidden), linear.gates, step, products=products)
+    return lifted(spec, {"y": hidden, "z": hidden}, linear.gates, step, products=products)

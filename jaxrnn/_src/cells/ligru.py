@@ -4,13 +4,14 @@ from jax.nn import relu, sigmoid
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 
 
 def ligru_update(state, x, r, drop=lambda g: g):
     (h,), (xz, xn), (rz, rn) = state, x, r
-    n = drop(relu(xn + rn))
-    z = sigmoid(xz + rz)
-    h = n + z * (h - n)
+    n = tag("ligru.n", drop(relu(xn + rn)))
+    z = tag("ligru.z", sigmoid(xz + rz))
+    h = tag("ligru.h", n + z * (h - n))
     return (h,)
 
 
@@ -38,4 +39,4 @@ def ligru(hidden, *, heads=1, residuals="gates"):
     >>> ys.shape, bool((ys >= 0).all())
     ((7, 3, 4), True)
     """
-    return gated(ligru_update, gates=2)(hidden, heads=heads, residuals=residuals)
+    return gated(ligru_update, gates=("z", "n"))(hidden, heads=heads, residuals=residuals)

@@ -7,6 +7,7 @@ from jax.nn import elu
 from jaxrnn._src.builders.memory import joined, keys, memory, projected, queries_keys_values
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.rotary import rotated
+from jaxrnn._src.core.tags import tag_all
 
 _LEAST = 1e-6  # added to what is divided by, as in the authors' code
 
@@ -40,7 +41,7 @@ def linear_attention(hidden, *, heads=4, key=None):
 
     def inputs(params, x):
         q, k, v = projected(params, x, heads)
-        q, k = elu(q) + 1, elu(k) + 1
+        q, k, v = tag_all("linear_attention", q=elu(q) + 1, k=elu(k) + 1, v=v)
         v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)  # the last column of S is n
         return q, k, v, None, None, None
 
@@ -84,9 +85,9 @@ def retention(hidden, *, heads=4, key=None):
 
     def inputs(params, x, count):
         q, k, v = projected(params, x, heads)
-        q, k = (rotated(a, count) for a in (q, k / width**0.5))
+        q, k, v = tag_all("retention", q=rotated(q, count), k=rotated(k, count), v=v)
         log_w = jnp.broadcast_to(jnp.asarray(log_g, q.dtype), (*q.shape[:-1], 1))
-        return q, k, v, log_w, None, None
+        return q, k / width**0.5, v, log_w, None, None
 
     spec = queries_keys_values(hidden, heads, width)
     return memory(spec, (heads, width, hidden // heads), inputs, joined, counted=True)

@@ -10,27 +10,26 @@ from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.cells.lstmp import lstmp
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
-from jaxrnn._src.core.equations import equations
+from jaxrnn._src.core.tags import tag
 
 
 @functools.lru_cache(256)
 def _update(gates, cell_clip, activation, gate_activation):
-    @equations
     def lstm_update(state, x, r, drop=lambda g: g, **peephole):
         (_, c), a = state, dict(zip(gates, map(operator.add, x, r)))
 
         def gate(name, seen):
             if peephole:
                 a[name] = a[name] + peephole[f"p{name}"] * seen
-            return gate_activation(a[name])
+            return tag(f"lstm.{name}", gate_activation(tag(f"lstm.a_{name}", a[name])))
 
         f = gate("f", c)
-        i = gate("i", c) if "i" in a else 1 - f
-        g = activation(a["g"])
+        i = gate("i", c) if "i" in a else tag("lstm.i", 1 - f)
+        g = tag("lstm.g", activation(tag("lstm.a_g", a["g"])))
         c = f * c + i * drop(g)
-        c = c if cell_clip is None else jnp.clip(c, -cell_clip, cell_clip)
+        c = tag("lstm.c", c if cell_clip is None else jnp.clip(c, -cell_clip, cell_clip))
         o = gate("o", c)
-        h = o * activation(c)
+        h = tag("lstm.h", o * activation(c))
         return h, c
 
     return lstm_update
@@ -97,5 +96,5 @@ def lstm(
         return lstmp(
             update, bias, unit, hidden, projection, heads=heads, residuals=residuals
         )  # fmt: skip
-    make = gated(update, gates=len(gates), states=2, bias=bias, unit=unit)
+    make = gated(update, gates=tuple(gates), states=("h", "c"), bias=bias, unit=unit)
     return make(hidden, heads=heads, residuals=residuals)

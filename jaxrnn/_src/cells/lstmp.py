@@ -2,6 +2,7 @@
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
@@ -30,8 +31,9 @@ def lstmp(update, bias, unit, hidden, projection, *, heads, residuals):
 
     def step(others, state, x, dot):
         m, c = update(state, x, split(dot("r", state[0]), len(bias)), **others)
-        h = dot("p", m)
+        h = dot("p", tag("lstm.m", m))
         return (h, c), h
 
     products, others = ("r", "p"), tuple(unit)
-    return lifted(spec, (projection, hidden), linear.gates, step, products=products, others=others)
+    states = {"h": projection, "c": hidden}
+    return lifted(spec, states, linear.gates, step, products=products, others=others)

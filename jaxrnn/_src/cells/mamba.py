@@ -13,6 +13,7 @@ from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.dtypes import arithmetic
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag, tag_all
 
 
 @constructor
@@ -53,12 +54,14 @@ def mamba(hidden, *, state=16, rank=None):
     def inputs(params, x):
         total = arithmetic(params)
         rate = affine(affine(x, params["r1"]), params["r2"], params["c"]).astype(total)
-        dt, B = softplus(rate), affine(x, params["bc"])[..., 0, :].astype(total)
+        B = affine(x, params["bc"])[..., 0, :].astype(total)
+        dt, B = tag_all("mamba", dt=softplus(rate), B=B)
         log_a = -dt[..., None] * jnp.exp(spread(params["l"], dt[..., None] * B[..., None, :]))
         return flat(jnp.exp(log_a)), flat((dt * x.astype(total))[..., None] * B[..., None, :])
 
     def outputs(params, h, x):
-        C, x = affine(x, params["bc"])[..., 1, :].astype(h.dtype), x.astype(h.dtype)
+        C = tag("mamba.C", affine(x, params["bc"])[..., 1, :].astype(h.dtype))
+        x = x.astype(h.dtype)
         h = h.reshape(*x.shape, state)
         return jnp.einsum("...hd,...d->...h", h, C) + spread(params["d"], x) * x
 
@@ -118,14 +121,13 @@ def mamba2(hidden, *, heads=4, state=64):
     state = checks.size("state", state)
 
     def inputs(params, x):
-        v = by_head(silu(affine(x, params["v"])), heads)
-        B, C = (
-            jnp.broadcast_to(a, (*v.shape[:-1], state))
-            for a in jnp.split(silu(affine(x, params["bc"])), 2, -2)
-        )
+        v, bc = by_head(silu(affine(x, params["v"])), heads), silu(affine(x, params["bc"]))
+        v, B, C = tag_all("mamba2", v=v, B=bc[..., 0, :], C=bc[..., 1, :])
+        B, C = (jnp.broadcast_to(a[..., None, :], (*v.shape[:-1], state)) for a in (B, C))
         rate = affine(x, params["u"])
-        dt = softplus(rate + spread(params["c"], rate))[..., None]
-        return C, B, dt * v, decay(params, rate)[..., None], None, None
+        dt = tag("mamba2.dt", softplus(rate + spread(params["c"], rate)))[..., None]
+        log_w = tag("mamba2.log_w", decay(params, rate))[..., None]
+        return C, B, dt * v, log_w, None, None
 
     def outputs(params, x, taken, y):
         v = by_head(silu(affine(x, params["v"])), heads).astype(y.dtype)

@@ -8,37 +8,37 @@ from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.wrappers.reparameterised import checked, with_params
 
 
 def mgu_update(state, x, r):
     (h,), (xf, xn), (rf, rn) = state, x, r
-    f = sigmoid(xf + rf)
-    n = tanh(xn + f * rn)
-    h = h + f * (n - h)
+    f = tag("mgu.f", sigmoid(tag("mgu.a_f", xf + rf)))
+    n = tag("mgu.n", tanh(xn + f * rn))
+    h = tag("mgu.h", h + f * (n - h))
     return (h,)
 
 
-_reset_after = gated(mgu_update, gates=2)
+_reset_after = gated(mgu_update, gates=("f", "n"))
 _FORGET = ("wrb", "rb", "r", "b")  # what the gate of each variant is made of
 
 
 def _reset_before(hidden):
     def step(_, state, x, dot):
         (h,), (xf, xn) = state, x
-        f = sigmoid(xf + dot("f", h))
-        n = tanh(xn + dot("n", f * h))
-        h = h + f * (n - h)
+        f = tag("mgu.f", sigmoid(tag("mgu.a_f", xf + dot("f", h))))
+        n = tag("mgu.n", tanh(tag("mgu.a_n", xn + dot("n", f * h))))
+        h = tag("mgu.h", h + f * (n - h))
         return (h,), h
 
     products = lambda params: {"f": params["r"][:, 0], "n": params["r"][:, 1]}
     spec = param_spec.gated(hidden, 2)
-    return lifted(spec, (hidden,), linear.gates, step, products=products)
+    return lifted(spec, {"h": hidden}, linear.gates, step, products=products)
 
 
-def _filled(params, key):
+def _filled(params):
     """With zeros for what the gate is not made of."""
-    del key
     return {
         name: jnp.concatenate([jnp.zeros_like(a), a], -2) if a.shape[-2] == 1 else a
         for name, a in params.items()

@@ -5,6 +5,7 @@ from jax.nn import log_sigmoid, sigmoid
 
 from jaxrnn._src.cells.gilr import impulse
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 
 
 @constructor
@@ -36,7 +37,7 @@ def min_gru(hidden, *, positive=True):
     candidate = _candidate(positive)
 
     def update(a_z, a_n):
-        z, n = sigmoid(a_z), candidate(a_n)
+        z, n = tag("min_gru.z", sigmoid(a_z)), tag("min_gru.n", candidate(a_n))
         return sigmoid(-a_z), z, n
 
     return impulse(hidden, 2, update)
@@ -71,7 +72,7 @@ def min_lstm(hidden, *, positive=True):
     def update(a_f, a_i, a_n):
         log_f, log_i = log_sigmoid(a_f), log_sigmoid(a_i)
         odds = log_f - log_i  # f / (f + i), where both may underflow
-        n = candidate(a_n)
+        n = tag("min_lstm.n", candidate(a_n))
         return sigmoid(odds), sigmoid(-odds), n
 
     return impulse(hidden, 3, update)

@@ -6,9 +6,9 @@ from jax.nn import log_sigmoid, sigmoid
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic, promoted
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops import matrix_memory
 
 _LEAST = 1e-6  # what is divided by at least, for exp(-m) may be 0; the authors' code adds it
@@ -76,18 +76,19 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         dtype = arithmetic(params)
         return tuple(jnp.zeros((*batch_shape, heads, *shape), dtype) for shape in shapes)
 
-    @equations
     def inputs(params, x):
         """The output gate, and what the memory takes."""
         param_spec.check(spec, params, x)
         total, product = arithmetic(params), promoted(x.dtype, params["w"].dtype)
         by_head = (a.reshape(*a.shape[:-1], heads, width) for a in linear.gates(params, x))
         q, k, v, o = (a.astype(total) for a in by_head)
+        q, k, v = tag("mlstm.q", q), tag("mlstm.k", k / width**0.5), tag("mlstm.v", v)
+        o = tag("mlstm.o", o)
         if stabilised:  # the value 1, so that n is the last column of C
             v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
         gates = linear.affine(x, params["u"], params["c"]).astype(total)
-        i, f = gates[..., 0, :], gates[..., 1, :]
-        taken = (a.astype(product) for a in (q, k / width**0.5, v))
+        i, f = tag("mlstm.i", gates[..., 0, :]), tag("mlstm.f", gates[..., 1, :])
+        taken = (a.astype(product) for a in (q, k, v))
         return o, (*taken, log_sigmoid(f), i if stabilised else log_sigmoid(i))
 
     def packed(state):
@@ -104,13 +105,12 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         y = sigmoid(o) * y
         return y.reshape(*y.shape[:-2], hidden)
 
-    @equations
     def step(params, state, x, key=None):
         del key
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
         o, taken = inputs(params, x)
         state, read = matrix_memory.one(stabilised, packed(state), taken)
-        h = outputs(o, *read)
+        h = tag("mlstm.h", outputs(o, *read))
         return unpacked(state), h.astype(x.dtype)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
@@ -124,7 +124,8 @@ def mlstm(hidden, *, heads=4, gate="exp"):
         return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)
 
     init = lambda key, n: param_spec.made(spec, key, n)
-    return Cell(init, initial_state, step, streamed(unroll, initial_state, inputs))
+    whole = streamed(unroll, initial_state, inputs)
+    return Cell(init, initial_state, step, whole, states=("C", "n", "m") if stabilised else ("C",))
 
 
 def _normalised(y, m):

@@ -4,6 +4,7 @@ from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.cells.lstm import lstm_update
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
@@ -45,8 +46,8 @@ def multiplicative_lstm(hidden, *, forget_bias=1.0):
 
     def step(_, state, x, dot):
         gates, xm = x
-        m = xm * dot("rm", state[0])
+        m = tag("multiplicative_lstm.m", xm * dot("rm", state[0]))
         h, c = lstm_update(state, gates, split(dot("r", m), 4))
         return (h, c), h
 
-    return lifted(spec, (hidden, hidden), inputs, step, products=("r", "rm"))
+    return lifted(spec, {"h": hidden, "c": hidden}, inputs, step, products=("r", "rm"))

@@ -8,6 +8,7 @@ from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import gates
+from jaxrnn._src.core.tags import tag
 
 
 @constructor
@@ -37,13 +38,13 @@ def para_gru(hidden):
     def step(others, state, x, dot):
         del dot
         (h,), (xz, xr, xn), a = state, x, others["a"]
-        z = sigmoid(xz + a[..., 0, :] * h)
-        r = sigmoid(xr + a[..., 1, :] * h)
-        n = tanh(xn + a[..., 2, :] * (r * h))
-        h = (1 - z) * h + z * n
+        z = tag("para_gru.z", sigmoid(xz + a[..., 0, :] * h))
+        r = tag("para_gru.r", sigmoid(xr + a[..., 1, :] * h))
+        n = tag("para_gru.n", tanh(xn + a[..., 2, :] * (r * h)))
+        h = tag("para_gru.h", (1 - z) * h + z * n)
         return (h,), h
 
-    return lifted(_spec(hidden), (hidden,), gates, step, others=("a",))
+    return lifted(_spec(hidden), {"h": hidden}, gates, step, others=("a",))
 
 
 @constructor
@@ -76,15 +77,15 @@ def para_lstm(hidden):
     def step(others, state, x, dot):
         del dot
         (h, c), (xf, xo, xg), a, p = state, x, others["a"], others["p"]
-        f = sigmoid(xf + a[..., 0, :] * h + p[..., 0, :] * c)
-        g = tanh(xg + a[..., 2, :] * h)
-        c = f * c + (1 - f) * g
-        o = sigmoid(xo + a[..., 1, :] * h + p[..., 1, :] * c)
-        h = o * tanh(c)
+        f = tag("para_lstm.f", sigmoid(xf + a[..., 0, :] * h + p[..., 0, :] * c))
+        g = tag("para_lstm.g", tanh(xg + a[..., 2, :] * h))
+        c = tag("para_lstm.c", f * c + (1 - f) * g)
+        o = tag("para_lstm.o", sigmoid(xo + a[..., 1, :] * h + p[..., 1, :] * c))
+        h = tag("para_lstm.h", o * tanh(c))
         return (h, c), h
 
     spec = _spec(hidden) | {"p": ((2, hidden), _small)}
-    return lifted(spec, (hidden, hidden), gates, step, others=("a", "p"))
+    return lifted(spec, {"h": hidden, "c": hidden}, gates, step, others=("a", "p"))
 
 
 def _spec(hidden):

@@ -63,4 +63,4 @@ def qrnn(hidden, *, kernel=2, pooling="fo"):
         )  # fmt: skip
         return (c,), cs if pooling == "f" else rest[0] * cs
 
-    return convolved(spec, kernel, 1, run, (hidden,))
+    return convolved(spec, kernel, 1, run, {"c": hidden})

@@ -12,6 +12,7 @@ from jaxrnn._src.cells.conv1d import conv1d
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.dtypes import arithmetic, promoted
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop.problem import product, split
 from jaxrnn._src.wrappers.stack import parallel, stack
 
@@ -58,11 +59,13 @@ def rg_lru(hidden, *, heads=1):
         both = product(x, params["w"], promoted(x.dtype, params["w"].dtype), total)
         spread = lambda p: jnp.broadcast_to(p.astype(total), x.shape)
         r, i = (sigmoid(g + spread(b)) for g, b in zip(split(both, 2), params["b"]))
+        r, i = tag("rg_lru.r", r), tag("rg_lru.i", i)
         log_a = -8 * r * spread(softplus(params["l"].astype(total)))
         log_a = jnp.where(count[..., None] > 0, log_a, -jnp.inf)
         # 1 - a^2, above zero: the root of zero has an infinite derivative.
         rest = jnp.maximum(-jnp.expm1(2 * log_a), jnp.finfo(total).tiny)
-        a, b = jnp.exp(log_a), jnp.sqrt(rest) * i * x.astype(total)
+        a = tag("rg_lru.a", jnp.exp(log_a))
+        b = jnp.sqrt(rest) * i * x.astype(total)
         return a, b
 
     def init(key, in_size):

@@ -8,6 +8,7 @@ from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
@@ -62,10 +63,10 @@ def rhn(hidden, *, depth=4, coupled=True, transform_bias=-2.0):
         for number, layer in enumerate(layers):
             a = dot(layer, s) + others["b"][..., number, :]
             g, t, *c = split(a if number else a + x, gates)
-            g, t = tanh(g), sigmoid(t)
-            c = 1 - t if coupled else sigmoid(*c)
-            s = g * t + s * c
-        h = s
+            g, t = tag("rhn.g", tanh(g)), tag("rhn.t", sigmoid(t))
+            c = tag("rhn.c", 1 - t if coupled else sigmoid(*c))
+            s = tag("rhn.s", g * t + s * c)
+        h = tag("rhn.h", s)
         return (h,), h
 
-    return lifted(spec, (hidden,), inputs, step, products=products, others=others)
+    return lifted(spec, {"h": hidden}, inputs, step, products=products, others=others)

@@ -19,6 +19,7 @@ from jaxrnn._src.builders.memory import (
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag, tag_all
 
 _FASTEST = math.exp(-0.5)  # of RWKV-7's decays, a step: w is above 0.545
 
@@ -58,8 +59,9 @@ def rwkv6(hidden, *, heads=4, key=None, rank=16):
 
     def inputs(params, x):
         r, k, v = projected(params, x, heads)
+        r, k, v = tag_all("rwkv6", r=r, k=k, v=v)
         rate = affine(tanh(affine(x, params["w1"])), params["w2"], params["c"])
-        log_w = -jnp.exp(by_head(rate, heads))
+        log_w = tag("rwkv6.log_w", -jnp.exp(by_head(rate, heads)))
         return r, k, v, log_w, None, None
 
     def outputs(params, x, taken, y):
@@ -114,12 +116,14 @@ def rwkv7(hidden, *, heads=4, key=None, rank=16):
 
     def inputs(params, x):
         r, k, v = projected(params, x, heads)
+        r, k, v = tag_all("rwkv7", r=r, k=k, v=v)
         low = affine(x, params["wa1"])
         rate = affine(tanh(low[..., 0, :]), params["w2"], params["c"][0])
-        log_w = -_FASTEST * sigmoid(by_head(rate, heads))
+        log_w = tag("rwkv7.log_w", -_FASTEST * sigmoid(by_head(rate, heads)))
         a = sigmoid(by_head(affine(low[..., 1, :], params["a2"], params["c"][1]), heads))
-        z = unit(k * spread(params["xi"], k))
-        p = k * (1 + (a - 1) * spread(params["alpha"], k))
+        a = tag("rwkv7.a", a)
+        z = tag("rwkv7.z", unit(k * spread(params["xi"], k)))
+        p = tag("rwkv7.p", k * (1 + (a - 1) * spread(params["alpha"], k)))
         return r, p, v, log_w, -a * z, z
 
     def outputs(params, x, taken, y):

@@ -10,6 +10,7 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.wrappers.initialized import initialized
 
 _LOGARITHMS = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda f: f}
@@ -23,11 +24,11 @@ def _update(forget):
         a = dict(zip("ifzo", map(operator.add, x, r)))
         # Where n is 0 nothing came before, and m says nothing: of each row, as episodes begin.
         f = _LOGARITHMS[forget](a["f"]) + jnp.where(n == 0, _NOTHING, m)
-        m = jnp.maximum(f, a["i"])
-        i, f = jnp.exp(a["i"] - m), jnp.exp(f - m)
-        z, o = tanh(a["z"]), sigmoid(a["o"])
-        c, n = f * c + i * z, f * n + i
-        h = o * c / n
+        m = tag("slstm.m", jnp.maximum(f, a["i"]))
+        i, f = tag("slstm.i", jnp.exp(a["i"] - m)), tag("slstm.f", jnp.exp(f - m))
+        z, o = tag("slstm.z", tanh(a["z"])), tag("slstm.o", sigmoid(a["o"]))
+        c, n = tag("slstm.c", f * c + i * z), tag("slstm.n", f * n + i)
+        h = tag("slstm.h", o * c / n)
         return h, c, n, m
 
     return slstm_update
@@ -65,7 +66,7 @@ def slstm(hidden, *, forget="sigmoid", heads=1, residuals="gates"):
     """
     if forget not in _LOGARITHMS:
         raise ValueError(f"forget: got {forget!r}, want one of {tuple(_LOGARITHMS)}")
-    make = gated(_update(forget), gates=4, states=4)
+    make = gated(_update(forget), gates=tuple("ifzo"), states=("h", "c", "n", "m"))
     cell = make(hidden, heads=heads, residuals=residuals)
 
     def remembering(key, shape, dtype):

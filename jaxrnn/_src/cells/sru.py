@@ -11,6 +11,7 @@ from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import constructor
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.tags import tag
 
 
 @constructor
@@ -59,9 +60,11 @@ def sru(hidden, *, project=False, highway_bias=0.0):
 
     def step(others, state, x, dot):
         (c,), (new, f, r, s), v = state, x, others["v"]
-        f, r = sigmoid(f + v[..., 0, :] * c), sigmoid(r + v[..., 1, :] * c)
-        c = f * c + (1 - f) * new
-        h = r * c + (1 - r) * s
+        s = tag("sru.s", s)
+        f = tag("sru.f", sigmoid(f + v[..., 0, :] * c))
+        r = tag("sru.r", sigmoid(r + v[..., 1, :] * c))
+        c = tag("sru.c", f * c + (1 - f) * new)
+        h = tag("sru.h", r * c + (1 - r) * s)
         return (c,), h
 
     def init(key, in_size):
@@ -72,4 +75,5 @@ def sru(hidden, *, project=False, highway_bias=0.0):
         scale = jnp.array([1.0, math.sqrt(0.5), math.sqrt(0.5), alpha][: 3 + project])
         return params | {"w": params["w"] * scale[None, :, None]}
 
-    return dataclasses.replace(lifted(spec, (hidden,), inputs, step, others=("v",)), init=init)
+    cell = lifted(spec, {"c": hidden}, inputs, step, others=("v",))
+    return dataclasses.replace(cell, init=init)

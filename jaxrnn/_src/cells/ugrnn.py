@@ -5,13 +5,14 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.tags import tag
 
 
 def ugrnn_update(state, x, r, drop=lambda g: g):
     (h,), (xg, xc), (rg, rc) = state, x, r
-    c = drop(tanh(xc + rc))
-    g = sigmoid(xg + rg)
-    h = c + g * (h - c)
+    c = tag("ugrnn.c", drop(tanh(xc + rc)))
+    g = tag("ugrnn.g", sigmoid(xg + rg))
+    h = tag("ugrnn.h", c + g * (h - c))
     return (h,)
 
 
@@ -37,5 +38,5 @@ def ugrnn(hidden, *, forget_bias=1.0, heads=1, residuals="gates"):
     >>> ys.shape, bool((ys[-1] == h).all())
     ((7, 3, 4), True)
     """
-    make = gated(ugrnn_update, gates=2, bias=(forget_bias, 0.0))
+    make = gated(ugrnn_update, gates=("g", "c"), bias=(forget_bias, 0.0))
     return make(hidden, heads=heads, residuals=residuals)

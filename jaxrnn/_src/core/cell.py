@@ -29,7 +29,6 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, dispatch, inputs
 from jaxrnn._src.core.compile_once import once
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.params_tree import Called, OfDicts, Step, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
 from jaxrnn._src.core.sharding import automatic, varying
@@ -57,6 +56,9 @@ class Cell:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state. If it also takes ``initial``, this is what
         ``starts`` puts back in place of the cell's own.
+      draws: whether it draws random numbers, and so needs a key to train: what a module asks.
+      states: names of the arrays of its state, in order, for ``jaxrnn.trace``. Those that have
+        none are ``h``, the first, and ``state_1`` and so on.
       made: the call that made it; None of a cell made by hand, or changed since.
       gated: what a cell made by ``jaxrnn.gated`` shows of itself; None of others.
 
@@ -79,6 +81,8 @@ class Cell:
     initial_state: Callable[..., Any]
     step: Callable[..., Any]
     unroll: Callable[..., Any]
+    draws: bool = False
+    states: tuple[str, ...] = ()
     # Not arguments: so `dataclasses.replace` drops them, which say nothing of a changed cell.
     made: "Made | None" = dataclasses.field(default=None, init=False)
     gated: Any = dataclasses.field(default=None, init=False)
@@ -124,13 +128,14 @@ class Cell:
                     f"pickle: the cell's {name} is {repr_of(function)}, which cannot be pickled;"
                     f" decorate what builds the cell with jaxrnn.constructor: {error}"
                 ) from error
-        return Cell, tuple(self._functions().values())
+        return Cell, (*self._functions().values(), self.draws, self.states)
 
     def _functions(self):
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        names = ("init", "initial_state", "step", "unroll")
+        return {name: getattr(self, name) for name in names}
 
     def _identity(self):
-        return self.made or tuple(self._functions().values())
+        return self.made or (*self._functions().values(), self.draws, self.states)
 
 
 def check_cell(name, cell):
@@ -165,6 +170,11 @@ class Made(NamedTuple):
     def again(self):
         """The call, not yet made: it pickles by the public names of what it is made of."""
         return functools.partial(self.constructor, *self.args, **dict(self.kwargs))
+
+
+def state_name(k):
+    """What the k-th array of a state is called, if nobody says."""
+    return f"state_{k}" if k else "h"
 
 
 def repr_of(value):
@@ -244,7 +254,7 @@ class constructor:  # noqa: N801, a decorator
 
 
 @constructor
-def cell(init, initial_state, step):
+def cell(init, initial_state, step, *, states=()):
     """Lifts a step to a ``Cell``: it gets everything but a fused kernel.
 
     Args:
@@ -252,9 +262,10 @@ def cell(init, initial_state, step):
       initial_state: ``(params, batch_shape) -> state``.
       step: ``(params, state, x) -> (state, y)``, or ``(params, state, x, key)`` if it draws
         random numbers; the key is the same at every step and None in evaluation.
+      states: names of the arrays of its state, in order, for ``jaxrnn.trace``: a tuple.
 
     Returns:
-      The cell. It equals another one made of the same three functions.
+      The cell. It equals another one made of the same three functions and names.
 
     >>> mean = jaxrnn.cell(
     ...     init=lambda key, in_size: {},
@@ -266,7 +277,6 @@ def cell(init, initial_state, step):
     >>> ys[:, 0]
     Array([2., 3., 4.], dtype=float32)
     """
-    equations(step)
     takes_key = "key" in inspect.signature(step).parameters
 
     def call(params, state, x, key):
@@ -290,7 +300,8 @@ def cell(init, initial_state, step):
             state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse,
         )  # fmt: skip
 
-    return Cell(init, initial_state, one, once(whole, "reverse", "implementation"))
+    unroll = once(whole, "reverse", "implementation")
+    return Cell(init, initial_state, one, unroll, takes_key, states)
 
 
 def unroll(
@@ -353,7 +364,7 @@ def unroll(
     params = dicts(params)
     if deterministic is not None:
         checks.check_bool("deterministic", deterministic)
-        if not deterministic and key is None and draws(cell, params, xs):
+        if not deterministic and key is None and cell.draws:
             want = "a key: the cell draws random numbers"
             raise ValueError(f"key: got None and deterministic=False, want {want}")
         key = None if deterministic else key
@@ -413,20 +424,6 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
         static = {k: v for k, v in options.items() if not _is_array(v)}
         jax.eval_shape(lambda p, x, s, a: unroll(cell, p, x, s, **a, **static), *arrays)
     return dispatch.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
-
-
-def draws(cell, params, xs):
-    """Whether a cell draws random numbers: whether its outputs depend on the key."""
-
-    def run(key, params, xs):
-        return cell.unroll(params, None, xs, None, None, False, key, None)
-
-    jaxpr = jax.make_jaxpr(run)(jax.random.key(0), dicts(params), xs).jaxpr
-    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            needed.update(v for v in eqn.invars if not hasattr(v, "val"))
-    return jaxpr.invars[0] in needed
 
 
 def _is_array(value):

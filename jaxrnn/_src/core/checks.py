@@ -3,6 +3,7 @@
 import math
 import numbers
 import operator
+import re
 from collections.abc import Mapping
 
 import jax
@@ -324,6 +325,16 @@ def size(name, value):
     if number < 1:
         raise ValueError(f"{name}: got {number}, want 1 or more")
     return number
+
+
+def names(name, value, default):
+    """Different names, from a tuple of them or from how many there are: ``default(k)`` each."""
+    if not isinstance(value, tuple | list):
+        return tuple(map(default, range(size(name, value))))
+    fits = all(isinstance(one, str) and re.fullmatch(r"\w+", one) for one in value)
+    if not value or not fits or len(set(value)) < len(value):
+        raise ValueError(f"{name}: got {value}, want different names, or how many there are")
+    return tuple(value)
 
 
 def heads(hidden, number):

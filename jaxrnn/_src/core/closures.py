@@ -2,7 +2,8 @@
 
 A function that is a static parameter of a primitive hides what it closes over: JAX neither
 differentiates, batches nor shards it. So an update is traced, the constants of its jaxpr become
-weights of the units, and what the primitive is given is the jaxpr alone.
+weights of the units, and what the primitive is given is the jaxpr alone. Its tags are removed here
+too: kernels have no lowering for them.
 """
 
 import weakref
@@ -13,15 +14,16 @@ import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
 from jaxrnn._src.core.sharding import varies
+from jaxrnn._src.core.tags import has_tags, untagged, without_tags
 
 Array = jax.Array
 
 
 class Closed(NamedTuple):
-    """An update without closed-over arrays.
+    """An update without closed-over arrays and without tags.
 
     Attributes:
-      update: ``update(state, x, r, **unit)``; the caller's own where it closes over nothing.
+      update: ``update(state, x, r, **unit)``; the caller's own where it has neither.
       unit: what it closed over, as weights [H] that it takes by name.
       why: None, or why some array cannot be an operand; then ``update`` is the caller's own.
     """
@@ -33,6 +35,8 @@ class Closed(NamedTuple):
 
 def closed_update(update, states, gates, unit, hidden, dtype) -> Closed:
     """``update(state, x, r, **unit)`` with the arrays it closes over as weights of the units.
+
+    It has no tags. The same update gives the same function, so that nothing compiles twice.
 
     Args:
       update: an elementwise update, as ``jaxrnn.gated`` takes it.
@@ -47,12 +51,15 @@ def closed_update(update, states, gates, unit, hidden, dtype) -> Closed:
     if jaxpr is None or size is not None:
         row = jax.ShapeDtypeStruct((hidden,), dtype)
         jaxpr = _traced(update, counts, unit, row)
+    plain = update
+    if has_tags(jaxpr):
+        plain, jaxpr = untagged(update), without_tags(jaxpr)
     operands = [_is_operand(c, row.shape) for c in jaxpr.consts]
     for const, is_operand in zip(jaxpr.consts, operands, strict=True):
         if isinstance(const, jax.core.Tracer) and (not is_operand or varies(const)):
             return Closed(update, {}, f"{_name(update)} closes over {_traced_array(const)}")
     if not any(operands) and size is None:
-        return Closed(update, {})
+        return Closed(plain, {})
     values = [c for c, is_operand in zip(jaxpr.consts, operands, strict=True) if is_operand]
     names = tuple(f"<closed {i}>" for i in range(len(values)))  # no argument has such a name
     key = counts, unit, row.shape, row.dtype, tuple(map(_typed, jaxpr.consts))

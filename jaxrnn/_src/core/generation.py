@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import checks, dropout_masks, inputs, wide_scan
-from jaxrnn._src.core.cell import check_cell, draws, unroll
+from jaxrnn._src.core.cell import check_cell, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.params_tree import dicts
@@ -82,7 +82,7 @@ def generate(
     checks.check_bool("deterministic", deterministic)
     if key is not None:
         checks.check_key(key)
-    elif not deterministic and draws(cell, params, prompt):
+    elif not deterministic and cell.draws:
         want = "a key: the cell draws random numbers"
         raise ValueError(f"key: got None and deterministic=False, want {want}")
     if (teacher is None) != (forced is None):

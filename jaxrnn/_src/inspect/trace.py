@@ -1,20 +1,20 @@
-"""What every name in a cell's equations stands for, at every step."""
+"""What is tagged in a cell's step, at every step."""
 
 import dataclasses
 import functools
-import operator
-import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxrnn._src.core import inputs, wide_scan
-from jaxrnn._src.core.cell import Cell, check_cell, labelled, unroll
+from jaxrnn._src.core.cell import Cell, check_cell, labelled, state_name, unroll
 from jaxrnn._src.core.compile_once import kept_by
-from jaxrnn._src.core.equations import code_of, watched
 from jaxrnn._src.core.sequence import resets, select
 from jaxrnn._src.core.sharding import varying
+from jaxrnn._src.core.tags import has_tags, is_tag
+from jaxrnn._src.ops.recurrence.elements import called, opened
 from jaxrnn._src.wrappers.stack import bidirectional
 
 OUTPUT = "y"
@@ -25,19 +25,19 @@ def trace(
 ):  # fmt: skip
     """Every gate, what enters it, and every state, at every step, by its name in the equation.
 
-    The names are those of the local variables of the function a cell is written as: the update of
-    ``jaxrnn.gated``, the step of ``jaxrnn.cell``, or what is said in one of this library's own
-    cells, which are named as in their docstrings. So it is with a cell of yours: give a value a
-    name, and it is shown. A name that is bound more than once stands for the last of its values;
-    a dict of arrays ``a`` with ``a["i"]`` is shown as ``a_i``.
+    Shown is what the cell's step tags by ``jax.ad_checkpoint.checkpoint_name``, under the last
+    part of its name: this library's cells tag the left sides of their equations, such as
+    ``jaxrnn.lstm.f``, shown as ``f``. Tag a value in a cell of yours, and it is shown too. A name
+    that is given more than once stands for the last of its values. A tag inside a scan, a branch,
+    or a function with a derivative of its own is not seen.
 
-    - A state is that after the step: under the name its new value has, or else its old one; else
-      it is ``h``, if it is the first, or ``state_1`` and so on.
-    - What an update of ``jaxrnn.gated`` unpacks as ``xi`` and ``ri``, and uses only as their sum,
-      is shown as that sum, ``a_i``: what enters the gate i. If the parts have other uses, as those
-      of a GRU's candidate, both are shown.
-    - What depends on neither the input nor the state, as weights do, is left out, and so is what
-      is no array of floating or complex numbers with the axes of the batch.
+    - A state is that after the step, under the name that its cell has for it (``states`` of
+      ``jaxrnn.gated`` and ``jaxrnn.cell``); else under its tag; else it is ``h``, if it is the
+      first, or ``state_1`` and so on.
+    - What enters the gate i of a cell made by ``jaxrnn.gated`` is ``a_i``, where the update sees
+      only the sum of the input's and the state's part. If the parts have other uses, as those of a
+      GRU's candidate n, they are ``xn`` and ``rn``.
+    - What is no array of floating or complex numbers with the axes of the batch is left out.
 
     It runs as a scan of ``cell.step``, whatever ``unroll`` would run. Nothing is done to cells
     that are not traced, and under ``jax.jit`` what of the result is not used is not computed.
@@ -104,15 +104,13 @@ def _whole(cell, params, state, xs, mask, starts, reverse, key, initial=None):
     state = initial if state is None else state
     given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
     params, state, initial, xs, mask, starts = given
-    step = lambda state, x: _one(cell, params, state, x, key)
-    shown = _dependent(lambda *args: step(*args).found, state, jax.tree.map(_first, xs))
 
     def body(state, inputs):
         x, real, start = inputs
         if start is not None:
             state = select(start, initial, state)
-        new, y, found, paths = step(state, x)
-        found = {path: a for path, a in found.items() if path in shown} | {(OUTPUT,): y}
+        new, y, found, paths = _one(cell, params, state, x, key)
+        found |= {(OUTPUT,): y}
         new = select(real, new, state)
         held = {path: a for path, a in zip(paths, jax.tree.leaves(new)) if path in found}
         held.pop((OUTPUT,), None)  # a state of the same name: the output it is
@@ -130,7 +128,7 @@ def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
         def run(inner, state, xs, mask, starts, reverse, key, implementation, **initial):
             del implementation
             state, own = _whole(child, inner, state, xs, mask, starts, reverse, key, **initial)
-            found.update(_under(_prefix(cell, params, name, inner, xs), own))
+            found.update(_under(_prefix(cell, (params, xs), name, inner), own))
             return state, own[OUTPUT,]
 
         return labelled(dataclasses.replace(child, unroll=run), gated=child.gated)
@@ -142,108 +140,116 @@ def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
 
 def _one(cell, params, state, x, key):
     """A step of a cell, as ``_Step``."""
-    cell, outer, found, within = _written(cell), x, {}, []
+    cell = _written(cell)
+    return _seen(cell, functools.partial(_step, cell), params, state, x, key)
 
-    def spied(name, child):
-        def step(inner, state, x, key=None):
-            state, y, own, paths = _one(child, inner, state, x, key)
-            prefix = _prefix(cell, params, name, inner, outer)
-            found.update(_under(prefix, own | {(OUTPUT,): y}))
-            within[:] = [path and prefix + path for path in paths]
-            return state, y
 
-        return labelled(dataclasses.replace(child, step=step), gated=child.gated)
+def _step(cell, spied, params, state, x, key):
+    """A step of a cell, whose children are ``spied``."""
+    if cell.gated is None or _children(cell):
+        return _remade(cell, spied).step(params, state, x, key)
+    return cell.gated.step(params, state, x, around=functools.partial(_entering, cell.gated.form))
 
-    children = _children(cell)
-    with watched() as frames:
-        new, y = _remade(cell, spied).step(params, state, x, key)
-    own, before = {}, jax.tree.leaves(state)
-    for frame in frames:
-        own |= _names(frame, (cell, *children.values()))
-    old = {id(a): name for name, a in own.items() if any(a is b for b in before)}
-    known = {id(a) for a in (*before, x)}
-    batch = inputs.leading(x)
-    found |= {
-        (name,): a for name, a in own.items() if id(a) not in known and _is_shown(a, batch)
-    }  # fmt: skip
-    paths, told = [], _told(cell, len(before))
-    for k, (leaf, last) in enumerate(zip(jax.tree.leaves(new), before)):
-        if not _is_shown(leaf, batch):
-            paths.append(None)
-            continue
-        same = [path for path, a in found.items() if a is leaf]
-        # An output may be a state of the cell it is of, but not of one around it.
-        path = next((p for p in same if p != (OUTPUT,) or not children), None)
-        if path is None and id(last) in old:
-            path = (old[id(last)],)
-        if path is None and len(children) == 1 and k < len(within):
-            path = within[k]
-        path = path or (told[k] if k < len(told) else f"state_{k}" if k else "h",)
-        found[path] = leaf
+
+def _seen(cell, run, params, state, x, key):
+    """``run(spied, params, state, x, key)``, a step of a cell, as ``_Step``."""
+    within = []  # the paths of a child's state
+
+    def step(params, state, x, key):
+        outer, found = (params, x), {}
+
+        def spied(name, child):
+            def seen(run, inner, state, x, key):
+                new, y, own, paths = _seen(_written(child), run, inner, state, x, key)
+                prefix = _prefix(cell, outer, name, inner)
+                found.update(_under(prefix, own | {(OUTPUT,): y}))
+                within[:] = [path and prefix + path for path in paths]
+                return new, y
+
+            return _spied(child, seen)
+
+        new, y = run(spied, params, state, x, key)
+        shown = dict(found)
+        found.clear()  # what was made again of spies may be kept somewhere, as a key
+        return new, y, shown
+
+    (new, y, found), tags = _tagged(step, params, state, x, key)
+    batch, children = inputs.leading(x), _children(cell)
+    found |= {(name,): a for name, a in tags.items() if _is_shown(a, batch)}
+    paths = []
+    for k, leaf in enumerate(jax.tree.leaves(new)):
+        path = None
+        if _is_shown(leaf, batch):
+            # An output may be a state of the cell it is of, but not of one around it.
+            same = [p for p, a in found.items() if a is leaf and (p != (OUTPUT,) or not children)]
+            declared = [(name,) for name in cell.states[k : k + 1]]
+            inner = [within[k]] if len(children) == 1 and k < len(within) else []
+            path = next(p for p in (*declared, *same, *inner, (state_name(k),)) if p)
+            found[path] = leaf
         paths.append(path)
-    shown = dict(found)
-    found.clear()  # what was made again of spies may be kept somewhere, as a key
-    return _Step(new, y, shown, tuple(paths))
+    return _Step(new, y, found, tuple(paths))
 
 
-def _names(frame, cells):
-    """What a function's names stood for when it returned; what enters a gate, as a sum."""
-    names = {}
-    for name, value in frame.names.items():
-        inner = value if isinstance(value, dict) else {}
-        names |= {f"{name}_{key}": a for key, a in inner.items()} | {name: value}
-    arrays = ((name, a) for name, a in names.items() if isinstance(a, jax.Array))
-    names = {name: a for name, a in arrays if not name.startswith("_")}
-    forms = [c.gated.form for c in cells if c.gated is not None]
-    form = next((f for f in forms if code_of(f.update) is frame.code), None)
-    if form is None:
-        return names
-    _, xs, rs = list(frame.given.values())[:3]
-    rs = dict(zip(form.recurrent, rs))
-    for k in form.summed:
-        x = _name_of(xs[k], "x", names)
-        r = _name_of(rs[k], "r", names) if k in rs else x
-        if x and r and x[1:] == r[1:]:
-            parts = [names.pop(name) for name in dict.fromkeys((x, r))]
-            names[f"a_{x[1:]}"] = functools.reduce(operator.add, parts)
-    return names
+def _spied(child, seen):
+    """A cell whose steps are ``seen(run, params, state, x, key)``."""
+
+    def step(params, state, x, key=None):
+        return seen(functools.partial(_step, _written(child)), params, state, x, key)
+
+    def changed(params, state, x, h=None, **options):
+        around = functools.partial(_entering, child.gated.form)
+        run = lambda spied, params, state, x, key: child.gated.step(
+            params, state, x, h, around, **options
+        )
+        return seen(run, params, state, x, None)
+
+    gated = child.gated and child.gated._replace(step=changed)
+    return labelled(dataclasses.replace(child, step=step), gated=gated)
 
 
-def _name_of(part, letter, names):
-    """The name of a gate's part, the letter and what the gate is called; None if it has none."""
-    fits = (n for n, a in names.items() if a is part and n[0] == letter and len(n) > 1)
-    return next(fits, None)
+def _entering(form, update):
+    """The update of a cell made by ``jaxrnn.gated``, with tags of what enters its gates."""
+
+    @functools.wraps(update)
+    def run(state, x, r, **options):
+        for k, gate in enumerate(form.gates):
+            if k not in form.summed:
+                checkpoint_name(x[k], f"x{gate}"), checkpoint_name(r[k], f"r{gate}")
+            else:
+                checkpoint_name(x[k] + r[k] if k in form.recurrent else x[k], f"a_{gate}")
+        return update(state, x, r, **options)
+
+    return run
 
 
-def _told(cell, count):
-    """The names that a constructor's docstring has for ``count`` states: options may change it."""
-    doc = cell.made and cell.made.constructor.__doc__
-    _, begins, rest = (doc or "").partition("State ``(")
-    found = re.findall(r"``\((\w+(?:, \w+)*),?\)``", f"``({rest}") if begins else []
-    named = [names.split(", ") for names in found]
-    return next((n for n in named if len(n) == count), named[0] if named else ())
+def _tagged(function, *args):
+    """What a function gives, and what it tags, by the last part of its name."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    found = {}
+
+    def run(jaxpr, consts, args):
+        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+        read = lambda atom: atom.val if hasattr(atom, "val") else values[atom]
+        for eqn in jaxpr.eqns:
+            given, inner = list(map(read, eqn.invars)), called(eqn, rules=False)
+            if is_tag(eqn):
+                found[eqn.params["name"].rpartition(".")[2]] = given[0]
+                out = given
+            elif inner is not None and has_tags(inner):
+                out = run(*opened(inner), given)
+            else:
+                params = eqn.primitive.get_bind_params(eqn.params)
+                out = eqn.primitive.bind(*given, **params)
+                out = out if eqn.primitive.multiple_results else [out]
+            values |= zip(eqn.outvars, out, strict=True)
+        return list(map(read, jaxpr.outvars))
+
+    flat = run(*opened(closed), jax.tree.leaves(args))
+    return jax.tree.structure(shape).unflatten(flat), found
 
 
 def _is_shown(a, batch):
     return jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[: len(batch)] == batch
-
-
-def _first(xs):
-    """An array like that of one step, also where there are no steps."""
-    return xs[:1].sum(0, dtype=xs.dtype)
-
-
-def _dependent(function, *args):
-    """The names in what ``function`` gives whose arrays depend on its arguments."""
-    closed, out = jax.make_jaxpr(function, return_shape=True)(*args)
-    jaxpr = closed.jaxpr
-    reached = set(jaxpr.invars)
-    for eqn in jaxpr.eqns:
-        if not reached.isdisjoint(v for v in eqn.invars if not hasattr(v, "val")):
-            reached.update(eqn.outvars)
-    # A dict's arrays are in the order of its sorted names.
-    pairs = zip(sorted(out), jaxpr.outvars)
-    return {path for path, v in pairs if not hasattr(v, "val") and v in reached}
 
 
 def _nested(found):
@@ -288,13 +294,14 @@ def _remade(cell, change):
     return make(*args, **(dict(named) | children))
 
 
-def _prefix(cell, params, name, inner, x):
+def _prefix(cell, outer, name, inner):
     """Where what is found in a child belongs: under its name if its parameters are its own.
 
     Args:
-      cell, params, x: what is traced.
+      cell, outer: what is traced: a cell, and its parameters and inputs.
       name, inner: of the child, and its parameters.
     """
+    params, x = outer
     if not jax.tree.leaves(inner):  # then they may be missing
         params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.sizes(x)))
     shared = not isinstance(params, dict) or name not in params

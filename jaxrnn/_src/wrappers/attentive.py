@@ -1,5 +1,6 @@
 """Decoders that look back at a memory, as the outputs of an encoder."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.param_spec import input_init
 from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.tags import tag
 
 SCORES = ("additive", "general", "dot")
 
@@ -135,12 +137,12 @@ def _before(cell, features, size):
             asked = affine(h, params["query"])[..., None, :]
             return affine(jnp.tanh(jnp.broadcast_to(asked, keys.shape) + keys), params["v"])
 
-        context = _context(params, features, x, score).astype(x.dtype)
+        context = tag("attentive.context", _context(params, features, x, score).astype(x.dtype))
         x = jnp.concatenate([x, context], -1)
         state, y = cell.step(params["cell"], state, x, key)
         return state, jnp.concatenate([y, context], -1)
 
-    return from_step(init, initial_state, step)
+    return dataclasses.replace(from_step(init, initial_state, step), draws=cell.draws)
 
 
 def _after(cell, features, score, size):
@@ -180,11 +182,12 @@ def _after(cell, features, score, size):
         state, y = cell.step(params["cell"], state, x, key)
         h = y.astype(fed.dtype)
         product = lambda keys: jnp.einsum("...e,...se->...s", *_wide(h, keys))
-        context = _context(params, features, x, product)
+        context = tag("attentive.context", _context(params, features, x, product))
         a = jnp.tanh(affine(jnp.concatenate(_wide(context, h), -1), params["combine"]))
+        a = tag("attentive.a", a)
         return (state, a.astype(fed.dtype)), a.astype(x.dtype)
 
-    return from_step(init, initial_state, step)
+    return dataclasses.replace(from_step(init, initial_state, step), draws=cell.draws)
 
 
 def _parts(cell, own, params):

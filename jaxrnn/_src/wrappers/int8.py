@@ -74,7 +74,7 @@ def int8(cell):
     """
     check_cell("int8", cell)
     init = lambda key, in_size: _rounded(params_tree.dicts(cell.init(key, in_size)))
-    return with_params(cell, lambda params, key: _wide(params), init)
+    return with_params(cell, lambda params: _wide(params), init)
 
 
 def _rounded(params, path="params"):

@@ -69,7 +69,7 @@ def learned_state(cell):
             return cell.unroll(params["cell"], state, xs, *options)
         return scanned.unroll(params, state, xs, *options)
 
-    return Cell(init, initial_state, scanned.step, unroll)
+    return Cell(init, initial_state, scanned.step, unroll, cell.draws)
 
 
 def _real(a):

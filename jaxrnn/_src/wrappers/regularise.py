@@ -72,7 +72,7 @@ def zoneout(cell, rate):
         return tree.unflatten(new), new[0].astype(x.dtype)
 
     nothing = not any(rate) if isinstance(rate, tuple) else rate == 0
-    return _counted(cell, change, lambda key: nothing)
+    return _counted(cell, change, lambda key: nothing, draws=cell.draws or not nothing)
 
 
 @constructor
@@ -117,7 +117,7 @@ def recurrent_dropout(cell, rate, *, per="step"):
 
         return parts.step(params, state, x, drop=drop)
 
-    return _counted(cell, change, lambda key: key is None or rate == 0)
+    return _counted(cell, change, lambda key: key is None or rate == 0, draws=rate > 0)
 
 
 @constructor
@@ -161,16 +161,17 @@ def variational_dropout(cell, rate):
     def run(params, state, x, key, call):
         return call(cell if key is None or rate == 0 else changed, params, state, x, key)
 
-    return Cell(cell.init, cell.initial_state, *views(run, cell.initial_state))
+    return Cell(cell.init, cell.initial_state, *views(run, cell.initial_state), draws=rate > 0)
 
 
-def _counted(cell, change, plain):
+def _counted(cell, change, plain, draws):
     """A cell with a count of its steps.
 
     Args:
       cell: what it is made of.
       change: ``(params, state, x, count, key) -> (state, y)``, a step.
       plain: ``key -> bool``, whether the step is ``cell``'s own.
+      draws: whether it draws random numbers.
     """
 
     def initial_state(params, batch_shape):
@@ -191,7 +192,7 @@ def _counted(cell, change, plain):
         count, _ = call(_counter, {}, count, x, None)
         return (state, count), y
 
-    return Cell(cell.init, initial_state, *views(run, initial_state))
+    return Cell(cell.init, initial_state, *views(run, initial_state), draws)
 
 
 def _parts(name, cell):

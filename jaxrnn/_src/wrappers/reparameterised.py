@@ -1,6 +1,7 @@
 """Cells whose parameters are made of others, once a call: every implementation keeps running."""
 
 import dataclasses
+import inspect
 
 import jax
 
@@ -15,28 +16,31 @@ def with_params(cell, transform, init=None):
 
     Args:
       cell: a cell.
-      transform: ``(params, key) -> params``, what ``cell`` is given, made once a call; the key is
-        None in evaluation.
+      transform: ``params -> params``, what ``cell`` is given, made once a call; or ``(params, key)
+        -> params`` if it draws random numbers: the key is None in evaluation.
       init: ``(key, in_size) -> params``, what ``transform`` is given; None for those of ``cell``.
 
     Returns:
       A ``Cell`` with the state of ``cell``.
 
-    >>> positive = lambda params, key: params | {"r": jnp.abs(params["r"])}
+    >>> positive = lambda params: params | {"r": jnp.abs(params["r"])}
     >>> cell = jaxrnn.with_params(jaxrnn.elman(4), positive)
     >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 3), jnp.ones((5, 3)))[1].shape
     (5, 4)
     """
     check_cell("with_params", cell)
+    draws = len(inspect.signature(transform).parameters) > 1
+    transformed = transform if draws else lambda params, key: transform(params)
 
     def initial_state(params, batch_shape):
-        return cell.initial_state(transform(params, None), batch_shape)
+        return cell.initial_state(transformed(params, None), batch_shape)
 
     def run(params, state, x, key, call):
         own, inner = dropout_masks.fold(key, 0), dropout_masks.fold(key, 1)
-        return call(cell, transform(params, own), state, x, inner)
+        return call(cell, transformed(params, own), state, x, inner)
 
-    return Cell(init or cell.init, initial_state, *views(run, initial_state))
+    init, both = init or cell.init, views(run, initial_state)
+    return Cell(init, initial_state, *both, cell.draws or draws)
 
 
 def checked(cell, spec):
@@ -92,4 +96,5 @@ def weight_dropout(cell, rate, *, names=("r",)):
                 weights[i] = dropout_masks.scaled(w, kept, rate)
         return tree.unflatten(weights)
 
-    return with_params(cell, dropped)
+    made = with_params(cell, dropped)
+    return dataclasses.replace(made, draws=cell.draws or rate > 0)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxrnn._src.builders.stateless import stateless
 from jaxrnn._src.core import checks, dropout_masks, param_spec, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
-from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.tags import tag
 from jaxrnn._src.wrappers.views import views
 
 
@@ -105,7 +105,8 @@ def _several(whole, cells, output, deep=False, zero=True):
             x = y if deep else x
         return tuple(after), output(ys)
 
-    return Cell(init, initial_state, *views(run, initial_state, zero))
+    draws = any(cell.draws for cell in cells)
+    return Cell(init, initial_state, *views(run, initial_state, zero), draws)
 
 
 @constructor
@@ -132,7 +133,7 @@ def residual(cell):
         _check_sizes("residual", cell, x, y)
         return state, x + y
 
-    return Cell(cell.init, cell.initial_state, *views(run, cell.initial_state))
+    return Cell(cell.init, cell.initial_state, *views(run, cell.initial_state), cell.draws)
 
 
 @constructor
@@ -166,18 +167,17 @@ def highway(cell, *, bias=-1.0):
     def initial_state(params, batch_shape):
         return cell.initial_state(parts(params)["cell"], batch_shape)
 
-    @equations
     def run(params, state, x, key, call):
         params = parts(params)
         own = {"w": params["w"], "b": params["b"]}
         checks.check_params(own, {"w": (x.shape[-1],) * 2, "b": x.shape[-1:]}, "w", x)
         state, y = call(cell, params["cell"], state, x, key)
         _check_sizes("highway", cell, x, y)
-        t = jax.nn.sigmoid(affine(x, own["w"], own["b"]))
+        t = tag("highway.t", jax.nn.sigmoid(affine(x, own["w"], own["b"])))
         dtype, x, y = x.dtype, x.astype(t.dtype), y.astype(t.dtype)
         return state, (x + t * (y - x)).astype(dtype)
 
-    return Cell(init, initial_state, *views(run, initial_state))
+    return Cell(init, initial_state, *views(run, initial_state), cell.draws)
 
 
 @constructor
@@ -280,7 +280,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
         )  # fmt: skip
         return (first, second), select(mask, merged(ahead, back), 0)
 
-    return Cell(init, initial_state, step, unroll)
+    return Cell(init, initial_state, step, unroll, forward.draws or backward.draws)
 
 
 @constructor
@@ -328,7 +328,7 @@ def dropout(rate, *, per="step"):
         return after, jax.vmap(drop, (0, 0, None))(xs, before, key)
 
     whole = streamed(unroll, initial_state, lambda params, xs: ())
-    return Cell(lambda key, in_size: {}, initial_state, step, whole)
+    return Cell(lambda key, in_size: {}, initial_state, step, whole, draws=rate > 0)
 
 
 def merge_function(merge):

@@ -80,4 +80,4 @@ def truncated(cell, chunk):
         return state, in_order(jnp.concatenate([*ys, last]))
 
     whole = once(unroll, "reverse", "implementation")
-    return Cell(cell.init, cell.initial_state, cell.step, whole)
+    return Cell(cell.init, cell.initial_state, cell.step, whole, cell.draws)

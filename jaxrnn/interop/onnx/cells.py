@@ -5,6 +5,7 @@ import functools
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
+from jaxrnn._src.core.tags import tag
 
 
 @functools.lru_cache(256)
@@ -14,11 +15,13 @@ def _lstm_update(f, g, h, input_forget):
         named = dict(zip("igo" if input_forget else "ifgo", enters))
 
         def gate(name, seen):
-            return f(named[name] + peephole[f"p{name}"] * seen if peephole else named[name])
+            gate = f(named[name] + peephole[f"p{name}"] * seen if peephole else named[name])
+            return tag(f"onnx_lstm.{name}", gate)
 
         i = gate("i", c)
-        c = (1 - i if input_forget else gate("f", c)) * c + i * g(named["g"])
-        return gate("o", c) * h(c), c
+        forget = tag("onnx_lstm.f", 1 - i) if input_forget else gate("f", c)
+        c = tag("onnx_lstm.c", forget * c + i * tag("onnx_lstm.g", g(named["g"])))
+        return tag("onnx_lstm.h", gate("o", c) * h(c)), c
 
     return onnx_lstm_update
 
@@ -53,7 +56,7 @@ def onnx_lstm(
     functions = [checks.activation(a, "activations") for a in activations]
     update = _lstm_update(*functions, input_forget)
     unit = {f"p{gate}": param_spec.zeros for gate in gates if gate != "g" and peepholes}
-    return gated(update, gates=len(gates), states=2, unit=unit)(hidden)
+    return gated(update, gates=tuple(gates), states=("h", "c"), unit=unit)(hidden)
 
 
 @constructor
@@ -85,4 +88,4 @@ def backward(cell):
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         return cell.unroll(params, state, xs, mask, starts, not reverse, key, implementation)
 
-    return Cell(cell.init, cell.initial_state, step, unroll)
+    return Cell(cell.init, cell.initial_state, step, unroll, cell.draws)

@@ -70,9 +70,11 @@ def recur(
     dispatch.check(IMPLEMENTATIONS, implementation)
     names = tuple(sorted(unit))
     closed = closed_update(update, len(state), w.shape[1], names, w.shape[2], state[0].dtype)
-    # A scan of the step may close over arrays, and then is no function to be kept.
-    as_it_is = closed.why is not None or (implementation == dispatch.REFERENCE and closed.unit)
-    if not as_it_is:
+    # A scan of the step may close over arrays, and then is no function to be kept. It has the
+    # update's tags, for policies of `jax.checkpoint`; kernels do not know them.
+    is_reference = implementation == dispatch.REFERENCE
+    as_it_is = closed.why is not None or (is_reference and closed.unit)
+    if not as_it_is and not is_reference:
         update, unit = closed.update, unit | closed.unit
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
     kept = "gates" if residuals == "chunks" else residuals  # within a chunk
@@ -90,7 +92,7 @@ def recur(
         chunked = residuals == "chunks"
         run = functools.partial(chunks.run, reference.run) if chunked else reference.run
     else:
-        run = _reference if implementation == dispatch.REFERENCE else _operation
+        run = _reference if is_reference else _operation
         run = _IN_CHUNKS[run] if residuals == "chunks" else run
     *final, ys = run(problem, operands)
     return tuple(final), ys

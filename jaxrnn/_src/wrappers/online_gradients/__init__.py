@@ -1,9 +1,11 @@
 """Gradients forward in time: a step has the gradient so far, and the past is not kept."""
 
+import dataclasses
+
 from jax import lax
 
-from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
+from jaxrnn._src.core.cell import check_cell, constructor
 from jaxrnn._src.wrappers.online_gradients import exact, local, rank_one
 
 # How an influence begins, and a step.
@@ -59,8 +61,8 @@ def online(cell, rule="rtrl"):
       A ``Cell`` with the parameters and outputs of ``cell`` and the state ``(state, influence)``.
 
     Raises:
-      ValueError: an unknown rule; in ``initial_state`` and ``step``, a cell that it can't take,
-        and why.
+      ValueError: an unknown rule, or a cell that draws random numbers; in ``initial_state`` and
+        ``step``, a cell that the rule can't take, and why.
 
     >>> cell = jaxrnn.online(jaxrnn.lru(4))
     >>> params = cell.init(jax.random.key(0), 4)
@@ -75,6 +77,9 @@ def online(cell, rule="rtrl"):
     check_cell("online", cell)
     if rule not in RULES:
         raise ValueError(f"rule: got {rule!r}, want one of {tuple(RULES)}")
+    if cell.draws:
+        want = "a cell that draws no random numbers, which its gradients would not see"
+        raise ValueError(f"online: got {cell}, want {want}")
     begin, advance = RULES[rule]
 
     def initial_state(params, batch_shape):
@@ -87,4 +92,4 @@ def online(cell, rule="rtrl"):
         return lax.stop_gradient((state, influence)), y
 
     made = from_step(cell.init, initial_state, step)
-    return Cell(made.init, made.initial_state, made.step, made.unroll)
+    return dataclasses.replace(made, draws=rule == "uoro")

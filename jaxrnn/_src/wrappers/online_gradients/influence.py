@@ -49,8 +49,8 @@ def structure(cell, params, features=None):
       features: I; None for the first number of features that the parameters fit.
 
     Raises:
-      ValueError: a number of a parameter reaches several units in one step, the cell draws random
-        numbers, its initial state is made of parameters, or its states have different sizes.
+      ValueError: a number of a parameter reaches several units in one step, the cell's initial
+        state is made of parameters, or its states have different sizes.
     """
     leaves, tree = jax.tree.flatten(params)
     return _structure(cell, tree, tuple((a.shape, a.dtype) for a in leaves), features)
@@ -68,8 +68,6 @@ def _structure(cell, tree, types, features):
     leaves, count = jax.tree.leaves(state), len(types)
     inexact = [k for k, a in enumerate(leaves) if jnp.issubdtype(a.dtype, jnp.inexact)]
     known = {k: labels(closed, k) for k in inexact}
-    if any((label[-1] != NOBODY).any() for label in known.values()):
-        raise ValueError(f"online: {cell} draws random numbers, which its gradients would not see")
     touches = lambda k, i: (known[k][i] != NOBODY).any()
     reached = {k for k in inexact if any(touches(k, i) for i in range(count))}
     while more := {k for k in inexact for j in reached if touches(k, count + j)} - reached:
@@ -99,13 +97,12 @@ def _structure(cell, tree, types, features):
 
 
 def _traced(cell, params, state, types, features):
-    """The jaxpr of a step of one row, with a key."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    """The jaxpr of a step of one row."""
     sizes = {1, *(n for shape, _ in types for n in shape)} if features is None else {features}
     for size in sorted(sizes):
         x = jax.ShapeDtypeStruct((size,), arithmetic(params))
         try:
-            return jax.make_jaxpr(lambda *args: cell.step(*args))(params, state, x, key)
+            return jax.make_jaxpr(lambda *args: cell.step(*args))(params, state, x)
         except (TypeError, ValueError) as error:
             why = error
     raise why

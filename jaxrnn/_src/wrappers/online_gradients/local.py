@@ -65,7 +65,7 @@ def _through_product(cell, params, state, x):
     """The derivative of each state by its unit's output before, [..., H], through the product."""
     form, (gates, recurrent, unit) = cell.gated.form, cell.gated.gates(params, state, x)
     r = form.filled(params["r"])
-    own = jnp.einsum("hgh->gh" if r.ndim == 3 else "ndgd->gnd", r).reshape(form.gates, -1)
+    own = jnp.einsum("hgh->gh" if r.ndim == 3 else "ndgd->gnd", r).reshape(len(form.gates), -1)
     moved = tuple(jnp.broadcast_to(a.astype(x.dtype), x.shape) for a, x in zip(own, recurrent))
     run = lambda recurrent: cell.gated.update(state, gates, recurrent, **unit)
     return jax.jvp(run, (recurrent,), (moved,))[1]
