@@ -14,7 +14,7 @@ def sentences(rows):
     for row in rows:
         if row.problem is not None:
             found.append(f"{NAMES[row.mode]}: {row.cell} at T={row.length:,}: {row.problem}.")
-    return found or ["Nothing was compared."]
+    return found if any(row.samples for row in rows) else found or ["Nothing was measured."]
 
 
 def _fastest(measured, name):
