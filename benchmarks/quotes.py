@@ -2,8 +2,8 @@
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
-kernels of`` and ``the scans of`` stand for tables of it. So the pages say what a command said of
-the result that is kept, and nothing is copied by hand.
+kernels of``, ``the scans of`` and ``the memory of`` stand for tables of it. So the pages say what
+a command said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -11,10 +11,16 @@ import json
 import re
 import textwrap
 
-from benchmarks.shared import record, words
+from benchmarks.shared import record, timing, words
 
 ROOT = record.RESULTS.parents[1]
-PAGES = ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "benchmarks.md"
+DOCS = ROOT / "docs"
+PAGES = (
+    ROOT / "README.md",
+    DOCS / "index.md",
+    DOCS / "benchmarks.md",
+    DOCS / "guides" / "long-sequences.md",
+)
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 MODES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}
 LEADS = {  # a column, and who of them was the fastest at each shape
@@ -177,6 +183,22 @@ def _scans(result):
     return "\n\n".join(tables)
 
 
+def _memory(result):
+    """Memory and time of a gradient, by what it stores."""
+    columns = {"memory": "MiB", "time": "CPU seconds", "ratio": "over the default's"}
+    cases = {}
+    for row in result["rows"]:
+        seconds, *_ = timing.summary(row["samples"])
+        ratio, low, high = row["ratio"]
+        name = "a scan of the step" if row["name"] == "scan" else f'`residuals="{row["name"]}"`'
+        cases[name] = {
+            "memory": f"{row['memory'] / 2**20:.0f}",
+            "time": f"{seconds:.2f}",
+            "ratio": f"{ratio:.2f} ({low:.2f} to {high:.2f})",
+        }
+    return _table(["", *columns.values()], cases, columns)
+
+
 def _table(head, cases, columns):
     lines = [head, ["---"] * len(head)]
     lines += [[case, *(found[name] for name in columns)] for case, found in cases.items()]
@@ -192,4 +214,5 @@ SAYS = {
     "cycles": _cycles,
     "kernels": _kernels,
     "scans": _scans,
+    "memory": _memory,
 }

@@ -47,6 +47,7 @@ from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
 from jaxrnn._src.core.packing import from_segment_ids, pack, unpack
 from jaxrnn._src.inspect.trace import trace
+from jaxrnn._src.ops.exported import export_with_kernels, load_kernels
 from jaxrnn._src.ops.linear_scan import linear_scan
 from jaxrnn._src.wrappers.attentive import attentive, remember
 from jaxrnn._src.wrappers.initialized import chrono, initialized
@@ -88,6 +89,7 @@ __all__ = [
     "elman",
     "embedding",
     "explain",
+    "export_with_kernels",
     "fast_grnn",
     "from_dones",
     "from_segment_ids",
@@ -115,6 +117,7 @@ __all__ = [
     "ligru",
     "linear_attention",
     "linear_scan",
+    "load_kernels",
     "lru",
     "lstm",
     "mamba",

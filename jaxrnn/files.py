@@ -21,12 +21,15 @@ import secrets
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 import jaxrnn
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell, Made, check_cell, constructor, repr_of
+from jaxrnn._src.core.extras import extra
+
+with extra("files", "jaxrnn.files"):
+    import safetensors
+    import safetensors.numpy
 
 KEY = "jaxrnn"
 DTYPES = {

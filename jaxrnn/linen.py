@@ -2,13 +2,15 @@
 
 from typing import Any
 
-import flax.core
-import flax.linen as nn
-
 from jaxrnn._src.core import inputs, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell
+from jaxrnn._src.core.extras import extra
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
+
+with extra("flax", "jaxrnn.linen"):
+    import flax.core
+    import flax.linen as nn
 
 
 class RNN(nn.Module):

@@ -1,13 +1,16 @@
 """Flax NNX modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
 import jax
-from flax import nnx
 
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import check_cell
 from jaxrnn._src.core.checks import described
+from jaxrnn._src.core.extras import extra
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
+
+with extra("flax", "jaxrnn.nnx"):
+    from flax import nnx
 
 
 class RNN(nnx.Module):

@@ -4,7 +4,11 @@ Figures are made without ``pyplot``: nothing is shown, and nothing of yours is c
 """
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from jaxrnn._src.core.extras import extra
+
+with extra("plot", "jaxrnn.plot"):
+    from matplotlib.figure import Figure
 
 _LEGIBLE = 48  # units of a panel that are not told how many to draw
 

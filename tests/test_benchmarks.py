@@ -20,7 +20,7 @@ pytest.importorskip("rich", reason=NEEDED)
 from cases import NO_KERNEL  # noqa: E402
 
 import jaxrnn  # noqa: E402
-from benchmarks import __main__, attention, int8, peers, programs, sequences  # noqa: E402
+from benchmarks import __main__, attention, int8, peers, programs, residuals, sequences  # noqa: E402
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
 from benchmarks.shared import machine, record, text, timing  # noqa: E402
 from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
@@ -209,7 +209,10 @@ def test_attention_has_room_for_the_sequence():
 
 
 WRITE = {"sequences": "sequences.options", "programs": "programs"}  # where the options are
-WRITE |= {name: name for name in ("attention", "peers", "cells", "accelerator", "int8", "aot")}
+WRITE |= {
+    name: name
+    for name in ("attention", "peers", "cells", "accelerator", "int8", "aot", "residuals")
+}
 
 
 @pytest.mark.parametrize("command", WRITE)
@@ -460,13 +463,14 @@ def test_words_against_each_group_of_peers():
     assert peers.sentences([]) == []
 
 
-@pytest.mark.parametrize("benchmark", ["sequences", "peers", "programs", "int8"])
+@pytest.mark.parametrize("benchmark", ["sequences", "peers", "programs", "int8", "residuals"])
 def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
     found = list(record.RESULTS.glob(f"{benchmark}-*.json"))
     for path in found:
         kept = json.loads(path.read_text())
-        if benchmark == "int8":
-            said = [int8.sentence(row) for row in kept["rows"]]
+        if benchmark in ("int8", "residuals"):
+            sentence = {"int8": int8, "residuals": residuals}[benchmark].sentence
+            said = list(map(sentence, kept["rows"]))
         elif benchmark != "sequences":
             said = {"peers": peers, "programs": programs}[benchmark].sentences(kept["rows"])
         else:
@@ -476,6 +480,19 @@ def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
             )
         assert kept["words"] == said and said
     assert found
+
+
+# what is stored for a gradient
+
+
+def test_memory_and_time_of_what_is_stored(tmp_path):
+    tiny = ["--length", "64", "--batch", "2", "--hidden", "8", "--rounds", "2"]
+    assert residuals.main([*tiny, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "residuals-cpu.json").read_text())
+    memory = {row["name"]: row["memory"] for row in content["rows"]}
+    assert 0 < memory["chunks"] < memory["states"] < memory["gates"] < memory["scan"]
+    assert all(len(row["samples"]) == 2 for row in content["rows"])
+    assert content["words"] == list(map(residuals.sentence, content["rows"]))
 
 
 # what int8 weights cost

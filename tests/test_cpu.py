@@ -24,6 +24,9 @@ from jaxrnn._src.ops.recurrence import program
 pytestmark = pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
 SETS = native.library().instruction_sets
 every_set = pytest.mark.parametrize("isa", SETS)
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+FLAGS = CPUINFO.exists() and re.search(r"^flags.*: (.*)", CPUINFO.read_text(), re.MULTILINE)
+FLAGS = set(FLAGS[1].split()) if FLAGS else set()
 FUSED = [name for name, case in GATED.items() if "cpu" in case.faster]
 
 
@@ -281,6 +284,14 @@ def test_an_instruction_set_this_machine_has_not(monkeypatch):
     assert choice.runs == "xla" and "z80" in choice.others["cpu"]
 
 
+@pytest.mark.skipif(not FLAGS, reason="Linux on x86-64 says what its processor has")
+def test_the_sets_are_those_of_the_processor():
+    """Whatever compiler built the library: zig's runtime knows of no processor."""
+    avx512 = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"} <= FLAGS
+    avx2 = {"avx2", "fma"} <= FLAGS
+    assert [*SETS] == ["avx512"] * avx512 + ["avx2"] * avx2 + ["baseline"]
+
+
 def test_without_the_library(monkeypatch):
     """As after an installation without a compiler."""
     monkeypatch.setattr(native, "library", lambda: native.Library("it was not built: no compiler"))
@@ -292,6 +303,10 @@ def test_without_the_library(monkeypatch):
 
 
 def test_a_missing_library_is_told_once(monkeypatch, tmp_path, caplog):
+    def none(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", none)
     load = functools.cache(native.library.__wrapped__)
     monkeypatch.setattr(native, "file", lambda: None)
     assert load().missing == load().missing != ""
@@ -304,31 +319,62 @@ def test_a_missing_library_is_told_once(monkeypatch, tmp_path, caplog):
 class Installed:
     """What ``importlib.metadata.distribution`` gives of an installed jaxrnn with some files."""
 
-    def __init__(self, *files):
+    def __init__(self, root, *files, version=jaxrnn.__version__):
+        self.root, self.version = root, version
         self.files = [importlib.metadata.PackagePath(name) for name in files]
         for file in self.files:
             file.dist = self
 
     def locate_file(self, path):
-        return pathlib.Path("/site-packages", path)
+        return self.root / path
 
 
-def test_why_there_is_no_library(monkeypatch):
-    """Not installed; installed without a compiler; another copy of the sources imported."""
+OPS = "jaxrnn/_src/ops"
+CALLER = f"{OPS}/recurrence/cpu.py"
+LIBRARY = f"{OPS}/lib/cpu.so"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The sources in a place without a library; where jaxrnn is installed, with its caller."""
+    sources = pathlib.Path(jaxrnn.__file__).parents[1]
+    clone, installed = tmp_path / "clone", tmp_path / "installed"
+    for root in (clone, installed):
+        (root / CALLER).parent.mkdir(parents=True)
+        shutil.copyfile(sources / CALLER, root / CALLER)
+    monkeypatch.delenv(native.FILE, raising=False)
+    monkeypatch.setattr(sys.modules[native.__package__], "__path__", [str(clone / OPS)])
+    return installed
+
+
+def test_sources_without_a_library_take_the_installed_one(clone, monkeypatch):
+    """As in the root of a clone, after pip install."""
+    found = Installed(clone, LIBRARY, CALLER)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: found)
+    assert native.file() == clone / LIBRARY
+    beside = clone.parent / "clone" / LIBRARY
+    beside.parent.mkdir()
+    beside.touch()
+    assert native.file() == beside
+
+
+def test_why_there_is_no_library(clone, monkeypatch):
+    """Not installed; installed without a compiler; of another version; of other sources."""
 
     def none(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    for found, why in (
-        (none, "jaxrnn is not installed, only imported from"),
-        (lambda name: Installed("jaxrnn/__init__.py"), "it was not built"),
-        (
-            lambda name: Installed("jaxrnn/_src/ops/lib/cpu.so"),
-            "the installed one is /site-packages/jaxrnn/_src/ops/lib/cpu.so",
-        ),
-    ):
-        monkeypatch.setattr(importlib.metadata, "distribution", found)
-        assert why in native.why_none()
+    def check(distribution, why):
+        monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+        assert native.file() is None and re.search(why, native.why_none())
+
+    check(none, "jaxrnn is not installed, only imported from .*clone")
+    check(lambda name: Installed(clone, CALLER), "it was not built")
+    other = Installed(clone, LIBRARY, CALLER, version="0.0.9")
+    check(lambda name: other, f"built for jaxrnn 0.0.9, not for {jaxrnn.__version__}")
+    with (clone / CALLER).open("a") as file:
+        file.write("# changed\n")
+    check(lambda name: Installed(clone, LIBRARY, CALLER), "built for other sources than those in")
 
 
 @pytest.mark.parametrize("name", ("lstm", "gru"))

@@ -146,6 +146,24 @@ def test_a_start_puts_back_what_is_not_finite(rule):
     assert np.isnan(np.asarray(came[1][:7])).all()
 
 
+@pytest.mark.parametrize("operand", (1, 2, 5))  # k, v and b
+@pytest.mark.parametrize("rule", ("vector", "anything", "vector_before"))
+def test_what_is_not_finite_stays_in_its_episode(rule, operand):
+    """Steps before it, and the next episode of its chunk, do not see it."""
+    taken, state, before, mask, starts = example(rule, 40)
+    taken, state = jax.tree.map(np.float32, (taken, state))
+    if taken[operand] is None:
+        return
+    mask, starts = np.ones_like(mask), np.zeros_like(starts)
+    starts[12] = True
+    broken = [x if x is None else x.copy() for x in taken]
+    broken[operand][5] = np.nan
+    came, wanted = (run(x, state, before, mask, starts, False) for x in (tuple(broken), taken))
+    kept = lambda out: (out[0], out[1][:5], out[1][12:])
+    assert cases.error(kept(came), kept(wanted)) < 1e-6
+    assert np.isnan(np.asarray(came[1][6:12])).all()
+
+
 @pytest.mark.usefixtures("x64")
 def test_transforms():
     """Forward mode, second derivatives and ``vmap`` are those of the scan of the step."""

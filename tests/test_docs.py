@@ -15,26 +15,36 @@ import pytest
 import jaxrnn
 from benchmarks import quotes
 from benchmarks.shared import record
+from jaxrnn import interop
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+OTHERS = ("README.md", "CONTRIBUTING.md", "examples/README.md")
+PAGES = sorted([*(ROOT / name for name in OTHERS), *DOCS.rglob("*.md")])
 MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn."))
 NAMES = {"jax": jax, "jnp": jnp, "jaxrnn": jaxrnn}
 PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
-NEEDS = {  # beside JAX, to run the examples
+NEEDS = {  # beside JAX, to run the examples of a module, or of a function of jaxrnn.interop
     "jaxrnn.nnx": "flax",
     "jaxrnn.linen": "flax",
     "jaxrnn.files": "safetensors",
     "jaxrnn.plot": "matplotlib",
-    "jaxrnn.interop.flax": "flax",
-    "jaxrnn.interop.equinox": "equinox",
-    "jaxrnn.interop.torch": "torch",
-    "jaxrnn.interop.keras": "keras",
-    "jaxrnn.interop.onnx.exported": "onnx",
-    "jaxrnn.interop.onnx.imported": "onnx",
+    "from_flax": "flax",
+    "to_linen": "flax",
+    "to_nnx": "flax",
+    "from_equinox": "equinox",
+    "to_equinox": "equinox",
+    "from_haiku": "haiku",
+    "to_haiku": "haiku",
+    "from_torch": "torch",
+    "to_torch": "torch",
+    "from_keras": "keras",
+    "to_keras": "keras",
+    "from_onnx": "onnx",
+    "to_onnx": "onnx",
 }
 EXTRAS = (
+    "equinox",
     "flax",
     "keras",
     "matplotlib",
@@ -47,13 +57,35 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative
 
 
 @pytest.mark.parametrize("module", ["jaxrnn", *MODULES])
-def test_docstrings(module, request):
-    if module in NEEDS:
-        pytest.importorskip(NEEDS[module])
-    if module == "jaxrnn.interop.keras":
+def test_docstrings(module):
+    pytest.importorskip(NEEDS.get(module, "jax"))
+    found = importlib.import_module(module)
+    others = interop.__all__ if found is interop else ()
+    run_examples(
+        *(test for test in FINDER.find(found) if test.name.rpartition(".")[2] not in others)
+    )
+
+
+@pytest.mark.parametrize("name", interop.__all__)
+def test_docstrings_of_interop(name, request):
+    """One by one: each needs its own library."""
+    needs = NEEDS.get(name, "jax")
+    pytest.importorskip(needs)
+    if needs == "keras":
         request.getfixturevalue("plain_jax")  # Keras mixes types and ranks
-    result = doctest.testmod(importlib.import_module(module), extraglobs=NAMES)
-    assert result.failed == 0
+    run_examples(*FINDER.find(getattr(interop, name), name))
+
+
+FINDER = doctest.DocTestFinder(exclude_empty=True)
+
+
+def run_examples(*tests):
+    """Fails if an example gives something else than it says; what it gave is printed."""
+    runner = doctest.DocTestRunner()
+    for test in tests:
+        test.globs |= NAMES
+        runner.run(test)
+    assert runner.summarize().failed == 0
 
 
 @pytest.mark.parametrize("name", [n for n in PUBLIC if callable(getattr(jaxrnn, n))])
@@ -109,6 +141,11 @@ def test_every_block_of_code_says_its_language(page):
     """So that none is left out of the tests for being called otherwise."""
     fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
     assert set(fences[::2]) <= {"python", "sh"} and set(fences[1::2]) <= {""}
+
+
+def test_every_example_is_listed():
+    listed = re.findall(r"\]\((\w+\.py)\)", (ROOT / "examples" / "README.md").read_text())
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
 @every_page

@@ -43,6 +43,7 @@ CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "numpy": jaxrnn.lstm(np.int64(4), cell_clip=np.float32(0.1), peepholes=np.True_),
     "infinite": jaxrnn.layer_norm(epsilon=float("inf")),
 }
+CELLS["online"] = jaxrnn.online(jaxrnn.indrnn(4), "rtrl")
 
 
 def parts(value):

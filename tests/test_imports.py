@@ -6,6 +6,7 @@ import graphlib
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -92,6 +93,28 @@ import jaxrnn, jaxrnn.interop
 print(loaded() - before)"""
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout == "{'jaxrnn'}\n", run.stdout + run.stderr
+
+
+def test_a_missing_package_names_its_extra():
+    """Of those that pyproject.toml has."""
+    needs = {"nnx": "flax", "linen": "flax", "files": "safetensors", "plot": "matplotlib"}
+    program = f"""import importlib, sys
+for module, package in {needs}.items():
+    sys.modules[package] = None
+    try:
+        importlib.import_module(f"jaxrnn.{{module}}")
+    except ModuleNotFoundError as error:
+        print(error)"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    names = {"flax": "flax", "safetensors": "files", "matplotlib": "plot"}
+    assert run.stdout.splitlines() == [
+        f"jaxrnn.{module} needs {package}, which is not installed:"
+        f' pip install "jaxrnn[{names[package]}]"'
+        for module, package in needs.items()
+    ], run.stderr
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    for package, name in names.items():
+        assert any(r.startswith(package) for r in project["optional-dependencies"][name])
 
 
 def test_public_names_alone_show():

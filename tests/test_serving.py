@@ -14,6 +14,7 @@ import pytest
 from jax import export
 
 import jaxrnn
+from jaxrnn._src.ops import native
 
 pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers to write a module")
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -99,9 +100,64 @@ def test_the_kernel_for_cpus_is_not_kept():
     unroll = jax.jit(lambda xs: jaxrnn.unroll(cell, params, xs, implementation="cpu"))
     with pytest.raises(ValueError, match="(?s)no compatibility guarantees.*jaxrnn_forward"):
         export.export(unroll, platforms=("cpu",))(jnp.array(XS))
+
+
+KEPT = """
+import pathlib, sys
+import numpy as np
+from jax import export
+
+program = export.deserialize(bytearray(pathlib.Path(sys.argv[1], "program").read_bytes()))
+given = dict(np.load(sys.argv[1] + "/given.npz"))
+try:
+    program.call(given)
+except Exception as error:
+    print(error)
+import jaxrnn
+jaxrnn.load_kernels()
+np.savez(sys.argv[1] + "/came", *program.call(given))
+"""
+
+
+@pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
+def test_a_program_that_keeps_the_kernel(tmp_path):
+    """Of any number of steps and rows, gradients too; by name and version of what it calls."""
+    cell = jaxrnn.stack(jaxrnn.lstm(6, heads=2), jaxrnn.gru(5, residuals="states"))
+    given = {"xs": XS, "lengths": np.array([7, 0, 4], np.int32)}
+    for layer, params in jax.jit(cell.init, static_argnums=1)(jax.random.key(0), 4).items():
+        given |= {f"{layer}.{name}": np.asarray(a) for name, a in params.items()}
+
+    def run(given):
+        xs, lengths = given["xs"], given["lengths"]
+        params = {i: {k[2:]: a for k, a in given.items() if k[:2] == f"{i}."} for i in "01"}
+        ys, pull = jax.vjp(lambda *a: jaxrnn.unroll(cell, *a, lengths=lengths)[1], params, xs)
+        return ys, *jax.tree.leaves(pull(2 * ys))
+
     steps, rows = export.symbolic_shape("T, B")
-    with pytest.raises(ValueError, match="implementation='cpu' cannot run .*: a size is symbolic"):
-        export.export(unroll)(jax.ShapeDtypeStruct((steps, rows, 4), "float32"))
+    shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in given.items()}
+    shapes["xs"] = jax.ShapeDtypeStruct((steps, rows, 4), "float32")
+    shapes["lengths"] = jax.ShapeDtypeStruct((rows,), "int32")
+    run = jax.jit(run)
+    kept = jaxrnn.export_with_kernels(run, platforms=PLATFORMS)(shapes)
+    plain = export.export(run, platforms=("cpu",))(shapes)
+    assert "@jaxrnn" not in plain.mlir_module()
+    (tmp_path / "program").write_bytes(kept.serialize())
+    np.savez(tmp_path / "given", **given)
+    said = serve("-c", KEPT, tmp_path)
+    assert f"jaxrnn_forward_{jaxrnn.__version__}" in said
+    came, wanted = np.load(tmp_path / "came.npz"), run(given)
+    assert all(np.array_equal(came[f"arr_{i}"], a) for i, a in enumerate(wanted))
+
+
+def test_a_program_without_a_kernel_to_keep():
+    with pytest.raises(ValueError, match="in which the C.. kernel runs nothing"):
+        jaxrnn.export_with_kernels(jnp.sin, platforms=["cpu"])(jnp.ones(3))
+
+
+def test_kernels_that_are_missing(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: native.Library("it was not built"))
+    with pytest.raises(RuntimeError, match="the kernel for CPUs is missing: it was not built"):
+        jaxrnn.load_kernels()
 
 
 def test_int8_stays_int8_in_the_file():

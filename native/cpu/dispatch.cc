@@ -2,6 +2,10 @@
 
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include "processor.h"
+#endif
+
 namespace jaxrnn {
 
 #if defined(__x86_64__) && !defined(JAXRNN_BASELINE_ALONE)
@@ -16,11 +20,9 @@ const std::vector<const Isa*>& available() {
   static const std::vector<const Isa*> all = [] {
     std::vector<const Isa*> found;
 #if defined(__x86_64__) && !defined(JAXRNN_BASELINE_ALONE)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-      found.push_back(&avx512);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2);
+    const Processor here = processor();
+    if (here.avx512) found.push_back(&avx512);
+    if (here.avx2) found.push_back(&avx2);
     found.push_back(&baseline);
 #elif defined(__aarch64__)
     found.push_back(&neon);

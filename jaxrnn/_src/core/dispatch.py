@@ -8,9 +8,16 @@ import contextlib
 import contextvars
 from typing import NamedTuple
 
+import jax
+
 REFERENCE = "reference"
 # All that `implementation=` can be, of any operation.
 NAMES = (REFERENCE, "xla", "cpu", "tpu", "gpu")
+
+# Whether an exported program may call what only this library can make known to XLA. A context of
+# JAX's: a function that was traced and lowered without is traced and lowered again.
+keeping_kernels = jax.make_user_context(default_value=False)
+ON_REQUEST = "on request"  # what a module's EXPORTED may be, beside True, the default, and False
 
 
 class Choice(NamedTuple):
@@ -61,13 +68,18 @@ def choose(table, problem, operands, target):
     """
     name = problem.implementation
     if name is None:
-        kept = target.exported
-        modules = (m for m in table.values() if not kept or getattr(m, "EXPORTED", True))
+        modules = (m for m in table.values() if not target.exported or _stays(m))
         return next(m for m in modules if m.unsupported(problem, operands, target) is None)
     why = table[name].unsupported(problem, operands, target)
     if why is not None:
         raise ValueError(f"implementation={name!r} cannot run this on {target.platform}: {why}")
     return table[name]
+
+
+def _stays(module):
+    """Whether an exported program may hold what the module makes."""
+    exported = getattr(module, "EXPORTED", True)
+    return keeping_kernels.value if exported == ON_REQUEST else exported
 
 
 def check(table, name):

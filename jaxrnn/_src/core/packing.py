@@ -113,9 +113,8 @@ def from_segment_ids(segment_ids):
       ValueError, TypeError: at trace time, of another shape or type.
 
     >>> mask, starts = jaxrnn.from_segment_ids(jnp.array([7, 7, 0, 2, 2]))
-    >>> mask, starts
-    (Array([ True,  True, False,  True,  True], dtype=bool),
-     Array([ True, False, False,  True, False], dtype=bool))
+    >>> print(mask, starts)
+    [ True  True False  True  True] [ True False False  True False]
     """
     checks.check_array("segment_ids", segment_ids, "an int array [T, ...batch]")
     if segment_ids.ndim == 0:

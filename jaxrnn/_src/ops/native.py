@@ -16,7 +16,13 @@ import jax
 ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
 FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests and benchmarks
 
-_FUNCTIONS = ("forward", "backward", "evaluate", "attend_forward", "attend_backward")
+CALLS = ("forward", "backward")  # which exported programs may hold
+_FUNCTIONS = (*CALLS, "evaluate", "attend_forward", "attend_backward")
+
+
+def exported(name):
+    """What a call is named in an exported program: of this version, which alone can read it."""
+    return f"jaxrnn_{name}_{sys.modules['jaxrnn'].__version__}"
 
 
 class Library(NamedTuple):
@@ -35,15 +41,24 @@ class Library(NamedTuple):
     most: Mapping[str, int] = {}
 
 
+# What calls each library: one built for another caller would misread its calls.
+CALLERS = {"cpu.so": "recurrence/cpu.py", "gpu.so": "recurrence/gpu/launch.py"}
+
+
 def file(name: str = "cpu.so", variable: str = FILE) -> pathlib.Path | None:
-    """Where a library is, None if nowhere; the environment's ``variable`` may say."""
+    """Where a library is, None if nowhere.
+
+    The environment's ``variable`` may say. Otherwise it is beside the sources; or, as those of a
+    clone in which Python was started have none, it is the installed one, if it fits them.
+    """
     given = os.environ.get(variable)
     if given:
         return pathlib.Path(given).absolute()
     # An editable installation has the library in another directory than the sources.
     paths = sys.modules[__package__].__path__
     files = [pathlib.Path(path, "lib", name) for path in paths]
-    return next((f for f in files if f.exists()), None)
+    beside = next((f for f in files if f.exists()), None)
+    return beside or _installed(name)[0]
 
 
 @functools.cache
@@ -58,7 +73,8 @@ def library() -> Library:
         return _without(f"its library cannot be loaded: {error}")
     for name in _FUNCTIONS:
         handler = jax.ffi.pycapsule(getattr(lib, f"jaxrnn_{name}"))
-        jax.ffi.register_ffi_target(f"jaxrnn_{name}", handler, platform="cpu")
+        for target in (f"jaxrnn_{name}", exported(name)):
+            jax.ffi.register_ffi_target(target, handler, platform="cpu")
 
     def names(function):
         function.restype = ctypes.c_char_p
@@ -72,19 +88,31 @@ def library() -> Library:
 
 
 def why_none(name: str = "cpu.so") -> str:
-    """Why a library is not beside the sources that were imported."""
-    here = pathlib.Path(sys.modules[__package__].__path__[0]).parents[1]
+    """Why there is no library for the sources that were imported."""
+    return _installed(name)[1]
+
+
+def _installed(name):
+    """The installed distribution's library, None if there is none that fits; and then why."""
+    here = pathlib.Path(sys.modules[__package__].__path__[0])
+    root, package = here.parents[2], sys.modules["jaxrnn"]
     try:
-        installed = importlib.metadata.distribution("jaxrnn").files or ()
+        installed = importlib.metadata.distribution("jaxrnn")
     except importlib.metadata.PackageNotFoundError:
-        return f"jaxrnn is not installed, only imported from {here}: pip install it"
-    built = next((f.locate() for f in installed if f.name == name), None)
+        return None, f"jaxrnn is not installed, only imported from {root}: pip install it"
+    files = {str(file): file.locate() for file in installed.files or ()}
+    built = next((path for file, path in files.items() if file.endswith(f"/lib/{name}")), None)
     if built is None:
-        return "it was not built when jaxrnn was installed, which takes a C++17 compiler"
-    return (
-        f"jaxrnn was imported from {here}, which has no compiled library; the installed one is"
-        f" {built}: start Python in another directory, or install with pip install --editable"
-    )
+        return None, "it was not built when jaxrnn was installed, which takes a C++17 compiler"
+    again = f"the installed library is {built}, built for"
+    if installed.version != package.__version__:
+        version = f"jaxrnn {installed.version}, not for {package.__version__}"
+        return None, f"{again} {version} as imported from {root}: pip install that one"
+    caller = CALLERS[name]
+    theirs = files.get(f"jaxrnn/_src/ops/{caller}", here / caller)  # editable: the same sources
+    if pathlib.Path(theirs).read_bytes() != (here / caller).read_bytes():
+        return None, f"{again} other sources than those in {root}: pip install them again"
+    return pathlib.Path(built), None
 
 
 def _without(why):

@@ -72,6 +72,7 @@ def _size(steps):
 
 def _chunk(before, memory, chunk):
     """A chunk from the memory [D, E] before it: (memory, ys [L, E])."""
+    broken, chunk = _without_broken(chunk)
     q, k, v, log_w, a, b, starts = chunk
     size = len(log_w)
     episode = lax.cumsum(starts.astype(jnp.int32))
@@ -88,6 +89,9 @@ def _chunk(before, memory, chunk):
     ys += jnp.where(first, (q * read.of_memory) @ memory, 0)
     new = jnp.where(last, k * end, 0).T @ v
     new += jnp.where(first[-1:], left.of_memory[-1:].T * memory, 0)
+    # The episode of a broken step is NaN from there on.
+    new = jnp.where((last & broken).any(), jnp.nan, new)
+    ys = jnp.where((seen & broken.T).any(-1, keepdims=True), jnp.nan, ys)
     if a is None:
         return new, ys
     # What is not finite in the memory would reach later episodes, as 0 times NaN.
@@ -98,6 +102,19 @@ def _chunk(before, memory, chunk):
     ys += jnp.where(seen, read.products(q, a), 0) @ written
     new += jnp.where(last, a * end, 0).T @ written
     return new, ys
+
+
+def _without_broken(chunk):
+    """Which steps write what is not finite, bool [L, 1], and a chunk in which they write nothing.
+
+    In a product over steps, 0 times NaN would reach steps before them, and other episodes.
+    """
+    written = [x for x in (chunk.k, chunk.v, chunk.log_w, chunk.a, chunk.b) if x is not None]
+    broken = functools.reduce(
+        jnp.logical_or, [~jnp.isfinite(x).all(-1, keepdims=True) for x in written]
+    )
+    k, v, log_w, a, b = jax.tree.map(lambda x: jnp.where(broken, 0, x), chunk[1:6])
+    return broken, Chunk(chunk.q, k, v, log_w, a, b, chunk.starts)
 
 
 class Decays(NamedTuple):

@@ -5,12 +5,14 @@ operations runs there. So do all gradients: those of the weights are products th
 takes of some steps at a time, while what enters them is still in the cache.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn._src.core import dispatch
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
@@ -20,7 +22,7 @@ from jaxrnn._src.ops.recurrence.updates import programs
 from jaxrnn._src.ops.row_partition import Argument, Result, call
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
-EXPORTED = False  # an exported program should run where this library's kernels are not
+EXPORTED = dispatch.ON_REQUEST  # else an exported program runs where this library is not
 
 
 def unsupported(problem, operands, target):
@@ -28,9 +30,9 @@ def unsupported(problem, operands, target):
     why = native.unsupported(target)
     if why is not None:
         return why
-    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
+    sizes = (operands.xs.shape[-1], *operands.r.shape, operands.w.shape[2])
     if not all(isinstance(n, int) for n in sizes):
-        return "a size is symbolic"
+        return "I or H is symbolic"
     if operands.xs.dtype.name not in _STORED:
         return f"xs has the type {operands.xs.dtype}; the kernel knows {_STORED}"
     try:
@@ -65,7 +67,7 @@ def forward(problem, operands, wanted, save, target):
     ]
     program = _programs(problem, operands)[0]
     flags = dict(save=save, kept=kept, parts=len(parts), want_y=wanted[-1])
-    out = iter(plan.call("jaxrnn_forward", out, args, packing, program, flags))
+    out = iter(plan.call("forward", out, args, packing, program, flags))
     final = [plan.unflat(next(out), 0) for _ in operands.state]
     ys = plan.inner(next(out)) if wanted[-1] else None
     return [*final, ys, *(plan.unflat(a, 1) for a in out)]
@@ -109,9 +111,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         again=not packed, want_x=wanted.xs, want_w=of_w, want_r=wanted.r,
     )  # fmt: skip
     program = _programs(problem, operands)[1]
-    out = iter(
-        plan.call("jaxrnn_backward", sum(results.values(), []), args, packing, program, flags)
-    )
+    out = iter(plan.call("backward", sum(results.values(), []), args, packing, program, flags))
     found = {name: [next(out) for _ in some] for name, some in results.items()}
 
     def weight(name):
@@ -140,7 +140,7 @@ class _Plan:
         self.time, *self.batch, _ = operands.xs.shape
         self.dtype = operands.state[0].dtype
         self.hidden = operands.w.shape[2]
-        self.size = np.prod(self.batch, dtype=int).item()
+        self.size = math.prod(self.batch)
         r = operands.r if operands.r.ndim == 4 else operands.r[None]
         unit = [operands.unit[name] for name in sorted(operands.unit)]
         self.arrays = [
@@ -182,7 +182,7 @@ class _Plan:
     def unflat(self, a, leading):
         return a.reshape(*a.shape[:leading], *self.batch, a.shape[-1])
 
-    def call(self, target, out, args, packing, program, flags):
+    def call(self, name, out, args, packing, program, flags):
         operands, places = self.operands, _places(packing)
         flags = {
             "states": self.problem.states,
@@ -212,6 +212,9 @@ class _Plan:
             isa=native.instruction_set(),
             **{name: np.array(place, np.int32) for name, place in places._asdict().items()},
         )
+
+        exported = dispatch.keeping_kernels.value
+        target = native.exported(name) if exported else f"jaxrnn_{name}"
 
         def launch(shapes, args, members, rows):
             del members, rows  # the shapes say

@@ -4,8 +4,8 @@ import dataclasses
 
 from jax import lax
 
-from jaxrnn._src.core.cell import check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
+from jaxrnn._src.core.cell import check_cell, constructor
 from jaxrnn._src.wrappers.online_gradients import exact, local, rank_one
 
 # How an influence begins, and a step.
