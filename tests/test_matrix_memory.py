@@ -124,3 +124,17 @@ def test_it_says_what_it_runs_on():
 def test_an_unknown_gate():
     with pytest.raises(ValueError, match="gate: got 'relu', want 'exp' or 'sigmoid'"):
         jaxrnn.mlstm(8, gate="relu")
+
+
+@every_gate
+def test_what_is_not_finite_stays_in_its_episode(gate):
+    """Steps before it, and the next episode of its chunk, do not see it."""
+    cell = jaxrnn.mlstm(4, heads=2, gate=gate)
+    xs = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+    params, starts = cell.init(jax.random.key(0), 3), np.arange(20) == 12
+    unroll = jax.jit(functools.partial(jaxrnn.unroll, cell))
+    state, ys = unroll(params, xs, starts=starts)
+    broken = np.where((np.arange(20) == 5)[:, None], np.float32(np.nan), xs)
+    after, came = unroll(params, broken, starts=starts)
+    assert cases.error((after, came[:5], came[12:]), (state, ys[:5], ys[12:])) < 1e-6
+    assert np.isnan(came[5:12]).all()
