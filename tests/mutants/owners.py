@@ -24,6 +24,7 @@ OWNERS = {
     "jaxrnn/_src/core/dropout_masks.py": ("tests/test_draws.py", "tests/test_structure.py"),
     "jaxrnn/_src/core/streaming.py": ("tests/test_pieces.py",),
     "jaxrnn/_src/core/closures.py": ("tests/test_closures.py",),
+    "jaxrnn/_src/core/tags.py": ("tests/test_tags.py",),
     "jaxrnn/_src/ops/operation.py": (
         "tests/test_operation.py",
         "tests/test_unused.py",
