@@ -274,7 +274,7 @@ def meant(jaxpr, args):
         if inner is not None:
             out = meant(inner, given)
         elif name == "scan":
-            first, last = elements.ends(params)
+            first, last = elements.scan_ends(params)
             consts, out, xs = given[:first], given[first:last], given[last:]
             ys, times = [], range(params["length"])[:: -1 if params["reverse"] else 1]
             for t in times:
