@@ -316,6 +316,14 @@ def test_a_missing_library_is_told_once(monkeypatch, tmp_path, caplog):
     assert native.why_none() in missing and "absent.so" in absent
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="another library, by Linux's name")
+def test_a_library_of_another_version(monkeypatch):
+    """It is not run: what it lacks is the reason."""
+    monkeypatch.setattr(native, "file", lambda: pathlib.Path("libc.so.6"))
+    missing = native.library.__wrapped__().missing
+    assert missing == "libc.so.6 was built for another jaxrnn: it has no jaxrnn_forward"
+
+
 class Installed:
     """What ``importlib.metadata.distribution`` gives of an installed jaxrnn with some files."""
 
@@ -330,18 +338,19 @@ class Installed:
 
 
 OPS = "jaxrnn/_src/ops"
-CALLER = f"{OPS}/recurrence/cpu.py"
+CALLERS = [f"{OPS}/{caller}" for caller in native.CALLERS["cpu.so"]]
 LIBRARY = f"{OPS}/lib/cpu.so"
 
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """The sources in a place without a library; where jaxrnn is installed, with its caller."""
+    """The sources in a place without a library; where jaxrnn is installed, with its callers."""
     sources = pathlib.Path(jaxrnn.__file__).parents[1]
     clone, installed = tmp_path / "clone", tmp_path / "installed"
     for root in (clone, installed):
-        (root / CALLER).parent.mkdir(parents=True)
-        shutil.copyfile(sources / CALLER, root / CALLER)
+        for caller in CALLERS:
+            (root / caller).parent.mkdir(parents=True)
+            shutil.copyfile(sources / caller, root / caller)
     monkeypatch.delenv(native.FILE, raising=False)
     monkeypatch.setattr(sys.modules[native.__package__], "__path__", [str(clone / OPS)])
     return installed
@@ -349,13 +358,21 @@ def clone(tmp_path, monkeypatch):
 
 def test_sources_without_a_library_take_the_installed_one(clone, monkeypatch):
     """As in the root of a clone, after pip install."""
-    found = Installed(clone, LIBRARY, CALLER)
+    found = Installed(clone, LIBRARY, *CALLERS)
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: found)
     assert native.file() == clone / LIBRARY
     beside = clone.parent / "clone" / LIBRARY
     beside.parent.mkdir()
     beside.touch()
     assert native.file() == beside
+
+
+def test_every_caller_of_a_library_is_known():
+    """An installed library is taken only if all of them are as it was built for."""
+    ops = pathlib.Path(jaxrnn.__file__).parent / "_src" / "ops"
+    calling = (path for path in ops.rglob("*.py") if "jax.ffi.ffi_call(" in path.read_text())
+    known = [caller for callers in native.CALLERS.values() for caller in callers]
+    assert {str(path.relative_to(ops)) for path in calling} == set(known)
 
 
 def test_why_there_is_no_library(clone, monkeypatch):
@@ -369,12 +386,15 @@ def test_why_there_is_no_library(clone, monkeypatch):
         assert native.file() is None and re.search(why, native.why_none())
 
     check(none, "jaxrnn is not installed, only imported from .*clone")
-    check(lambda name: Installed(clone, CALLER), "it was not built")
-    other = Installed(clone, LIBRARY, CALLER, version="0.0.9")
+    check(lambda name: Installed(clone, *CALLERS), "it was not built")
+    other = Installed(clone, LIBRARY, *CALLERS, version="0.0.9")
     check(lambda name: other, f"built for jaxrnn 0.0.9, not for {jaxrnn.__version__}")
-    with (clone / CALLER).open("a") as file:
-        file.write("# changed\n")
-    check(lambda name: Installed(clone, LIBRARY, CALLER), "built for other sources than those in")
+    for caller in CALLERS:
+        as_it_was = (clone / caller).read_text()
+        (clone / caller).write_text(as_it_was + "# changed\n")
+        found = Installed(clone, LIBRARY, *CALLERS)
+        check(lambda name, found=found: found, "built for other sources than those in")
+        (clone / caller).write_text(as_it_was)
 
 
 @pytest.mark.parametrize("name", ("lstm", "gru"))

@@ -14,7 +14,9 @@ def sentences(rows):
     for row in rows:
         if row.problem is not None:
             found.append(f"{NAMES[row.mode]}: {row.cell} at T={row.length:,}: {row.problem}.")
-    return found if any(row.samples for row in rows) else found or ["Nothing was measured."]
+    if not found and not any(row.samples for row in rows):
+        return ["Nothing was measured."]
+    return found
 
 
 def _fastest(measured, name):

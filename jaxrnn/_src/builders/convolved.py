@@ -21,7 +21,7 @@ def convolved(spec, kernel, dilation, run, states=()):
 
     Args:
       spec: the parameters ``w`` [kernel, I, ...out], or [kernel, I] if each feature is convolved
-        by itself, and ``b`` [...out]: see ``parameters.made``.
+        by itself, and ``b`` [...out]: see ``param_spec.made``.
       kernel, dilation: of the convolution.
       run: ``(z, state, mask, starts, reverse, implementation) -> (state, ys)``, z [T, ...batch,
         ...out] in float32 at least.

@@ -14,7 +14,7 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
     """A cell of a linear recurrence, run by ``jaxrnn.linear_scan``.
 
     Args:
-      spec: the parameters: see ``parameters.made``.
+      spec: the parameters: see ``param_spec.made``.
       width: of the state ``(h,)``, [..., width], zero at first.
       inputs: ``(params, x) -> (a, b)``, of [..., I] with any leading axes: factors [..., width],
         or [width] if they are the same at every step, and what is added, [..., width].

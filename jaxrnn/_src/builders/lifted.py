@@ -20,12 +20,12 @@ def lifted(
     long sequence at a time; the gradients of the weights are taken after it.
 
     Args:
-      spec: the parameters: see ``parameters.made``.
+      spec: the parameters: see ``param_spec.made``.
       states: a dict from the name of each state to its width: [..., width], zero at first.
       inputs: ``(params, x) -> x``, a tree of [..., K] in float32 at least, of [..., I] with any
         leading axes.
       step: ``(others, state, x, dot) -> (state, y)``, elementwise but for its products
-        ``dot(name, a)`` (``loop.problem.product``) and sums over features.
+        ``dot(name, a)`` (``step_loop.problem.product``) and sums over features.
       products: names of the parameters that ``dot`` takes; or ``params -> dict``.
       bilinear: what ``dot`` is in place of a matrix product, ``(a, w, total) -> [..., M]``.
       others: names of the parameters that the step is given, each as [...batch, ...]; or

@@ -13,10 +13,10 @@ from jaxrnn._src.ops.delta_rule import delta_rule, one
 
 
 def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=1):
-    """A cell with the memory ``S`` of ``jaxrnn.delta_rule``.
+    """A cell with the memory ``S`` of ``ops.delta_rule``.
 
     Args:
-      spec: the parameters: see ``parameters.made``.
+      spec: the parameters: see ``param_spec.made``.
       sizes: ``(N, D, E)``, heads and the widths of a key and of a value.
       inputs: ``(params, x) -> (q, k, v, log_w, a, b)`` of [..., I] with any leading axes: what
         ``delta_rule`` takes, [..., N, D] and so on; see ``writes``.

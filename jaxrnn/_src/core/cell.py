@@ -144,6 +144,14 @@ def check_cell(name, cell):
         raise TypeError(f"{name}: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
 
 
+def check_deterministic(cell, deterministic, key):
+    """Training, which ``deterministic=False`` says, has a key if the cell draws."""
+    checks.check_bool("deterministic", deterministic)
+    if not deterministic and key is None and cell.draws:
+        want = "a key: the cell draws random numbers"
+        raise ValueError(f"key: got None and deterministic=False, want {want}")
+
+
 def labelled(cell, made=None, gated=None):
     """The cell with what it says of itself; its functions alone say nothing."""
     cell = dataclasses.replace(cell)
@@ -363,10 +371,7 @@ def unroll(
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
     if deterministic is not None:
-        checks.check_bool("deterministic", deterministic)
-        if not deterministic and key is None and cell.draws:
-            want = "a key: the cell draws random numbers"
-            raise ValueError(f"key: got None and deterministic=False, want {want}")
+        check_deterministic(cell, deterministic, key)
         key = None if deterministic else key
     xs = jax.tree.map(jnp.asarray, xs)  # NumPy's float64 is float32 here, unless JAX has it
     if time_axis is not None and lengths is not None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import checks, dropout_masks, inputs, wide_scan
-from jaxrnn._src.core.cell import check_cell, unroll
+from jaxrnn._src.core.cell import check_cell, check_deterministic, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.params_tree import dicts
@@ -79,12 +79,9 @@ def generate(
     steps, (size, *batch) = checks.size("steps", steps), inputs.leading(prompt)
     if not size:
         raise ValueError("prompt: got S = 0 steps, want one or more")
-    checks.check_bool("deterministic", deterministic)
+    check_deterministic(cell, deterministic, key)
     if key is not None:
         checks.check_key(key)
-    elif not deterministic and cell.draws:
-        want = "a key: the cell draws random numbers"
-        raise ValueError(f"key: got None and deterministic=False, want {want}")
     if (teacher is None) != (forced is None):
         raise ValueError("teacher, forced: got one of them, want both or none")
     if forced is not None:
@@ -98,11 +95,9 @@ def generate(
         if not isinstance(lengths, jax.core.Tracer) and (lengths < 1).any():
             raise ValueError(f"lengths: got {int(lengths.min())}, want 1 or more")
         first = jax.tree.map(lambda a: _at(a, lengths - 1), prompt)
-        lengths = lengths - 1
+        lengths = jnp.minimum(lengths, size) - 1
     inner = None if deterministic else dropout_masks.fold(key, 0)
     before = jax.tree.map(lambda a: a[:-1], prompt)
-    if lengths is not None:
-        lengths = jnp.minimum(lengths, size - 1)
     state, _ = unroll(cell, params, before, state, lengths=lengths, key=inner)
     run = kept_by(cell, _run, "choose", "stop")
     time = jnp.arange(steps, dtype=jnp.int32)

@@ -42,7 +42,10 @@ class Library(NamedTuple):
 
 
 # What calls each library: one built for another caller would misread its calls.
-CALLERS = {"cpu.so": "recurrence/cpu.py", "gpu.so": "recurrence/gpu/launch.py"}
+CALLERS = {
+    "cpu.so": ("recurrence/cpu.py", "attention/cpu.py"),
+    "gpu.so": ("recurrence/gpu/launch.py",),
+}
 
 
 def file(name: str = "cpu.so", variable: str = FILE) -> pathlib.Path | None:
@@ -71,6 +74,9 @@ def library() -> Library:
         lib = ctypes.CDLL(str(found))
     except OSError as error:
         return _without(f"its library cannot be loaded: {error}")
+    lacks = [name for name in _FUNCTIONS if not hasattr(lib, f"jaxrnn_{name}")]
+    if lacks:
+        return _without(f"{found} was built for another jaxrnn: it has no jaxrnn_{lacks[0]}")
     for name in _FUNCTIONS:
         handler = jax.ffi.pycapsule(getattr(lib, f"jaxrnn_{name}"))
         for target in (f"jaxrnn_{name}", exported(name)):
@@ -108,10 +114,13 @@ def _installed(name):
     if installed.version != package.__version__:
         version = f"jaxrnn {installed.version}, not for {package.__version__}"
         return None, f"{again} {version} as imported from {root}: pip install that one"
-    caller = CALLERS[name]
-    theirs = files.get(f"jaxrnn/_src/ops/{caller}", here / caller)  # editable: the same sources
-    if pathlib.Path(theirs).read_bytes() != (here / caller).read_bytes():
-        return None, f"{again} other sources than those in {root}: pip install them again"
+    for caller in CALLERS[name]:
+        theirs = files.get(
+            f"jaxrnn/_src/ops/{caller}", here / caller
+        )  # editable: the same sources
+        if pathlib.Path(theirs).read_bytes() != (here / caller).read_bytes():
+            other = f"other sources than those in {root}: pip install them again"
+            return None, f"{again} {other}"
     return pathlib.Path(built), None
 
 
