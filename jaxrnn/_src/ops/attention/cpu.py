@@ -1,8 +1,10 @@
-"""Attention on a CPU: all blocks of queries and keys in one call of C++ (``native/``).
+"""Attention on a CPU: all blocks of queries and keys in one call of C++ (``native/cpu/``).
 
 Forward and backward as in ``blockwise``, whose residual it keeps. Time comes first in memory, as
 cells have it, so that nothing is transposed for the call.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +57,7 @@ class _Plan:
     def __init__(self, problem, operands):
         self.problem, self.operands = problem, operands
         *self.batch, self.time, self.heads, _ = operands.q.shape
-        self.rows = np.prod(self.batch, dtype=int).item()
+        self.rows = math.prod(self.batch)
 
     def flat(self, a):
         """[*batch, T, ...] -> [T, B, ...]."""
