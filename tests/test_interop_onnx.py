@@ -86,7 +86,9 @@ def own_tests():
     from onnx.backend.test.case import node
 
     for name in ("rnn", "gru", "lstm"):
-        __import__(f"onnx.backend.test.case.node.{name}")
+        # They compute as they are imported, and BLAS may raise a flag for lanes that nobody reads.
+        with np.errstate(all="ignore"):
+            __import__(f"onnx.backend.test.case.node.{name}")
     found = {case.name: case for case in node._NodeTestCases}
     return {name: case for name, case in found.items() if len(case.model.graph.node) == 1}
 
