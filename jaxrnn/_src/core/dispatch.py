@@ -6,13 +6,15 @@ A table of implementations is a dict from name to module, the best first. A modu
 
 import contextlib
 import contextvars
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 REFERENCE = "reference"
 # All that `implementation=` can be, of any operation.
 NAMES = (REFERENCE, "xla", "cpu", "tpu", "gpu")
+# The same of what is never chosen, and runs only if it is asked for.
+NEWTON = "newton"
 
 # Whether an exported program may call what only this library can make known to XLA. A context of
 # JAX's: a function that was traced and lowered without is traced and lowered again.
@@ -27,11 +29,24 @@ class Choice(NamedTuple):
       operation: the operation and its sizes.
       runs: the implementation's name.
       others: why each other implementation does not run.
+      how: more about what runs, if there is more to say.
+      solved: of ``newton``, what it did: ``ops.newton.Solved``.
     """
 
     operation: str
     runs: str
     others: dict[str, str]
+    how: str = ""
+    solved: Any = None
+
+    def told(self, solved):
+        """With the numbers of what Newton's method did; None if they are not known."""
+        if solved is None:
+            return self._replace(solved=None)
+        most, rest = int(solved.iterations.max(initial=0)), int((~solved.converged).sum())
+        how = f"{self.how}; {most} iterations"
+        how += f", {rest} of {solved.converged.size} rows step by step" if rest else ""
+        return self._replace(how=how, solved=solved)
 
 
 class Explanation(NamedTuple):
@@ -51,7 +66,8 @@ class Explanation(NamedTuple):
         lines = [f"{self.cell} on {self.platform}"]
         for choice in self.choices:
             lines.append(f"  {choice.operation}")
-            lines.append(f"    {choice.runs:<10} runs")
+            how = f": {choice.how}" if choice.how else ""
+            lines.append(f"    {choice.runs:<10} runs{how}")
             lines += [f"    {name:<10} no: {why}" for name, why in choice.others.items()]
         if not self.choices:
             lines.append("  no recurrence, nothing to choose")
@@ -107,6 +123,16 @@ def recording(target):
         _recorder.reset(token)
 
 
+@contextlib.contextmanager
+def unrecorded():
+    """A context for what an operation is made of: its own choices are nobody's question."""
+    token = _recorder.set(None)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+
+
 def is_recording():
     """Whether somebody wants to know what is chosen."""
     return _recorder.get() is not None
@@ -132,6 +158,13 @@ def record(operation, table, problem, operands):
 
 def _name(table, module):
     return next(name for name, known in table.items() if known is module)
+
+
+def record_newton(operation, table, how, solved):
+    """The same for an operation that runs by Newton's method."""
+    if is_recording():
+        others = dict.fromkeys((*table, REFERENCE), f"implementation={NEWTON!r} was asked for")
+        _recorder.get()[1].append(Choice(operation, NEWTON, others, how, solved))
 
 
 def only_reference(operation, why, name):

@@ -103,6 +103,7 @@ def streamed(unroll, initial_state, made):
     def pieces(params, state, xs, mask, starts, reverse, key, implementation, **initial):
         options = reverse, key, implementation
         whole = dispatch.is_recording() or time_division.axis() is not None
+        whole |= implementation == dispatch.NEWTON  # of which all steps are one unknown
         steps = None if whole else _size(bytes_made, params, xs)
         if steps is None:
             return unroll(params, state, xs, mask, starts, *options, **initial)

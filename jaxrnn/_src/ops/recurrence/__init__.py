@@ -16,7 +16,7 @@ from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.ops.operation import WEIGHT, Operation
-from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, reference, tpu, xla
+from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, newton, reference, tpu, xla
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
 
 # The best first; `reference` runs only if asked.
@@ -61,13 +61,15 @@ def recur(
       residuals: what a forward keeps for its backward: "gates", all that enters the gates;
         "states", the states alone, from which a large product makes the gates again; or "chunks",
         the state before every chunk of about sqrt(T) steps, which are then run again.
-      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can run;
+        or "newton".
 
     Returns:
       ``(state, ys)``: the final state, and ys [T, B, H].
     """
     starts = resets(starts, mask, reverse)
-    dispatch.check(IMPLEMENTATIONS, implementation)
+    is_newton = implementation == dispatch.NEWTON
+    dispatch.check(IMPLEMENTATIONS, None if is_newton else implementation)
     names = tuple(sorted(unit))
     closed = closed_update(update, len(state), w.shape[1], names, w.shape[2], state[0].dtype)
     # A scan of the step may close over arrays, and then is no function to be kept. It has the
@@ -82,9 +84,14 @@ def recur(
         update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices()
     )  # fmt: skip
     described = _describe(problem, operands)
-    if closed.why is None:
+    if closed.why is None and is_newton and xs.shape[0]:
+        *final, ys, solved = _newton(problem, operands)
+        how = newton.blocks(problem, operands).describe(w.shape[2])
+        dispatch.record_newton(described, IMPLEMENTATIONS, how, solved)
+        return tuple(final), ys
+    if closed.why is None and not is_newton:
         dispatch.record(described, IMPLEMENTATIONS, problem, operands)
-    else:
+    elif closed.why is not None:
         dispatch.only_reference(described, closed.why, implementation)
     if xs.shape[0] == 0:
         return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
@@ -105,7 +112,7 @@ def _describe(problem, operands):
     return f"{problem.update.__name__} {sizes} {operands.xs.dtype}"
 
 
-_reference = once_each(reference.run)
+_reference, _newton = once_each(reference.run), once_each(newton.run)
 _operation = Operation(
     "recur",
     reference=reference.run,
