@@ -15,6 +15,8 @@ import json
 import os
 import pathlib
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ import safetensors.numpy
 import jaxrnn.interop.onnx
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell, Made, constructor, repr_of
+from jaxrnn._src.core.typing import Params
 from jaxrnn.interop.onnx.activations import Activation
 
 KEY = "jaxrnn"
@@ -42,7 +45,13 @@ OWN = {
 }
 
 
-def save(path, cell, params, *, names=None):
+def save(
+    path: str | os.PathLike[str],
+    cell: Cell,
+    params: Params,
+    *,
+    names: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a cell and its parameters to a file, from which ``load`` makes both again.
 
     The file is written beside the old one and takes its place when it is whole: whatever happens
@@ -92,7 +101,9 @@ def save(path, cell, params, *, names=None):
     _write(path, safetensors.numpy.save(arrays, {KEY: json.dumps(contents)}))
 
 
-def load(path, *, names=None):
+def load(
+    path: str | os.PathLike[str], *, names: Mapping[str, Any] | None = None
+) -> tuple[Cell, Params]:
     """Makes a cell and its parameters of a file that ``save`` wrote.
 
     Args:

@@ -1,11 +1,13 @@
 """Flax Linen modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 
 from jaxrnn._src.core import checks, params_tree
 from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import InputArray, Params, State
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -35,9 +37,16 @@ class RNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, xs, *, initial_state=None, seq_lengths=None, mask=None, starts=None,
-        reverse=False, return_state=False,
-    ):  # fmt: skip
+        self,
+        xs: InputArray,
+        *,
+        initial_state: State | None = None,
+        seq_lengths: InputArray | Sequence[int] | None = None,
+        mask: InputArray | None = None,
+        starts: InputArray | None = None,
+        reverse: bool = False,
+        return_state: bool = False,
+    ) -> Any:
         """Runs the cell over xs [...batch, T, I].
 
         Args:
@@ -60,10 +69,10 @@ class RNN(nn.Module):
         )  # fmt: skip
         return (state, ys) if return_state else ys
 
-    def _cell(self):
+    def _cell(self) -> Cell:
         return self.cell
 
-    def _params(self, cell, in_size):
+    def _params(self, cell: Cell, in_size: int) -> Params:
         """Flattened, the empty dict of a cell without parameters is lost: so it may be missing."""
         lost = not self.is_initializing() and not self.has_variable("params", "cell")
         if lost and params_tree.is_empty(cell.init, in_size):
@@ -87,5 +96,5 @@ class Bidirectional(RNN):
     backward: Cell | None = None
     merge: Any = "concat"
 
-    def _cell(self):
+    def _cell(self) -> Cell:
         return bidirectional(self.cell, self.backward, merge=self.merge)

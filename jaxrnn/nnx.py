@@ -1,10 +1,24 @@
 """Flax NNX modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import (
+    Array,
+    Implementation,
+    InputArray,
+    Merge,
+    Params,
+    Shape,
+    State,
+)
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -30,19 +44,35 @@ class RNN(nnx.Module):
     (2, 5, 8)
     """
 
-    def __init__(self, cell, in_features, *, dtype=None, implementation=None, rngs):
+    def __init__(
+        self,
+        cell: Cell,
+        in_features: int,
+        *,
+        dtype: DTypeLike | None = None,
+        implementation: Implementation | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.cell = cell
         self.dtype = dtype
         self.implementation = implementation
         self.deterministic = False
         params = params_tree.dicts(cell.init(rngs.params(), in_features))
-        self.rngs = rngs.dropout.fork() if _draws(cell, params, in_features) else nnx.data(None)
-        self.params = nnx.data(jax.tree.map(nnx.Param, params))
+        draws = _draws(cell, params, in_features)
+        self.rngs: nnx.RngStream | None = rngs.dropout.fork() if draws else nnx.data(None)
+        self.params: Params = nnx.data(jax.tree.map(nnx.Param, params))
 
     def __call__(
-        self, xs, *, initial_state=None, seq_lengths=None, mask=None, starts=None,
-        reverse=False, return_state=False,
-    ):  # fmt: skip
+        self,
+        xs: InputArray,
+        *,
+        initial_state: State | None = None,
+        seq_lengths: InputArray | Sequence[int] | None = None,
+        mask: InputArray | None = None,
+        starts: InputArray | None = None,
+        reverse: bool = False,
+        return_state: bool = False,
+    ) -> Any:
         """Runs the cell over xs [...batch, T, I].
 
         Args:
@@ -63,16 +93,16 @@ class RNN(nnx.Module):
         )  # fmt: skip
         return (state, ys) if return_state else ys
 
-    def step(self, state, x):
+    def step(self, state: State, x: InputArray) -> tuple[State, Array]:
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
         params, x = batch_major.cast(self.dtype, self._values(), x)
         return self.cell.step(params, state, x)
 
-    def initial_state(self, batch_shape):
+    def initial_state(self, batch_shape: Shape) -> State:
         """The state that ``step`` begins with."""
         return self.cell.initial_state(self._values(), batch_shape)
 
-    def _values(self):
+    def _values(self) -> Params:
         is_param = lambda p: isinstance(p, nnx.Param)
         return jax.tree.map(lambda p: p[...], self.params, is_leaf=is_param)
 
@@ -91,11 +121,19 @@ class Bidirectional(RNN):
     (2, 5, 16)
     """
 
-    def __init__(self, forward, in_features, *, backward=None, merge="concat", **options):
+    def __init__(
+        self,
+        forward: Cell,
+        in_features: int,
+        *,
+        backward: Cell | None = None,
+        merge: Merge = "concat",
+        **options: Any,
+    ) -> None:
         super().__init__(bidirectional(forward, backward, merge=merge), in_features, **options)
 
 
-def _draws(cell, params, in_size):
+def _draws(cell: Cell, params: Params, in_size: int) -> bool:
     """Whether the cell draws random numbers: whether its results depend on the key."""
 
     def run(key, params, xs):

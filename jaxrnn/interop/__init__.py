@@ -34,3 +34,21 @@ from jaxrnn.interop.haiku import from_haiku, to_haiku
 from jaxrnn.interop.keras import from_keras, to_keras
 from jaxrnn.interop.onnx import from_onnx, to_onnx
 from jaxrnn.interop.torch import from_torch, to_torch
+
+__all__ = [
+    "double_bias",
+    "from_equinox",
+    "from_flax",
+    "from_haiku",
+    "from_keras",
+    "from_onnx",
+    "from_torch",
+    "to_equinox",
+    "to_haiku",
+    "to_keras",
+    "to_linen",
+    "to_nnx",
+    "to_onnx",
+    "to_torch",
+    "without_bias",
+]

@@ -1,19 +1,24 @@
 """Flax's recurrent modules, of both its libraries: the names of modules are the same in both."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import repr_of
+from jaxrnn._src.core.cell import Cell, repr_of
+from jaxrnn._src.core.typing import Params, Shape, Theirs
 from jaxrnn._src.wrappers.stack import bidirectional, merge_function
 from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.flax_cells import ROWS
 from jaxrnn.interop.layout import check_places, made_by, options, to_arrays, to_params
 
 
-def from_flax(source, variables=None, *, shape=None):
+def from_flax(
+    source: Theirs, variables: Mapping[str, Any] | None = None, *, shape: Shape | None = None
+) -> tuple[Cell, Params]:
     """A recurrent module of Flax's, with its numbers.
 
     Args:
@@ -67,7 +72,7 @@ def from_flax(source, variables=None, *, shape=None):
     )
 
 
-def to_linen(cell, params):
+def to_linen(cell: Cell, params: Params) -> tuple[Theirs, dict[str, Any]]:
     """A cell as Linen's, with its numbers.
 
     Args:
@@ -108,7 +113,7 @@ def to_linen(cell, params):
     return module, {"params": arrays}
 
 
-def to_nnx(cell, params):
+def to_nnx(cell: Cell, params: Params) -> Theirs:
     """A cell as nnx's, with its numbers.
 
     Args:

@@ -9,6 +9,8 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn._src.wrappers import stack
 from jaxrnn.interop import biases
 from jaxrnn.interop.layers import (
@@ -39,7 +41,7 @@ _ACTIVATIONS = {  # Keras's name of a function, and that in jax.nn
 _MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}
 
 
-def from_keras(source, *, double_bias=False):
+def from_keras(source: Theirs, *, double_bias: bool = False) -> tuple[Cell, Params]:
     """A cell with the weights of a recurrent layer of Keras's.
 
     Args:
@@ -191,7 +193,7 @@ def _activation(keras, cell, which):
     raise ValueError(f"source: got {cell.name!r} with {which}={came}, want {want}")
 
 
-def to_keras(cell, params):
+def to_keras(cell: Cell, params: Params) -> Theirs:
     """A layer of Keras's with the weights of a cell, or a ``keras.Sequential`` of several.
 
     Args:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn._src.wrappers import stack
 from jaxrnn.interop import biases
 from jaxrnn.interop.layers import (
@@ -33,7 +36,13 @@ _PRODUCTS = {"w": "ih", "r": "hh"}
 _NONLINEARITIES = ("tanh", "relu")
 
 
-def from_torch(source, *, double_bias=False, nonlinearity=None, dropout=None):
+def from_torch(
+    source: Theirs,
+    *,
+    double_bias: bool = False,
+    nonlinearity: Literal["tanh", "relu"] | None = None,
+    dropout: float | None = None,
+) -> tuple[Cell, Params]:
     """A cell with the weights of a recurrent module of PyTorch's.
 
     Args:
@@ -179,7 +188,7 @@ def _cell(weights, nonlinearity, double):
     return cell, params
 
 
-def to_torch(cell, params):
+def to_torch(cell: Cell, params: Params) -> Theirs:
     """A module of PyTorch's with the weights of a cell; its ``state_dict()`` is the other form.
 
     Args:

@@ -19,7 +19,9 @@ from jaxrnn._src.wrappers.stack import residual, stack
 
 
 @constructor
-def attention(hidden, *, heads=4, window=None, context=1024):
+def attention(
+    hidden: int, *, heads: int = 4, window: int | None = None, context: int = 1024
+) -> Cell:
     """Multi-head causal self-attention (Vaswani et al. 2017, arXiv:1706.03762).
 
         q, k, v = W x        y_t = W_out sum_s softmax_s(q_t k_s / sqrt(D)) v_s
@@ -151,7 +153,9 @@ def attention(hidden, *, heads=4, window=None, context=1024):
 
 
 @constructor
-def transformer_block(hidden, *, heads=4, window=None, context=1024, mlp=4):
+def transformer_block(
+    hidden: int, *, heads: int = 4, window: int | None = None, context: int = 1024, mlp: int = 4
+) -> Cell:
     """A block of the Transformer, normalised before (Xiong et al. 2020, arXiv:2002.04745).
 
         z = x + attention(norm(x))        y = z + W_2 gelu(W_1 norm(z) + b_1) + b_2

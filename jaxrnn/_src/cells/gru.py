@@ -7,7 +7,8 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.typing import Residuals
 from jaxrnn._src.ops.step_loop import split
 
 
@@ -23,7 +24,9 @@ _reset_after = gated(gru_update, gates=3, unit={"rb": jax.nn.initializers.zeros}
 
 
 @constructor
-def gru(hidden, *, reset_after=True, heads=1, residuals="gates"):
+def gru(
+    hidden: int, *, reset_after: bool = True, heads: int = 1, residuals: Residuals = "gates"
+) -> Cell:
     """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
         r, z = sigmoid(W x + R h + b)             h = (1 - z) * n + z * h

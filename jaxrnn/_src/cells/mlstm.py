@@ -1,5 +1,7 @@
 """The LSTM with a matrix for its memory."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
@@ -15,7 +17,7 @@ _LEAST = 1e-6  # what is divided by at least, for exp(-m) may be 0; the authors'
 
 
 @constructor
-def mlstm(hidden, *, heads=4, gate="exp"):
+def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp") -> Cell:
     """The mLSTM of the xLSTM (Beck et al. 2024, arXiv:2405.04517).
 
         q, v, o = W x + b       k = (W_k x + b_k) / sqrt(D)       i, f = U x + c, for each head

@@ -9,12 +9,12 @@ from jax.nn import sigmoid
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 
 
 @constructor
-def sru(hidden, *, project=False, highway_bias=0.0):
+def sru(hidden: int, *, project: bool = False, highway_bias: float = 0.0) -> Cell:
     """The simple recurrent unit (Lei et al. 2018, arXiv:1709.02755v5).
 
         f = sigmoid(W_f x + v_f * c + b_f)      c' = f * c + (1 - f) * W x

@@ -20,8 +20,8 @@ import dataclasses
 import functools
 import inspect
 import pickle
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,22 @@ from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.params_tree import OfDicts, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
 from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.core.typing import (
+    Array,
+    Device,
+    Implementation,
+    Init,
+    InitialState,
+    InputArray,
+    Params,
+    PRNGKey,
+    ShapeDtype,
+    State,
+    Step,
+    Unroll,
+)
+
+P = ParamSpec("P")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -68,38 +84,38 @@ class Cell:
     (2, 8)
     """
 
-    init: Callable[..., Any]
-    initial_state: Callable[..., Any]
-    step: Callable[..., Any]
-    unroll: Callable[..., Any]
+    init: Init
+    initial_state: InitialState
+    step: Step
+    unroll: Unroll
     # Not arguments: so `dataclasses.replace` drops them, which say nothing of a changed cell.
     made: "Made | None" = dataclasses.field(default=None, init=False)
-    gated: Any = dataclasses.field(default=None, init=False)
+    gated: Any = dataclasses.field(default=None, init=False)  # `Parts`, of a module above this one
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("initial_state", "step", "unroll"):
             function = getattr(self, name)
             if not isinstance(function, OfDicts):
                 object.__setattr__(self, name, OfDicts(function))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if self.made is not None:
             return repr(self.made)
         return f"Cell({', '.join(f'{n}={repr_of(f)}' for n, f in self._functions().items())})"
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Cell) and self._identity() == other._identity()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._identity())
 
-    def __copy__(self):
+    def __copy__(self) -> "Cell":
         return self  # a constant, like a tuple of functions
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Cell":
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.made is not None:
             return self.made.again(), ()
         for name, function in self._functions().items():
@@ -112,14 +128,14 @@ class Cell:
                 ) from error
         return Cell, tuple(self._functions().values())
 
-    def _functions(self):
+    def _functions(self) -> dict[str, Callable[..., Any]]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
 
-    def _identity(self):
+    def _identity(self) -> "Made | tuple[Callable[..., Any], ...]":
         return self.made or tuple(self._functions().values())
 
 
-def labelled(cell, made=None, gated=None):
+def labelled(cell: Cell, made: "Made | None" = None, gated: Any = None) -> Cell:
     """The cell with what it says of itself; its functions alone say nothing."""
     cell = dataclasses.replace(cell)
     object.__setattr__(cell, "made", made)
@@ -130,29 +146,29 @@ def labelled(cell, made=None, gated=None):
 class Made(NamedTuple):
     """The call that made a cell, or a constructor."""
 
-    constructor: Callable
-    args: tuple
-    kwargs: tuple
+    constructor: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         given = [repr_of(value) for value in self.args]
-        parameters = self.constructor.__signature__.parameters
+        parameters = inspect.signature(self.constructor).parameters
         for name, value in self.kwargs:
             if name not in parameters or value != parameters[name].default:
                 given.append(f"{name}={repr_of(value)}")
         return f"{self.constructor.__name__}({', '.join(given)})"
 
-    def again(self):
+    def again(self) -> functools.partial[Any]:
         """The call, not yet made: it pickles by the public names of what it is made of."""
         return functools.partial(self.constructor, *self.args, **dict(self.kwargs))
 
 
-def repr_of(value):
+def repr_of(value: object) -> str:
     """A function by its name, anything else by its repr."""
     return getattr(value, "__qualname__", None) or repr(value)
 
 
-class constructor:  # noqa: N801, a decorator
+class constructor(Generic[P]):  # noqa: N801, a decorator
     """Makes a function that builds a ``Cell`` remember its arguments in the cell.
 
     >>> @jaxrnn.constructor
@@ -167,19 +183,25 @@ class constructor:  # noqa: N801, a decorator
     (True, smooth(rate=0.25))
     """
 
-    def __init__(self, build, name=None, origin=None):
+    build: Callable[P, Cell]
+    origin: Made | None
+    __name__: str
+    __signature__: inspect.Signature
+
+    def __init__(
+        self, build: Callable[P, Cell], name: str | None = None, origin: Made | None = None
+    ) -> None:
         functools.update_wrapper(self, build)
         self.build = build
         self.__signature__ = inspect.signature(build)
         self.__name__ = name or build.__name__
         self.origin = origin  # what `Made` this constructor, if it was not a `def`
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Cell:
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
-            message = f"{self.__name__}(): {error}; it takes {self.__name__}{self.__signature__}"
-            raise TypeError(message) from None
+            raise TypeError(f"{self.__name__}(): {error}; it takes {self._usage()}") from None
         bound.apply_defaults()
         cell = self.build(*bound.args, **bound.kwargs)
         kinds = self.__signature__.parameters
@@ -195,23 +217,33 @@ class constructor:  # noqa: N801, a decorator
             raise TypeError(f"{made}: a cell's arguments must be hashable: {error}") from None
         return labelled(cell, made, cell.gated)
 
-    def __repr__(self):
+    def _usage(self) -> str:
+        """The name with its arguments, without their types."""
+        parameters = self.__signature__.parameters.values()
+        plain = [p.replace(annotation=p.empty) for p in parameters]
+        return f"{self.__name__}{inspect.Signature(plain)}"
+
+    def __repr__(self) -> str:
         return self.__name__
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if self.origin is None:
             return self is other
         return isinstance(other, constructor) and self.origin == other.origin
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self) if self.origin is None else hash(self.origin)
 
-    def __reduce__(self):
+    def __reduce__(self) -> str | tuple[Callable[[], Any], tuple[()]]:
         return self.__qualname__ if self.origin is None else (self.origin.again(), ())
 
 
 @constructor
-def cell(init, initial_state, step):
+def cell(
+    init: Init,
+    initial_state: InitialState,
+    step: Callable[[Params, State, Array], tuple[State, Array]] | Step,
+) -> Cell:
     """Lifts a step to a ``Cell``: it gets everything but a fused kernel.
 
     Args:
@@ -259,18 +291,18 @@ def cell(init, initial_state, step):
 
 
 def unroll(
-    cell,
-    params,
-    xs,
-    state=None,
+    cell: Cell,
+    params: Params,
+    xs: InputArray,
+    state: State | None = None,
     *,
-    lengths=None,
-    mask=None,
-    starts=None,
-    reverse=False,
-    key=None,
-    implementation=None,
-):
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    key: PRNGKey | None = None,
+    implementation: Implementation | None = None,
+) -> tuple[State, Array]:
     """Runs a cell over a sequence: the same as scanning ``cell.step``.
 
     Args:
@@ -317,7 +349,15 @@ def unroll(
     return automatic(run, xs)(params, state, xs, mask, starts, key)
 
 
-def explain(cell, params, xs, state=None, *, platform=None, **options):
+def explain(
+    cell: Cell,
+    params: Params,
+    xs: ShapeDtype,
+    state: State | None = None,
+    *,
+    platform: str | Device | None = None,
+    **options: Any,  # those of `unroll`
+) -> dispatch.Explanation:
     """Says which implementation ``unroll`` runs on, and why the others don't.
 
     Args:
@@ -348,11 +388,11 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
     return dispatch.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
 
 
-def _is_array(value):
+def _is_array(value: object) -> bool:
     return hasattr(value, "shape")
 
 
-def output_size(cell, params, in_size):
+def output_size(cell: Cell, params: Params, in_size: int) -> int:
     """The size of a cell's output, with parameters for inputs of ``in_size`` features."""
 
     def run(xs):

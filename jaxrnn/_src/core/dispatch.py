@@ -40,7 +40,7 @@ class Explanation(NamedTuple):
     platform: str
     choices: tuple[Choice, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{self.cell} on {self.platform}"]
         for choice in self.choices:
             lines.append(f"  {choice.operation}")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import operator
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.equations import code_of, watched
 from jaxrnn._src.core.sequence import resets, select
 from jaxrnn._src.core.sharding import varying
+from jaxrnn._src.core.typing import InputArray, Params, PRNGKey, State
 from jaxrnn._src.wrappers.stack import bidirectional
 from jaxrnn._src.wrappers.views import check_cell
 
@@ -22,8 +24,17 @@ OUTPUT = "y"
 
 
 def trace(
-    cell, params, xs, state=None, *, lengths=None, mask=None, starts=None, reverse=False, key=None
-):  # fmt: skip
+    cell: Cell,
+    params: Params,
+    xs: InputArray,
+    state: State | None = None,
+    *,
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    key: PRNGKey | None = None,
+) -> dict[str, Any]:
     """Every gate, what enters it, and every state, at every step, by its name in the equation.
 
     The names are those of the local variables of the function a cell is written as: the update of

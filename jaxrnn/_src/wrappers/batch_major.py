@@ -1,15 +1,31 @@
 """Cells in modules: batch before time, as Flax has it, and one type for all products."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.core.cell import Cell, unroll
+from jaxrnn._src.core.typing import Array, InputArray, Params, State
 
 LAYOUT = "[...batch, T, I]"
 
 
-def run(cell, params, xs, state, *, dtype, seq_lengths, mask, starts, **options):
+def run(
+    cell: Cell,
+    params: Params,
+    xs: InputArray,
+    state: State | None,
+    *,
+    dtype: DTypeLike | None,
+    seq_lengths: InputArray | Sequence[int] | None,
+    mask: InputArray | None,
+    starts: InputArray | None,
+    **options: Any,
+) -> tuple[State, Array]:
     """``jaxrnn.unroll`` of xs [...batch, T, I], mask and starts [...batch, T].
 
     Parameters and inputs are cast to ``dtype``, unless it is None.

@@ -2,18 +2,23 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import constructor, labelled
+from jaxrnn._src.core.cell import Cell, constructor, labelled
 from jaxrnn._src.core.param_spec import each_gate, input_init, recurrent_init
+from jaxrnn._src.core.typing import Array, Initializers, PRNGKey, Shape
 from jaxrnn._src.wrappers.views import check_cell
 
 
 @constructor
-def initialized(cell, scheme=None, **by_name):
+def initialized(
+    cell: Cell, scheme: Literal["torch", "keras"] | None = None, **by_name: Initializers
+) -> Cell:
     """The same cell, whose parameters begin otherwise.
 
     Args:
@@ -98,11 +103,11 @@ class chrono:  # noqa: N801, an initializer
     forget: int = 1
     input: int | None = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.longest > 2:
             raise ValueError(f"longest: got {self.longest}, want more than 2 steps")
 
-    def __call__(self, key, shape, dtype):
+    def __call__(self, key: PRNGKey, shape: Shape, dtype: DTypeLike) -> Array:
         count = shape[0]
         for name, gate in (("forget", self.forget), ("input", self.input)):
             if gate is not None and not 0 <= gate < count:

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.reparameterised import with_params
 from jaxrnn._src.wrappers.views import check_cell
 
@@ -12,7 +13,7 @@ NAMES = ("w", "r", "p")  # of the weights that products take; all else stays as 
 _MOST = 127  # -128 is left out: a weight and its negative are equally far from zero
 
 
-def quantize(cell, params):
+def quantize(cell: Cell, params: Params) -> tuple[Cell, Params]:
     """Rounds a cell's weights to int8, one scale for each output of each gate.
 
         scale = max |w| / 127      w ~ int8 * scale      with an error of scale / 2 at most
@@ -54,7 +55,7 @@ def quantize(cell, params):
 
 
 @constructor
-def int8(cell):
+def int8(cell: Cell) -> Cell:
     """A cell whose weights are int8, with scales: what ``jaxrnn.quantize`` gives, for inference.
 
     Args:

@@ -13,7 +13,7 @@ from jaxrnn._src.wrappers.views import check_cell
 
 
 @constructor
-def learned_state(cell):
+def learned_state(cell: Cell) -> Cell:
     """The initial state is a parameter, the same for all rows and episodes.
 
     Args:

@@ -1,16 +1,20 @@
 """Cells whose parameters are made of others, once a call: every implementation keeps running."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 
 from jaxrnn._src.core import checks, dropout_masks, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.typing import Init, Params, PRNGKey
 from jaxrnn._src.wrappers.views import check_cell, views
 
 
 @constructor
-def with_params(cell, transform, init=None):
+def with_params(
+    cell: Cell, transform: Callable[[Params, PRNGKey | None], Params], init: Init | None = None
+) -> Cell:
     """A cell whose parameters are a function of others.
 
     Args:
@@ -52,7 +56,7 @@ def checked(cell, spec):
 
 
 @constructor
-def weight_dropout(cell, rate, *, names=("r",)):
+def weight_dropout(cell: Cell, rate: float, *, names: tuple[str, ...] = ("r",)) -> Cell:
     """Zeroes weights at random and scales up the others (DropConnect, Wan et al. 2013).
 
     With the recurrent weights of an LSTM, the weight-dropped LSTM of Merity et al. 2018

@@ -13,7 +13,7 @@ from jaxrnn._src.wrappers.views import check_cell
 
 
 @constructor
-def truncated(cell, chunk):
+def truncated(cell: Cell, chunk: int) -> Cell:
     """Truncated back-propagation through time (Williams & Peng 1990).
 
     The sequence is run in chunks. At the seams between them the state is carried and its gradient

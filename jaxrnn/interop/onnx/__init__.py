@@ -6,3 +6,5 @@ What is imported of the package ``onnx``, which has this one's name, is imported
 from jaxrnn.interop.onnx.cells import backward, onnx_gru, onnx_lstm
 from jaxrnn.interop.onnx.exported import to_onnx
 from jaxrnn.interop.onnx.imported import from_onnx
+
+__all__ = ["backward", "from_onnx", "onnx_gru", "onnx_lstm", "to_onnx"]

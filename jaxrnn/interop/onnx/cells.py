@@ -6,6 +6,7 @@ from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.typing import Activation
 from jaxrnn._src.ops.step_loop import split
 from jaxrnn._src.wrappers.views import check_cell
 
@@ -28,8 +29,12 @@ def _lstm_update(f, g, h, input_forget):
 
 @constructor
 def onnx_lstm(
-    hidden, *, activations=("sigmoid", "tanh", "tanh"), peepholes=False, input_forget=False
-):  # fmt: skip
+    hidden: int,
+    *,
+    activations: tuple[Activation, ...] = ("sigmoid", "tanh", "tanh"),
+    peepholes: bool = False,
+    input_forget: bool = False,
+) -> Cell:
     """ONNX's LSTM, with three activations.
 
         i, f, o = f(W x + R h + b)            g = g(W_g x + R_g h + b_g)
@@ -76,7 +81,12 @@ def _gru_updates(f, g):
 
 
 @constructor
-def onnx_gru(hidden, *, activations=("sigmoid", "tanh"), reset_after=True):
+def onnx_gru(
+    hidden: int,
+    *,
+    activations: tuple[Activation, ...] = ("sigmoid", "tanh"),
+    reset_after: bool = True,
+) -> Cell:
     """ONNX's GRU, with two activations.
 
         r, z = f(W x + R h + b)                   h = (1 - z) * n + z * h
@@ -106,7 +116,7 @@ def onnx_gru(hidden, *, activations=("sigmoid", "tanh"), reset_after=True):
 
 
 @constructor
-def backward(cell):
+def backward(cell: Cell) -> Cell:
     """A cell run from the last step to the first: ONNX's ``direction="reverse"``.
 
     Args:

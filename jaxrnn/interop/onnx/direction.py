@@ -11,7 +11,8 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.irnn import irnn
 from jaxrnn._src.cells.lstm import lstm
-from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.core.cell import Cell, unroll
+from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.initialized import initialized
 from jaxrnn.interop.biases import double_bias, parted, summed, without_bias
 from jaxrnn.interop.onnx.activations import Activation, described, named
@@ -71,7 +72,7 @@ class Direction(NamedTuple):
     p: np.ndarray | None = None
 
 
-def to_cell(one, double):
+def to_cell(one: Direction, double: bool) -> tuple[Cell, Params]:
     """``(cell, params)`` of a ``Direction``; ``double`` keeps its two biases apart."""
     kind = OPERATORS[one.op]
     clips = [one.clip if clipped else None for clipped in kind.clipped]
@@ -123,7 +124,7 @@ def _negated(gates):
     return np.concatenate([-gates[..., :1, :], gates[..., 1:, :]], -2)
 
 
-def from_cell(cell, params):
+def from_cell(cell: Cell, params: Params) -> Direction:
     """The ``Direction`` that a cell is, with parameters as NumPy arrays.
 
     Raises:

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn._src.wrappers.stack import bidirectional, dropout, stack
 from jaxrnn._src.wrappers.views import check_cell
 from jaxrnn.interop.onnx.activations import DEFAULTS
@@ -11,7 +13,7 @@ from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, from_cell
 
 
-def to_onnx(cell, params, *, lengths=False, state=False):
+def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = False) -> Theirs:
     """A cell as an ONNX model of the operators RNN, GRU and LSTM, with free T and B.
 
     Its input is ``xs`` [T, B, I] and its first output ``ys`` [T, B, O], as of ``jaxrnn.unroll`` in

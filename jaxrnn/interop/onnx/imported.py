@@ -1,11 +1,14 @@
 """From a model's recurrent nodes to a cell."""
 
 import os
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import checks
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import InputArray, Params, Theirs
 from jaxrnn._src.wrappers.learned import learned_state
 from jaxrnn._src.wrappers.stack import bidirectional, stack
 from jaxrnn.interop.onnx import activations
@@ -21,7 +24,13 @@ ATTRIBUTES = {
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 
-def from_onnx(model, weights=None, *, node=None, double_bias=False):
+def from_onnx(
+    model: Theirs,
+    weights: Mapping[str, InputArray] | None = None,
+    *,
+    node: str | None = None,
+    double_bias: bool = False,
+) -> tuple[Cell, Params]:
     """The recurrent nodes of an ONNX model as a cell: RNN, GRU and LSTM with all they can say.
 
     What a node is given when it runs is what ``jaxrnn.unroll`` is given:

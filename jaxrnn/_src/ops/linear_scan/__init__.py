@@ -5,10 +5,13 @@
 Elementwise: no channel sees another.
 """
 
+from typing import Literal
+
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.core.typing import Array, InputArray
 from jaxrnn._src.ops.linear_scan import reference, tpu, xla
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, completed, keeps
 from jaxrnn._src.ops.operation import WEIGHT, Operation
@@ -16,7 +19,16 @@ from jaxrnn._src.ops.operation import WEIGHT, Operation
 IMPLEMENTATIONS = {"tpu": tpu, "xla": xla}  # the best first; `reference` runs only if asked
 
 
-def linear_scan(a, b, h0=None, *, mask=None, starts=None, reverse=False, implementation=None):
+def linear_scan(
+    a: InputArray,
+    b: InputArray,
+    h0: InputArray | None = None,
+    *,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    implementation: Literal["reference", "xla", "tpu"] | None = None,
+) -> tuple[Array, Array]:
     """Runs the linear recurrence h_t = a_t * h_{t-1} + b_t, elementwise, over time.
 
     It is the core of the LRU (Orvieto et al. 2023, arXiv:2303.06349), S5 (Smith et al. 2023,
