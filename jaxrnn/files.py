@@ -24,7 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-import jaxrnn.interop.onnx
+import jaxrnn.interop.onnx.activations
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell, Made, constructor, repr_of
 from jaxrnn._src.core.typing import Params
@@ -94,7 +94,7 @@ def save(
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell!r}, want a Cell, as jaxrnn.lstm(128)")
     params = params_tree.dicts(params)
-    contents, arrays = {"cell": _described(cell, cell, (names or {}) | OWN)}, {}
+    contents, arrays = {"cell": _described(cell, cell, dict(names or {}) | OWN)}, {}
     contents["params"] = _outline(params, (), arrays)
     _check_fits(cell, params)
     contents["sha256"] = _digest(contents, arrays)
@@ -125,7 +125,7 @@ def load(
     data = pathlib.Path(path).read_bytes()
     try:
         contents, arrays = _parsed(data)
-        cell = _made(contents["cell"], (names or {}) | OWN)
+        cell = _made(contents["cell"], dict(names or {}) | OWN)
         if not isinstance(cell, Cell):
             raise ValueError(f"it describes {cell!r}, want a Cell")
         params = _tree(contents["params"], arrays)
@@ -151,7 +151,7 @@ def _described(value, cell, names):
         hint = "decorate what builds it with jaxrnn.constructor"
         raise TypeError(f"cell: got {value}, want one that a constructor made: {hint}")
     known = None if made is None else _name(made.constructor, names)
-    if known is None:
+    if made is None or known is None:
         came = repr_of(value) if made is None else repr(made.constructor)
         want = "jaxrnn's own constructors, numbers, strings, None and tuples"
         hint = f"give it a name, here and to load: names={{'...': {came}}}"
@@ -247,7 +247,7 @@ def _parsed(data):
     try:
         contents = json.loads(json.loads(header.decode())["__metadata__"][KEY])
         digest = contents.pop("sha256")
-        contents["cell"], contents["params"]
+        _ = contents["cell"], contents["params"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("it describes no cell, as jaxrnn.files.save does") from None
     arrays = {name: _array(name, view) for name, view in views}

@@ -96,7 +96,7 @@ class RNN(nnx.Module):
     def step(self, state: State, x: InputArray) -> tuple[State, Array]:
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
         params, x = batch_major.cast(self.dtype, self._values(), x)
-        return self.cell.step(params, state, x)
+        return self.cell.step(params, state, jnp.asarray(x))
 
     def initial_state(self, batch_shape: Shape) -> State:
         """The state that ``step`` begins with."""

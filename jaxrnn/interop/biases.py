@@ -14,6 +14,8 @@ from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.typing import Array, Params, Shape
 from jaxrnn._src.wrappers.reparameterised import with_params
 
+_SUMMED = (elman, lstm, gru)
+
 
 @constructor
 def double_bias(cell: Cell) -> Cell:
@@ -112,7 +114,7 @@ def parted(params: Params) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 def _shapes(name: str, cell: Cell) -> dict[str, Shape]:
     """The shapes of a cell's parameters, if it is one of those with biases that are summed."""
-    if not isinstance(cell, Cell) or cell.made.constructor not in (elman, lstm, gru):
+    if not isinstance(cell, Cell) or not cell.made or cell.made.constructor not in _SUMMED:
         raise ValueError(f"{name}: got {cell!r}, want an elman, lstm or gru")
     params = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0))
     return {name: a.shape for name, a in params.items()}

@@ -10,7 +10,7 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.cell import Cell, call_of
 from jaxrnn._src.core.typing import Params, Shape
 from jaxrnn.interop.layout import (
     Layout,
@@ -189,7 +189,7 @@ def to_haiku(cell: Cell, params: Params, *, name: str | None = None) -> dict[str
     {'gru': ['b', 'w_h', 'w_i']}
     """
     make = made_by(cell, (elman, lstm, gru, conv_lstm), "Haiku")
-    places = len(dict(cell.made.kwargs).get("shape", (1,)))
+    places = len(dict(call_of(cell).kwargs).get("shape", (1,)))
     kinds = [kind for kind, its in _KINDS.items() if its.make is make]
     kind = kinds[places - 1]  # of convolutions there is one for each number of axes
     its = _KINDS[kind]

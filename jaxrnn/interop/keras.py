@@ -1,6 +1,7 @@
 """Weights from and to Keras: its recurrent layers and cells, their directions and stacks."""
 
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell
-from jaxrnn._src.core.typing import Params, Theirs
+from jaxrnn._src.core.typing import Merge, Params, Theirs
 from jaxrnn._src.wrappers import stack
 from jaxrnn.interop import biases
 from jaxrnn.interop.layers import (
@@ -38,7 +39,7 @@ _ACTIVATIONS = {  # Keras's name of a function, and that in jax.nn
         )
     },
 }  # fmt: skip
-_MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}
+_MERGES: dict[str, Merge] = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}
 
 
 def from_keras(source: Theirs, *, double_bias: bool = False) -> tuple[Cell, Params]:
@@ -82,9 +83,9 @@ def from_keras(source: Theirs, *, double_bias: bool = False) -> tuple[Cell, Para
     return cell, params
 
 
-def _pairs(keras, source, double):
+def _pairs(keras: Any, source: Theirs, double: bool) -> list[tuple[Cell, Params]]:
     """Pairs of a cell and its parameters, from the first layer of ``source`` to the last."""
-    several = source if isinstance(source, (list, tuple)) else None
+    several = _listed(source)
     if keras is not None and several is None:
         if isinstance(source, keras.Sequential):
             several = source.layers
@@ -107,6 +108,10 @@ def _pairs(keras, source, double):
     if not several:
         raise ValueError("source: got no layers, want one or more")
     return [pair for one in several for pair in _pairs(keras, one, double)]
+
+
+def _listed(source: Theirs) -> Theirs:
+    return source if isinstance(source, (list, tuple)) else None
 
 
 def _cells(keras):
@@ -153,7 +158,7 @@ def _of_cell(keras, cell, double):
         want = "implementation=2: 1 draws for each gate by itself"
         raise ValueError(f"source: got {cell.name!r} with dropout, want {want}")
     hidden, is_gru = cell.units, isinstance(cell, keras.layers.GRUCell)
-    given = {"activation": _activation(keras, cell, "activation")}
+    given: dict[str, Any] = {"activation": _activation(keras, cell, "activation")}
     if isinstance(cell, keras.layers.SimpleRNNCell):
         made = elman(hidden, **given)
     else:

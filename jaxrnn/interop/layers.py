@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import Cell, unroll
-from jaxrnn._src.core.typing import Activation, Merge, Params
+from jaxrnn._src.core.cell import Cell, call_of, unroll
+from jaxrnn._src.core.typing import Merge, Params
 from jaxrnn._src.wrappers.initialized import initialized
 from jaxrnn._src.wrappers.stack import bidirectional, stack
 from jaxrnn.interop.biases import double_bias, without_bias
@@ -22,7 +22,7 @@ def is_a(cell: Cell, constructor: Callable[..., Cell]) -> bool:
 
 def options(cell: Cell) -> dict[str, Any]:
     """What a cell was made with, by name."""
-    return dict(cell.made.kwargs)
+    return dict(call_of(cell).kwargs)
 
 
 def plain(cell: Cell) -> Cell:
@@ -37,9 +37,9 @@ def layers(cell: Cell, params: Params) -> list[tuple[Cell, Params]]:
     cell = plain(cell)
     if not is_a(cell, stack):
         return [(cell, params)]
-    inits = {str(i): one.init for i, one in enumerate(cell.made.args)}
+    inits = {str(i): one.init for i, one in enumerate(call_of(cell).args)}
     params = params_tree.parts(params, inits)
-    pairs = zip(cell.made.args, map(params.get, inits))
+    pairs = zip(call_of(cell).args, map(params.get, inits))
     return [layer for pair in pairs for layer in layers(*pair)]
 
 
@@ -79,7 +79,7 @@ def one_bias(cell: Cell) -> tuple[Cell, int]:
     return cell, 1
 
 
-def name_of(activation: Activation) -> Activation:
+def name_of(activation: str | Callable[..., Any]) -> str | Callable[..., Any]:
     """The name in ``jax.nn`` of a cell's activation; the function itself if it is another."""
     name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
     known = getattr(jax.nn, name, None)

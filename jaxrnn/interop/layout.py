@@ -1,5 +1,6 @@
 """A peer's cell is often one of ours with its arrays laid out otherwise."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import Cell, repr_of
+from jaxrnn._src.core.cell import Cell, call_of, repr_of
 from jaxrnn._src.core.typing import Array, Params, Shape
 from jaxrnn._src.wrappers.views import check_cell
 
@@ -47,7 +48,9 @@ def _fitting(cell, laid, arrays, name):
 
     The size of the input is whatever the first array says whose shape depends on it.
     """
-    unit = math.prod(dict(cell.made.kwargs).get("shape", ()))  # a feature at each place, if any
+    unit = math.prod(
+        dict(call_of(cell).kwargs).get("shape", ())
+    )  # a feature at each place, if any
 
     def shapes(features):
         init = lambda key: laid(cell.init(key, features * unit))
@@ -98,7 +101,8 @@ def options(cell: Cell, peer: str, held: tuple[str, ...] = (), **fixed: Any) -> 
         those that only say how parameters begin and what a backward keeps.
       fixed: what an argument is in the peer's, where it is not the default.
     """
-    given, parameters = dict(cell.made.kwargs), cell.made.constructor.__signature__.parameters
+    made = call_of(cell)
+    given, parameters = dict(made.kwargs), inspect.signature(made.constructor).parameters
     for name, value in given.items():
         want = fixed.get(name, parameters[name].default)
         free = name in ("hidden", "forget_bias", "residuals", *held)

@@ -98,7 +98,7 @@ def from_torch(
         made = [_cell(weights, nonlinearity, double_bias) for weights in directions]
         if pairs and dropout:
             pairs.append((stack.dropout(dropout), {}))
-        pairs.append(both(*made) if len(made) == 2 else made[0])
+        pairs.append(both(made[0], made[1]) if len(made) == 2 else made[0])
     cell, params = stacked(pairs)
     check(cell, params)
     return cell, params
@@ -171,6 +171,7 @@ def _cell(weights, nonlinearity, double):
     weights = {name: jnp.array(a) for name, a in weights.items()}
     params = {name: _from_rows(weights[f"weight_{of}"], gates) for name, of in _PRODUCTS.items()}
     if gates == 1:
+        assert nonlinearity is not None  # one of two
         cell = elman(hidden, activation=nonlinearity)
     elif gates == 3:
         cell = gru(hidden)

@@ -81,11 +81,11 @@ def gated(
     bias = (0.0,) * gates if bias is None else tuple(float(b) for b in bias)
     if len(bias) != gates:
         raise ValueError(f"bias: got {len(bias)} numbers, want one for each of {gates} gates")
-    unit = tuple(sorted(dict(unit or {}).items()))
+    named = tuple(sorted(dict(unit or {}).items()))
     recurrent = tuple(range(gates) if recurrent is None else recurrent)
     if not set(recurrent) <= set(range(gates)) or len(set(recurrent)) < len(recurrent):
         raise ValueError(f"recurrent: got {recurrent}, want different gates below {gates}")
-    form = Form(update, gates, states, bias, unit, recurrent)
+    form = Form(update, gates, states, bias, named, recurrent)
     size = _check_update(form)
     equations(update)
 

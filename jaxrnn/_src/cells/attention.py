@@ -14,6 +14,7 @@ from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.equations import equations
 from jaxrnn._src.core.rotary import rotated
 from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core.typing import Array
 from jaxrnn._src.ops.attention import attend, attend_ring
 from jaxrnn._src.wrappers.stack import residual, stack
 
@@ -89,7 +90,10 @@ def attention(
         stored = (a.astype(dtype) for a in (rotated(k, slot), v))
         caches = [_put(cache, slot, new) for cache, new in zip(caches, stored)]
         queries = rotated(q, slot), rotated(q, slot + room)
-        y = attend_ring(*(a.astype(dtype) for a in (*queries, *caches)), count)
+        y = attend_ring(
+            queries[0].astype(dtype), queries[1].astype(dtype), caches[0].astype(dtype),
+            caches[1].astype(dtype), count,
+        )  # fmt: skip
         y = _output(params, y, x.dtype)
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)
@@ -127,7 +131,8 @@ def attention(
         after = _cache(initial, before, (stored, v), position, episode, real, count, room)
         (q, blind), (k, v, bad) = _finite(q), _finite(k, v)
         poisoned = blind | _sees(bad & real, position, episode, window)
-        query = key_place = None
+        query: tuple[Array, Array] | None = None
+        key_place: tuple[Array, Array] | None = None
         if not plain:
             query, key_place = (position, episode), (position, jnp.where(real, episode, -1))
         if state is not None:
@@ -139,9 +144,9 @@ def attention(
             near = last >= 0 if window is None else (last >= 0) & (position - last < window)
             poisoned |= (episode == 0) & near
             k, v = (jnp.concatenate(pair, -3) for pair in zip(caches, (k, v)))
-            key_place = tuple(
-                jnp.concatenate([a, b], -1) for a, b in zip(cached, key_place)
-            )  # fmt: skip
+            assert key_place is not None  # a state is given, so this is not plain
+            places, episodes = zip(cached, key_place)
+            key_place = jnp.concatenate(places, -1), jnp.concatenate(episodes, -1)
         ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
         ys = _output(params, ys, xs.dtype)
         poisoned = poisoned if window else poisoned | (position >= room)

@@ -7,7 +7,7 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import param_spec
 from jaxrnn._src.core.cell import Cell, constructor
-from jaxrnn._src.core.typing import Residuals
+from jaxrnn._src.core.typing import Initializer, Residuals
 from jaxrnn._src.wrappers.reparameterised import checked, with_params
 
 
@@ -18,7 +18,7 @@ def fast_grnn_update(state, x, r, bz, bn, zeta, nu):
     return (h,)
 
 
-_unit = dict.fromkeys(("bz", "bn", "zeta", "nu"), param_spec.zeros)
+_unit: dict[str, Initializer] = dict.fromkeys(("bz", "bn", "zeta", "nu"), param_spec.zeros)
 _separate = gated(fast_grnn_update, gates=1, unit=_unit)
 
 

@@ -117,10 +117,10 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key
-        o, taken = inputs(params, xs)
+        o, (q, k, v, log_f, log_i) = inputs(params, xs)
         state = initial_state(params, xs.shape[1:-1]) if state is None else state
         state, read = matrix_memory.matrix_memory(
-            *taken, packed(state), stabilised=stabilised, mask=mask, starts=starts,
+            q, k, v, log_f, log_i, packed(state), stabilised=stabilised, mask=mask, starts=starts,
             reverse=reverse, implementation=implementation,
         )  # fmt: skip
         return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)

@@ -77,7 +77,7 @@ def s5(
     spec = {
         "lambda_re": ((state,), jax.nn.initializers.constant(-0.5)),
         "lambda_im": ((state,), imaginary),
-        "log_step": ((state,), lambda *given: jax.random.uniform(*given, *steps)),
+        "log_step": ((state,), lambda k, s, dtype: jax.random.uniform(k, s, dtype, *steps)),
     }
 
     def discretized(params):

@@ -46,7 +46,7 @@ def sru(hidden: int, *, project: bool = False, highway_bias: float = 0.0) -> Cel
     uniform = jax.nn.initializers.variance_scaling
     spec = {
         "w": ((param_spec.INPUTS, 3 + project, hidden), uniform(1.0, "fan_in", "uniform")),
-        "v": ((2, hidden), lambda *given: jax.random.uniform(*given, -1.0, 1.0) * math.sqrt(1.5)),
+        "v": ((2, hidden), _peephole),
         "b": ((2, hidden), param_spec.numbers(0.0, highway_bias)),
     }
 
@@ -73,3 +73,7 @@ def sru(hidden: int, *, project: bool = False, highway_bias: float = 0.0) -> Cel
         return params | {"w": params["w"] * scale[None, :, None]}
 
     return dataclasses.replace(lifted(spec, (hidden,), inputs, step, others=("v",)), init=init)
+
+
+def _peephole(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * math.sqrt(1.5)

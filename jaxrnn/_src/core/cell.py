@@ -44,6 +44,7 @@ from jaxrnn._src.core.typing import (
     ShapeDtype,
     State,
     Step,
+    StepWithKey,
     Unroll,
 )
 
@@ -143,6 +144,12 @@ def labelled(cell: Cell, made: "Made | None" = None, gated: Any = None) -> Cell:
     return cell
 
 
+def call_of(cell: Cell) -> "Made":
+    """The call that made a cell, which is known to come from a constructor."""
+    assert cell.made is not None
+    return cell.made
+
+
 class Made(NamedTuple):
     """The call that made a cell, or a constructor."""
 
@@ -186,6 +193,7 @@ class constructor(Generic[P]):  # noqa: N801, a decorator
     build: Callable[P, Cell]
     origin: Made | None
     __name__: str
+    __qualname__: str
     __signature__: inspect.Signature
 
     def __init__(
@@ -242,7 +250,7 @@ class constructor(Generic[P]):  # noqa: N801, a decorator
 def cell(
     init: Init,
     initial_state: InitialState,
-    step: Callable[[Params, State, Array], tuple[State, Array]] | Step,
+    step: Callable[[Params, State, Array], tuple[State, Array]] | StepWithKey,
 ) -> Cell:
     """Lifts a step to a ``Cell``: it gets everything but a fused kernel.
 
@@ -269,7 +277,8 @@ def cell(
     takes_key = "key" in inspect.signature(step).parameters
 
     def call(params, state, x, key):
-        return step(params, state, x, key) if takes_key else step(params, state, x)
+        given = (params, state, x, key) if takes_key else (params, state, x)
+        return step(*given)
 
     def one(params, state, x, key=None):
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
@@ -385,7 +394,7 @@ def explain(
         arrays = (dicts(params), xs, state, {k: v for k, v in options.items() if _is_array(v)})
         static = {k: v for k, v in options.items() if not _is_array(v)}
         jax.eval_shape(lambda p, x, s, a: unroll(cell, p, x, s, **a, **static), *arrays)
-    return dispatch.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
+    return dispatch.Explanation(repr(cell), target.chip or str(target.platform), tuple(choices))
 
 
 def _is_array(value: object) -> bool:

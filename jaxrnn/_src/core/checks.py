@@ -3,14 +3,17 @@
 import math
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from jaxrnn._src.core.dispatch import NAMES, REFERENCE
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_device
+from jaxrnn._src.core.typing import Activation, Array
 
 # What a caller may name: as JAX, "gpu" for whichever is there.
 PLATFORM_NAMES = ("gpu", *PLATFORMS)
@@ -177,13 +180,13 @@ def target(platform):
     return Target(platform)
 
 
-def activation(value, name="activation"):
+def activation(value: Activation, name: str = "activation") -> Callable[[Array], Array]:
     """A function, given as itself or by its name in ``jax.nn``."""
     function = getattr(jax.nn, value, None) if isinstance(value, str) else value
     if not callable(function):
         wanted = "a function or the name of one in jax.nn ('tanh', 'relu', 'gelu', ...)"
         raise ValueError(f"{name}: got {value!r}, want {wanted}")
-    return function
+    return cast(Callable[[Array], Array], function)
 
 
 def check_lifted(implementation):
@@ -225,7 +228,7 @@ def number(name, value, *, above=-math.inf, most=math.inf):
     """``value`` as a float greater than ``above`` and no greater than ``most``."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {value!r}, want a number")
-    if not above < value <= most:
+    if not above < float(value) <= most:
         limit = "" if most == math.inf else f" and up to {most}"
         raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
     return float(value)

@@ -8,6 +8,8 @@ import contextlib
 import contextvars
 from typing import NamedTuple
 
+from jaxrnn._src.core.lowering_target import Target
+
 REFERENCE = "reference"
 # All that `implementation=` can be, of any operation.
 NAMES = (REFERENCE, "xla", "cpu", "tpu", "gpu")
@@ -81,7 +83,9 @@ def check(table, name):
         raise ValueError(f"implementation: got {name!r}, but this operation has only {known}")
 
 
-_recorder = contextvars.ContextVar("recorder", default=None)
+_recorder: contextvars.ContextVar[tuple[Target, list[Choice]] | None] = contextvars.ContextVar(
+    "recorder", default=None
+)
 
 
 @contextlib.contextmanager
@@ -102,9 +106,9 @@ def is_recording():
 
 def record(operation, table, problem, operands):
     """Tells ``explain`` what ``operation`` runs on; nothing if nobody asked."""
-    if not is_recording():
+    if (recorder := _recorder.get()) is None:
         return
-    target, choices = _recorder.get()
+    target, choices = recorder
     asked, runs, others = problem.implementation, REFERENCE, {}
     if asked != REFERENCE:
         runs = _name(table, choose(table, problem, operands, target))
@@ -135,6 +139,6 @@ def only_reference(operation, why, name):
 
 def record_reference(operation, why):
     """The same for an operation that has no implementation but its reference."""
-    if is_recording():
+    if (recorder := _recorder.get()) is not None:
         others = {name: why for name in NAMES if name != REFERENCE}
-        _recorder.get()[1].append(Choice(operation, REFERENCE, others))
+        recorder[1].append(Choice(operation, REFERENCE, others))

@@ -59,4 +59,5 @@ def watched():
         yield frames
     finally:
         # Python 3.11's cProfile is no function, and has to be put back by its own hand.
-        before.enable() if hasattr(before, "enable") else sys.setprofile(before)
+        enable = getattr(before, "enable", None)
+        sys.setprofile(before) if enable is None else enable()

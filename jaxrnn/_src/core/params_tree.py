@@ -8,7 +8,8 @@ a function that is jitted or differentiated may close over one.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -28,7 +29,9 @@ def dicts(params):
 class OfDicts:
     """A function of parameters that are given to it as dicts. Equals another of the same."""
 
-    def __init__(self, function):
+    __wrapped__: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
 
     def __call__(self, params, *args, **options):

@@ -65,6 +65,14 @@ class InitialState(Protocol):
     def __call__(self, params: Params, batch_shape: Shape, /) -> State: ...
 
 
+class StepWithKey(Protocol):
+    """A ``Step`` to be lifted, whose key has no default."""
+
+    def __call__(
+        self, params: Params, state: State, x: Array, /, key: PRNGKey | None
+    ) -> tuple[State, Array]: ...
+
+
 class Step(Protocol):
     """One time step: x [...batch, I], y [...batch, O] in the type of x.
 

@@ -5,7 +5,7 @@ import functools
 import operator
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -82,10 +82,11 @@ def trace(
     check_cell("trace", cell)
     run = kept_by(cell, _run, "reverse", "implementation")
     # What checks a sequence's arguments checks them here too.
-    return unroll(
+    _, found = unroll(
         dataclasses.replace(cell, unroll=run), params, xs, state,
         lengths=lengths, mask=mask, starts=starts, reverse=reverse, key=key,
-    )[1]  # fmt: skip
+    )  # fmt: skip
+    return cast(dict[str, Any], found)  # in the place of ys
 
 
 def _run(cell, params, state, xs, mask, starts, reverse, key, implementation):

@@ -39,7 +39,7 @@ def file(name: str = "cpu.so", variable: str = FILE) -> pathlib.Path | None:
     if given:
         return pathlib.Path(given).absolute()
     # An editable installation has the library in another directory than the sources.
-    paths = sys.modules[__package__].__path__
+    paths = sys.modules[str(__package__)].__path__
     files = [pathlib.Path(path, "lib", name) for path in paths]
     return next((f for f in files if f.exists()), None)
 
@@ -71,7 +71,7 @@ def library() -> Library:
 
 def why_none(name: str = "cpu.so") -> str:
     """Why a library is not beside the sources that were imported."""
-    here = pathlib.Path(sys.modules[__package__].__path__[0]).parents[1]
+    here = pathlib.Path(sys.modules[str(__package__)].__path__[0]).parents[1]
     try:
         installed = importlib.metadata.distribution("jaxrnn").files or ()
     except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxrnn._src.core import checks, params_tree
 from jaxrnn._src.core.cell import Cell, constructor, labelled
 from jaxrnn._src.core.param_spec import each_gate, input_init, recurrent_init
-from jaxrnn._src.core.typing import Array, Initializers, PRNGKey, Shape
+from jaxrnn._src.core.typing import Array, Initializer, Initializers, PRNGKey, Shape
 from jaxrnn._src.wrappers.views import check_cell
 
 
@@ -143,7 +143,7 @@ def _side_by_side(init):
     return made
 
 
-def _initializer(name, value):
+def _initializer(name: str, value: Any) -> Initializer:
     """``(key, shape, dtype) -> array`` of what a caller gives for a parameter."""
     if isinstance(value, tuple):
         each = [_initializer(name, one) for one in value]
@@ -160,11 +160,12 @@ def _initializer(name, value):
     if isinstance(value, str):
         make = getattr(jax.nn.initializers, value, None)
         try:
-            value = make if value in ("zeros", "ones") else make()
+            value = make if value in ("zeros", "ones") else make()  # pyright: ignore[reportOptionalCall]
         except TypeError:
             want = "the name of one in jax.nn.initializers that needs no arguments"
             raise ValueError(f"{name}: got {value!r}, want {want}, or a function") from None
     if not callable(value):
         want = "an initializer (key, shape, dtype) -> array, its name, or a tuple of these"
         raise TypeError(f"{name}: got {value!r}, want {want}")
-    return lambda key, shape, dtype: each_gate(value, key, shape).astype(dtype)
+    made_by = cast(Initializer, value)
+    return lambda key, shape, dtype: each_gate(made_by, key, shape).astype(dtype)

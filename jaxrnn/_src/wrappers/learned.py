@@ -1,6 +1,7 @@
 """An initial state that is learned."""
 
 import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import lax
 from jaxrnn._src.core import checks, params_tree
 from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
+from jaxrnn._src.core.typing import Array, State
 from jaxrnn._src.wrappers.views import check_cell
 
 
@@ -64,7 +66,8 @@ def learned_state(cell: Cell) -> Cell:
         initial = initial_state(params, xs.shape[1:-1])
         state = initial if state is None else state
         if takes_initial:
-            return cell.unroll(params["cell"], state, xs, *options, initial=initial)
+            run: Callable[..., tuple[State, Array]] = cell.unroll
+            return run(params["cell"], state, xs, *options, initial=initial)
         _, starts, *_ = options
         if starts is None:
             return cell.unroll(params["cell"], state, xs, *options)

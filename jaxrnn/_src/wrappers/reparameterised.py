@@ -85,8 +85,9 @@ def weight_dropout(cell: Cell, rate: float, *, names: tuple[str, ...] = ("r",)) 
     def dropped(params, key):
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
         own = [getattr(path[-1], "key", None) for path, _ in leaves]
-        if not set(names) <= set(own):
-            raise ValueError(f"names: got {names}, want some of {sorted(set(own))}: {cell}")
+        known = {name for name in own if name is not None}  # None for an element of a tuple
+        if not set(names) <= known:
+            raise ValueError(f"names: got {names}, want some of {sorted(known)}: {cell}")
         if key is None or rate == 0:
             return params
         weights = [w for _, w in leaves]

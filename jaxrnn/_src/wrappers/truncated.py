@@ -65,7 +65,8 @@ def truncated(cell: Cell, chunk: int) -> Cell:
         params, state, given = varying((params, state, given))
 
         def run(state, given):
-            return cell.unroll(params, state, *given, False, key, implementation)
+            xs, mask, starts = given
+            return cell.unroll(params, state, xs, mask, starts, False, key, implementation)
 
         def one_chunk(state, given):
             state, ys = run(state, given)

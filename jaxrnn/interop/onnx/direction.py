@@ -11,7 +11,7 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.irnn import irnn
 from jaxrnn._src.cells.lstm import lstm
-from jaxrnn._src.core.cell import Cell, unroll
+from jaxrnn._src.core.cell import Cell, call_of, unroll
 from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.initialized import initialized
 from jaxrnn.interop.biases import double_bias, parted, summed, without_bias
@@ -94,7 +94,7 @@ def to_cell(one: Direction, double: bool) -> tuple[Cell, Params]:
     if double:
         return double_bias(cell), params
     b, rb = params.pop("b"), params.pop("rb")
-    if one.b is None and cell.made.constructor not in (onnx_lstm, onnx_gru):
+    if one.b is None and call_of(cell).constructor not in (onnx_lstm, onnx_gru):
         return without_bias(cell), params
     return cell, params | summed(b, rb, candidate=one.op == "GRU" and one.flag)
 
@@ -134,7 +134,7 @@ def from_cell(cell: Cell, params: Params) -> Direction:
     while made is not None and made.constructor in (initialized, double_bias, without_bias):
         made = dict(made.kwargs)["cell"].made
     make = None if made is None else made.constructor
-    if make not in _READ:
+    if made is None or make not in _READ:
         names = ", ".join(sorted(known.__name__ for known in _READ))
         raise ValueError(f"cell: got {cell}, want what ONNX has operators for: {names}")
     try:
@@ -178,7 +178,7 @@ def from_cell(cell: Cell, params: Params) -> Direction:
 
 def _check_params(cell, params):
     """The parameters are those of the cell, as it checks them itself."""
-    known = isinstance(params, dict) and np.ndim(params.get("w")) > 0
+    known = isinstance(params, dict) and np.ndim(params.get("w", 0)) > 0
     xs = jax.ShapeDtypeStruct((1, len(params["w"]) if known else 1), "float32")
     jax.eval_shape(lambda p, xs: unroll(cell, p, xs), params, xs)
 

@@ -1,5 +1,7 @@
 """From a cell to a model of recurrent nodes."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -194,7 +196,7 @@ class _Written:
         ]
 
 
-def _attributes(parts, kind, way):
+def _attributes(parts, kind, way) -> dict[str, Any]:
     """A node's attributes: those that are not their defaults."""
     one = parts[0]
     activations = [a for part in parts for a in part.activations]

@@ -60,7 +60,7 @@ class Graph:
             elif id(node) not in nodes:
                 nodes[id(node)] = node
                 left += [name for name in node.input if name]
-        return [nodes[key] for key in sorted(nodes, key=self.place.get)], leaves
+        return [nodes[key] for key in sorted(nodes, key=lambda key: self.place[key])], leaves
 
     def value(
         self, name: str, given: Mapping[str, Any] | None = None
@@ -73,7 +73,7 @@ class Graph:
         """
         from onnx import helper, numpy_helper
 
-        known = self.weights | (given or {})
+        known = self.weights | dict(given or {})
         nodes, leaves = self.behind(name, known)
         if not leaves <= known.keys() | self.constants.keys():
             return None
@@ -95,7 +95,8 @@ class Graph:
             helper.make_graph(nodes, "part", inputs, [output]),
             opset_imports=self.model.opset_import, functions=self.model.functions,
         )  # fmt: skip
-        return ReferenceEvaluator(part).run([name], arrays)[0]
+        (made,) = ReferenceEvaluator(part).run([name], arrays)
+        return np.asarray(made)
 
     def source(self, name: str) -> str:
         """The tensor whose numbers another one holds, moved about: through first inputs."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -146,10 +147,10 @@ def _layer(graph, node, double):
     each = len(kind.activations)
     found = []
     for d in range(count):
-        b, p = (None if weights[name] is None else weights[name][d] for name in ("B", "P"))
+        b, p = (None if a is None else a[d] for a in (weights["B"], weights["P"]))
         one = Direction(
             node.op_type, hidden, functions[each * d : each * (d + 1)], clip,
-            bool(given.get(kind.flag, 0)), w[d], r[d], b, p,
+            bool(given.get(kind.flag or "", 0)), w[d], r[d], b, p,
         )  # fmt: skip
         found.append(to_cell(one, double))
     _check_lengths(graph, inputs.get("sequence_lens"))
@@ -164,16 +165,15 @@ def _layer(graph, node, double):
     return backward(cell) if way == "reverse" else cell, params
 
 
-def _attributes(node):
+def _attributes(node: Theirs) -> dict[str, Any]:
     """A node's attributes by name, with text for bytes."""
     from onnx import helper
 
     found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    known = ATTRIBUTES | {OPERATORS[node.op_type].flag}
+    flag = OPERATORS[node.op_type].flag
+    known = ATTRIBUTES | ({flag} if flag else set())
     if unknown := set(found) - known:
-        raise ValueError(
-            f"attributes: got {sorted(unknown)}, want none but {sorted(known - {None})}"
-        )
+        raise ValueError(f"attributes: got {sorted(unknown)}, want none but {sorted(known)}")
     text = lambda value: value.decode() if isinstance(value, bytes) else value
     return {k: [*map(text, v)] if isinstance(v, list) else text(v) for k, v in found.items()}
 

@@ -88,7 +88,7 @@ _operation = Operation(
     reference=reference.run,
     default=xla,
     choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
-    operand_axes=Operands(b=1, a=1, constant=WEIGHT, h0=0, mask=1, starts=1)._asdict(),
+    operand_axes={"b": 1, "a": 1, "constant": WEIGHT, "h0": 0, "mask": 1, "starts": 1},
     output_axes=lambda problem: (0, 1),
     residual_axis=1,
     reads=lambda problem, operands: (False, not keeps(operands)),

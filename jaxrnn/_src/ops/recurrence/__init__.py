@@ -109,9 +109,10 @@ _operation = Operation(
     reference=reference.run,
     default=xla,
     choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
-    operand_axes=Operands(
-        xs=1, w=WEIGHT, b=WEIGHT, r=WEIGHT, unit=WEIGHT, state=0, initial=0, mask=1, starts=1
-    )._asdict(),
+    operand_axes={
+        **dict.fromkeys(("w", "b", "r", "unit"), WEIGHT),
+        **{"xs": 1, "state": 0, "initial": 0, "mask": 1, "starts": 1},
+    },
     output_axes=lambda problem: (*(0,) * problem.states, 1),
     residual_axis=1,
     reads=lambda problem, operands: (*(False,) * problem.states, xla.first_kept(operands) > 0),
