@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import checks, params_tree
 from jaxrnn._src.core.cell import Cell
-from jaxrnn._src.core.typing import InputArray, Params, State
+from jaxrnn._src.core.typing import ImplementationName, InputArray, Merge, Params, State
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -32,8 +33,8 @@ class RNN(nn.Module):
     """
 
     cell: Cell
-    dtype: Any = None
-    implementation: str | None = None
+    dtype: DTypeLike | None = None
+    implementation: ImplementationName | None = None
 
     @nn.compact
     def __call__(
@@ -94,7 +95,7 @@ class Bidirectional(RNN):
     """
 
     backward: Cell | None = None
-    merge: Any = "concat"
+    merge: Merge = "concat"
 
     def _cell(self) -> Cell:
         return bidirectional(self.cell, self.backward, merge=self.merge)

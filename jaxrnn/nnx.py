@@ -12,7 +12,7 @@ from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import (
     Array,
-    Implementation,
+    ImplementationName,
     InputArray,
     Merge,
     Params,
@@ -50,7 +50,7 @@ class RNN(nnx.Module):
         in_features: int,
         *,
         dtype: DTypeLike | None = None,
-        implementation: Implementation | None = None,
+        implementation: ImplementationName | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.cell = cell

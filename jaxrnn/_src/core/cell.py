@@ -35,7 +35,7 @@ from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.typing import (
     Array,
     Device,
-    Implementation,
+    ImplementationName,
     Init,
     InitialState,
     InputArray,
@@ -310,7 +310,7 @@ def unroll(
     starts: InputArray | None = None,
     reverse: bool = False,
     key: PRNGKey | None = None,
-    implementation: Implementation | None = None,
+    implementation: ImplementationName | None = None,
 ) -> tuple[State, Array]:
     """Runs a cell over a sequence: the same as scanning ``cell.step``.
 

@@ -1,18 +1,33 @@
 """Choosing an implementation, and saying why.
 
-A table of implementations is a dict from name to module, the best first. A module's
-``unsupported(problem, operands, target)`` is None where it can run, else the reason why not.
+A table of implementations is a dict from a name to an implementation, the best first.
 """
 
 import contextlib
 import contextvars
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from jaxrnn._src.core.lowering_target import Target
 
 REFERENCE = "reference"
 # All that `implementation=` can be, of any operation.
 NAMES = (REFERENCE, "xla", "cpu", "tpu", "gpu")
+
+
+class Candidate(Protocol):
+    """What an implementation is asked before it is chosen: a module with this function.
+
+    ``problem`` and ``operands`` are the operation's own. A module may also say ``EXPORTED =
+    False``: what it lowers to does not run without this library.
+    """
+
+    def unsupported(self, problem: Any, operands: Any, target: Target, /) -> str | None:
+        """The reason why it cannot run this on ``target``, as a user should read it, or None."""
+        ...
+
+
+C = TypeVar("C", bound=Candidate)
 
 
 class Choice(NamedTuple):
@@ -53,7 +68,7 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def choose(table, problem, operands, target):
+def choose(table: Mapping[str, C], problem: Any, operands: Any, target: Target) -> C:
     """The module that runs ``problem`` on a ``Target``.
 
     A program that is exported gets what can run without this library, unless it is named.
@@ -72,7 +87,7 @@ def choose(table, problem, operands, target):
     return table[name]
 
 
-def check(table, name):
+def check(table: Mapping[str, Candidate], name: str | None) -> None:
     """The operation has the implementation that was asked for, on some platform.
 
     Raises:
@@ -89,9 +104,9 @@ _recorder: contextvars.ContextVar[tuple[Target, list[Choice]] | None] = contextv
 
 
 @contextlib.contextmanager
-def recording(target):
+def recording(target: Target) -> Iterator[list[Choice]]:
     """Collects into the list it gives the choices of all operations traced inside."""
-    choices = []
+    choices: list[Choice] = []
     token = _recorder.set((target, choices))
     try:
         yield choices
@@ -99,12 +114,12 @@ def recording(target):
         _recorder.reset(token)
 
 
-def is_recording():
+def is_recording() -> bool:
     """Whether somebody wants to know what is chosen."""
     return _recorder.get() is not None
 
 
-def record(operation, table, problem, operands):
+def record(operation: str, table: Mapping[str, Candidate], problem: Any, operands: Any) -> None:
     """Tells ``explain`` what ``operation`` runs on; nothing if nobody asked."""
     if (recorder := _recorder.get()) is None:
         return
@@ -122,11 +137,11 @@ def record(operation, table, problem, operands):
     choices.append(Choice(operation, runs, others))
 
 
-def _name(table, module):
+def _name(table: Mapping[str, Candidate], module: Candidate) -> str:
     return next(name for name, known in table.items() if known is module)
 
 
-def only_reference(operation, why, name):
+def only_reference(operation: str, why: str, name: str | None) -> None:
     """``operation`` runs as its reference, for a reason that holds for all implementations.
 
     Raises:
@@ -137,7 +152,7 @@ def only_reference(operation, why, name):
     record_reference(operation, why)
 
 
-def record_reference(operation, why):
+def record_reference(operation: str, why: str) -> None:
     """The same for an operation that has no implementation but its reference."""
     if (recorder := _recorder.get()) is not None:
         others = {name: why for name in NAMES if name != REFERENCE}

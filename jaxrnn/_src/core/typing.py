@@ -27,7 +27,7 @@ Initializer: TypeAlias = Callable[[PRNGKey, Any, Any], Array]  # (key, shape, dt
 Update: TypeAlias = Callable[..., tuple[Array, ...]]  # (state, x, r, **unit), see `jaxrnn.gated`
 # Of one parameter: an initializer, the name of one in `jax.nn.initializers`, or one for each gate.
 Initializers: TypeAlias = str | Initializer | tuple[str | Initializer, ...]
-Implementation: TypeAlias = Literal["reference", "xla", "cpu", "tpu", "gpu"]
+ImplementationName: TypeAlias = Literal["reference", "xla", "cpu", "tpu", "gpu"]
 Residuals: TypeAlias = Literal["gates", "states", "chunks"]
 Per: TypeAlias = Literal["step", "sequence"]
 Merge: TypeAlias = Literal["concat", "sum", "mean", "product"] | Callable[..., Array]

@@ -10,9 +10,9 @@ from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.ops.attention import blockwise, cudnn, reference
 from jaxrnn._src.ops.attention.problem import Operands, Problem
 from jaxrnn._src.ops.attention.ring import attend_ring
-from jaxrnn._src.ops.operation import Operation
+from jaxrnn._src.ops.operation import Implementation, Operation
 
-IMPLEMENTATIONS = {"gpu": cudnn, "xla": blockwise}  # the best first
+IMPLEMENTATIONS: dict[str, Implementation] = {"gpu": cudnn, "xla": blockwise}  # the best first
 
 
 def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=None):

@@ -14,9 +14,10 @@ from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.typing import Array, InputArray
 from jaxrnn._src.ops.linear_scan import reference, tpu, xla
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, completed, keeps
-from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 
-IMPLEMENTATIONS = {"tpu": tpu, "xla": xla}  # the best first; `reference` runs only if asked
+# The best first; `reference` runs only if asked.
+IMPLEMENTATIONS: dict[str, Implementation] = {"tpu": tpu, "xla": xla}
 
 
 def linear_scan(

@@ -15,12 +15,12 @@ from jaxrnn._src.core.closures import closed_update
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying, wants_devices
-from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, reference, tpu, xla
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
 
 # The best first; `reference` runs only if asked.
-IMPLEMENTATIONS = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
 RESIDUALS = ("gates", "states", "chunks")
 
 

@@ -16,11 +16,11 @@ from jaxrnn._src.core.closures import closed_over
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
-from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.step_loop import reference, xla
 from jaxrnn._src.ops.step_loop.problem import Operands, Problem, split
 
-IMPLEMENTATIONS = {"xla": xla}  # `reference` runs only if asked
+IMPLEMENTATIONS: dict[str, Implementation] = {"xla": xla}  # `reference` runs only if asked
 
 
 def one(step, x, weights, others, state, *, product, bilinear=None):
