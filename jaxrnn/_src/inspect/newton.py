@@ -1,17 +1,27 @@
 """A cell run by Newton's method, with what the method did."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.cell import Cell, check_cell, unroll
 from jaxrnn._src.core.checks import target
 from jaxrnn._src.core.compile_once import kept_by
+from jaxrnn._src.core.typing import InputArray, Inputs, Outputs, Params, PRNGKey, State
 from jaxrnn._src.ops.newton import Solved
 
 
 def newton(
-    cell: Cell, params: Any, xs: Any, state: Any = None, *, reverse: bool = False, **options: Any
-) -> tuple[Any, Any, tuple[Solved, ...]]:
+    cell: Cell,
+    params: Params,
+    xs: Inputs,
+    state: State | None = None,
+    *,
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    key: PRNGKey | None = None,
+) -> tuple[State, Outputs, tuple[Solved, ...]]:
     """``jaxrnn.unroll`` by Newton's method: all steps at once, in a few iterations.
 
     The states of all steps are one unknown, and each iteration is a linear recurrence, which is
@@ -36,7 +46,7 @@ def newton(
     ``unroll`` runs it with ``implementation="newton"``, and never by itself.
 
     Args:
-      cell, params, xs, state, reverse, options: as for ``jaxrnn.unroll``, but ``implementation``.
+      cell, params, xs, state, lengths, mask, starts, reverse, key: as for ``jaxrnn.unroll``.
 
     Returns:
       ``(state, ys, solved)``: those of ``unroll``, and for each recurrence of the cell, in the
@@ -56,18 +66,14 @@ def newton(
     True
     """
     check_cell("cell", cell)
-    if "implementation" in options:
-        raise TypeError("newton: got implementation, want it left out: unroll takes it")
-    names = tuple(sorted(k for k, v in options.items() if not hasattr(v, "shape")))
-    static = tuple((name, options.pop(name)) for name in names)
-    run = kept_by(cell, _run, "reverse", "static")
-    return run(params, xs, state, options, reverse=reverse, static=static)
+    run = kept_by(cell, _run, "reverse")
+    return run(params, xs, state, lengths, mask, starts, reverse, key)
 
 
-def _run(cell, params, xs, state, arrays, reverse, static):
+def _run(cell, params, xs, state, lengths, mask, starts, reverse, key):
     with dispatch.recording(target(None)) as choices:
         state, ys = unroll(
-            cell, params, xs, state, reverse=reverse, implementation=dispatch.NEWTON,
-            **arrays, **dict(static),
+            cell, params, xs, state, lengths=lengths, mask=mask, starts=starts, reverse=reverse,
+            key=key, implementation=dispatch.NEWTON,
         )  # fmt: skip
     return state, ys, tuple(choice.solved for choice in choices)

@@ -83,7 +83,7 @@ def solve(system: System, given: Given) -> tuple[tuple[Array, ...], Solved]:
 def before(given: Given, states: tuple[Array, ...]) -> tuple[Array, ...]:
     """The states that each step begins with, [T, B, H], from those after each."""
     shifted = [jnp.concatenate([s[None], a[:-1]]) for s, a in zip(given.state, states)]
-    if given.starts is None:
+    if given.starts is None or given.initial is None:
         return tuple(shifted)
     first = [jnp.broadcast_to(a[None], b.shape) for a, b in zip(given.initial, shifted)]
     return select(given.starts, tuple(first), tuple(shifted))

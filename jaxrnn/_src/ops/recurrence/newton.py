@@ -1,5 +1,7 @@
 """The recurrence by Newton's method: see ``ops.newton``."""
 
+from typing import Any
+
 import jax
 
 from jaxrnn._src.core.sequence import select
@@ -31,9 +33,13 @@ def _by_head(r):
     return r[None] if r.ndim == 3 else r
 
 
+def _type(array: p.Array) -> Any:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
 def _system(problem, operands):
     # What the functions close over is types alone.
-    xs, w, b = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands[:3])
+    xs, w, b = map(_type, operands[:3])
     found = blocks(problem, operands)
 
     def of(params, states, x):
