@@ -68,7 +68,7 @@ def _chunk(before, memory, taken, starts):
     # The episode of a broken step is NaN from there on.
     new = jnp.where((last & broken).any(), jnp.nan, new)
     ys = jnp.where((seen & broken.T).any(-1, keepdims=True), jnp.nan, ys)
-    if a is None:
+    if a is None or b is None:
         return new, ys
     # What is not finite in the memory would reach later episodes, as 0 times NaN.
     finite = jnp.where(jnp.isfinite(memory), memory, 0)
