@@ -55,6 +55,7 @@ class RNN(nn.Module):
     def __call__(
         self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
         starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
+        return_states=False,
     ):  # fmt: skip
         """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
@@ -67,9 +68,11 @@ class RNN(nn.Module):
           deterministic: True if the cell draws nothing, False if it has to; None leaves it to
             whether ``apply`` was given the stream "dropout".
           return_state: whether to return the final state too.
+          return_states: whether to return the final state and those after all steps.
 
         Returns:
-          ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+          ys [...batch, T, O], or ``(state, ys)``, or ``(state, ys, states)``, in which time is
+          where it is in ys. For the rest see ``jaxrnn.unroll``.
 
         Raises:
           ValueError: an argument is given under both of its names; the cell draws random numbers,
@@ -86,8 +89,10 @@ class RNN(nn.Module):
             cell, params, xs, dtype=self.dtype, state=state, initial_state=initial_state,
             lengths=lengths, seq_lengths=seq_lengths, mask=mask, starts=starts, reverse=reverse,
             time_major=time_major, key=self.make_rng("dropout") if draw else None,
-            implementation=self.implementation,
+            implementation=self.implementation, return_states=return_states,
         )  # fmt: skip
+        if return_states:
+            return state, *ys
         return (state, ys) if return_state else ys
 
     def step(self, state, x):

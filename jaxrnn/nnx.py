@@ -57,6 +57,7 @@ class RNN(nnx.Module):
     def __call__(
         self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
         starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
+        return_states=False,
     ):  # fmt: skip
         """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
@@ -68,9 +69,11 @@ class RNN(nnx.Module):
           time_major: time leads in xs, mask, starts and ys: [T, ...batch, I].
           deterministic: whether the cell draws nothing in this call; None is the module's own.
           return_state: whether to return the final state too.
+          return_states: whether to return the final state and those after all steps.
 
         Returns:
-          ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+          ys [...batch, T, O], or ``(state, ys)``, or ``(state, ys, states)``, in which time is
+          where it is in ys. For the rest see ``jaxrnn.unroll``.
 
         Raises:
           ValueError: an argument is given under both of its names.
@@ -81,8 +84,10 @@ class RNN(nnx.Module):
             initial_state=initial_state, lengths=lengths, seq_lengths=seq_lengths, mask=mask,
             starts=starts, reverse=reverse, time_major=time_major,
             key=None if self.rngs is None or deterministic else self.rngs(),
-            implementation=self.implementation,
+            implementation=self.implementation, return_states=return_states,
         )  # fmt: skip
+        if return_states:
+            return state, *ys
         return (state, ys) if return_state else ys
 
     def step(self, state, x):
