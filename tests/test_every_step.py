@@ -28,7 +28,7 @@ def every(cell, params, xs, state=None, **options):
 
 
 def by_hand(step, params, xs, state, mask, starts, reverse):
-    """``(state, ys, states)`` of one row in NumPy; a cut acts before the next real step."""
+    """``(state, (ys, states))`` of one row in NumPy; a cut acts before the next real step."""
     first, states, ys, crossed = tuple(np.zeros_like(s) for s in state), [], [], False
     for t in range(len(xs))[:: -1 if reverse else 1]:
         if (crossed and mask[t]) if reverse else starts[t]:
@@ -38,7 +38,8 @@ def by_hand(step, params, xs, state, mask, starts, reverse):
         crossed |= reverse and starts[t]
         states.append(state), ys.append(state[0] * mask[t])
     turn = (lambda a: a[::-1]) if reverse else (lambda a: a)
-    return state, np.stack(turn(ys)), tuple(np.stack(turn(part)) for part in zip(*states))
+    states = tuple(np.stack(turn(part)) for part in zip(*states))
+    return state, (np.stack(turn(ys)), states)
 
 
 @pytest.mark.usefixtures("x64")
@@ -120,7 +121,7 @@ def test_a_state_is_that_of_the_steps_so_far(rng, name):
     params = cell.init(jax.random.key(0), INPUTS)
     mask, starts = rng.random((T, B)) < 0.7, rng.random((T, B)) < 0.3
     key = jax.random.key(1)
-    state, ys, states = every(cell, params, xs, mask=mask, starts=starts, key=key)
+    state, (ys, states) = every(cell, params, xs, mask=mask, starts=starts, key=key)
     known = jax.jit(functools.partial(jaxrnn.unroll, cell))
     for t in range(T):
         so_far = mask & (np.arange(T) <= t)[:, None]
@@ -142,10 +143,10 @@ def test_both_directions(rng):
     cell = jaxrnn.bidirectional(jaxrnn.lstm(HIDDEN))
     params = cell.init(jax.random.key(0), INPUTS)
     xs, starts = np.float32(rng.normal(size=(T, B, INPUTS))), rng.random((T, B)) < 0.3
-    state, ys, states = every(cell, params, xs, starts=starts)
+    state, (ys, states) = every(cell, params, xs, starts=starts)
     for i, (name, turned) in enumerate([("forward", False), ("backward", True)]):
         one = every(jaxrnn.lstm(HIDDEN), params[name], xs, starts=starts, reverse=turned)
-        both = (state[i], ys[..., i * HIDDEN : (i + 1) * HIDDEN], states[i])
+        both = (state[i], (ys[..., i * HIDDEN : (i + 1) * HIDDEN], states[i]))
         assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), both, one))
     back = every(backward(jaxrnn.lstm(HIDDEN)), params["backward"], xs, starts=starts)
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), back, one))
@@ -174,7 +175,7 @@ def test_no_steps_no_rows_and_no_batch():
     cell = jaxrnn.lstm(HIDDEN)
     params = cell.init(jax.random.key(0), INPUTS)
     for batch in [(0, 2), (T, 0), (T,), (T, 2, 2)]:
-        state, ys, states = every(cell, params, jnp.ones((*batch, INPUTS)))
+        state, (ys, states) = every(cell, params, jnp.ones((*batch, INPUTS)))
         assert ys.shape == (*batch, HIDDEN)
         assert [s.shape for s in states] == [ys.shape] * 2
         assert [s.shape for s in state] == [ys.shape[1:]] * 2
@@ -186,7 +187,7 @@ def test_what_is_not_used_is_not_made():
     params = cell.init(jax.random.key(0), INPUTS)
 
     def count(pick):
-        run = lambda params, xs: pick(*jaxrnn.unroll(cell, params, xs, return_states=True)[1:])
+        run = lambda params, xs: pick(*jaxrnn.unroll(cell, params, xs, return_states=True)[1])
         text = jax.jit(run).lower(params, jnp.ones((T, B, INPUTS))).as_text()
         (call,) = [line for line in text.splitlines() if "jaxrnn_forward" in line]
         return call.rpartition("->")[2].count(f"tensor<{T}x{B}x{HIDDEN}xf32>")
@@ -200,7 +201,7 @@ def test_types():
     cell = jaxrnn.lstm(HIDDEN)
     params = cell.init(jax.random.key(0), INPUTS)
     xs = jnp.ones((T, B, INPUTS), jnp.bfloat16)
-    _, ys, (h, c) = every(cell, params, xs)
+    _, (ys, (h, c)) = every(cell, params, xs)
     assert (ys.dtype, h.dtype, c.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
     assert (ys == h.astype(jnp.bfloat16)).all()
 
@@ -213,7 +214,7 @@ def test_final_states_of_packed_sequences(rng, reverse):
     sequences = [np.float32(rng.normal(size=(n, INPUTS))) for n in (3, 7, 1, 4, 7)]
     xs, ids = jaxrnn.pack(sequences, T)
     mask, starts = jaxrnn.from_segment_ids(ids)
-    _, _, states = every(cell, params, xs, mask=mask, starts=starts, reverse=reverse)
+    _, (_, states) = every(cell, params, xs, mask=mask, starts=starts, reverse=reverse)
     run = jax.jit(jaxrnn.final_states, static_argnames=("count", "reverse"))
     came = run(states, ids, count=6, reverse=reverse)
     padded = np.stack([np.pad(x, ((0, T - len(x)), (0, 0))) for x in sequences], 1)
@@ -241,11 +242,11 @@ def test_modules(rng):
     linen = jaxrnn.linen.RNN(cell)
     variables = {"params": {"cell": params}}
     for call in (rnn, functools.partial(linen.apply, variables)):
-        state, ys, (h, c) = call(xs, return_states=True)
-        assert (ys.swapaxes(0, 1) == want[1]).all() and (state[1] == want[0][1]).all()
-        assert (c.swapaxes(0, 1) == want[2][1]).all() and h.shape == ys.shape
-        _, _, (_, c) = call(xs.swapaxes(0, 1), return_states=True, time_major=True)
-        assert (c == want[2][1]).all()
+        state, (ys, (h, c)) = call(xs, return_states=True)
+        assert (ys.swapaxes(0, 1) == want[1][0]).all() and (state[1] == want[0][1]).all()
+        assert (c.swapaxes(0, 1) == want[1][1][1]).all() and h.shape == ys.shape
+        _, (_, (_, c)) = call(xs.swapaxes(0, 1), return_states=True, time_major=True)
+        assert (c == want[1][1][1]).all()
 
 
 def test_errors():

@@ -1,5 +1,8 @@
 """Ragged sequences in the rows of one array: several to a row, so that little of it is padding."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +10,10 @@ from jax import lax
 
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.typing import Array, InputArray, State
 
 
-def pack(sequences, length, *, rows=None):
+def pack(sequences: Iterable[Any], length: int, *, rows: int | None = None) -> tuple[Any, Any]:
     """Puts sequences of different lengths into rows, one after the other.
 
     The longest comes first, and each goes into the first row with room for it (first-fit
@@ -66,7 +70,7 @@ def pack(sequences, length, *, rows=None):
     return jax.tree.map(put, *sequences), put(*ids)
 
 
-def unpack(packed, segment_ids):
+def unpack(packed: Any, segment_ids: InputArray) -> list[Any]:
     """Takes sequences out of the rows that ``pack`` put them into.
 
     Args:
@@ -99,7 +103,7 @@ def unpack(packed, segment_ids):
     return found
 
 
-def from_segment_ids(segment_ids):
+def from_segment_ids(segment_ids: InputArray) -> tuple[Array, Array]:
     """``mask`` and ``starts`` of packed rows, from the number of the segment of each step.
 
     Args:
@@ -126,7 +130,9 @@ def from_segment_ids(segment_ids):
     return mask, mask & ((before < 0) | (ids != last))
 
 
-def final_states(states, segment_ids, count, *, reverse=False):
+def final_states(
+    states: State, segment_ids: InputArray, count: int, *, reverse: bool = False
+) -> State:
     """The state that each packed sequence ends in, whichever row it is in.
 
     Args:
@@ -149,7 +155,8 @@ def final_states(states, segment_ids, count, *, reverse=False):
     >>> mask, starts = jaxrnn.from_segment_ids(segment_ids)
     >>> cell = jaxrnn.lstm(4)
     >>> options = {"mask": mask, "starts": starts, "return_states": True}
-    >>> _, _, states = jaxrnn.unroll(cell, cell.init(jax.random.key(0), 2), xs, **options)
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> _, (ys, states) = jaxrnn.unroll(cell, params, xs, **options)
     >>> h, c = jaxrnn.final_states(states, segment_ids, 3)
     >>> c.shape, bool((c[0] == states[1][2, 1]).all())
     ((3, 4), True)
@@ -173,7 +180,7 @@ def final_states(states, segment_ids, count, *, reverse=False):
     return jax.tree.map(lambda a: select(row >= 0, a[index], 0), states)
 
 
-def _ids(segment_ids):
+def _ids(segment_ids: InputArray) -> Array:
     """Checked, as an array of JAX's."""
     checks.check_array("segment_ids", segment_ids, "an int array [T, ...batch]")
     if segment_ids.ndim == 0:
@@ -183,13 +190,13 @@ def _ids(segment_ids):
     return jnp.asarray(segment_ids)
 
 
-def _steps(i, sequence, length):
+def _steps(i: int, sequence: Any, length: int) -> int:
     """The steps of a sequence, the same of all its arrays."""
     shapes = [a.shape for a in jax.tree.leaves(sequence)]
-    steps = {shape[0] if shape else None for shape in shapes}
-    if len(steps) != 1 or None in steps:
+    found = {shape[0] if shape else -1 for shape in shapes}
+    if len(found) != 1 or -1 in found:
         raise ValueError(f"sequences[{i}]: got shapes {shapes}, want [t, ...] of one t")
-    (steps,) = steps
+    (steps,) = found
     if not 1 <= steps <= length:
         raise ValueError(f"sequences[{i}]: got {steps} steps, want 1 to length={length}")
     return steps

@@ -12,7 +12,7 @@ from jaxrnn._src.core.cell import cell as from_step
 
 
 @constructor
-def learned_state(cell):
+def learned_state(cell: Cell) -> Cell:
     """The initial state is a parameter, the same for all rows and episodes.
 
     Args:

@@ -12,7 +12,7 @@ from jaxrnn._src.core.sharding import varying
 
 
 @constructor
-def truncated(cell, chunk):
+def truncated(cell: Cell, chunk: int) -> Cell:
     """Truncated back-propagation through time (Williams & Peng 1990).
 
     The sequence is run in chunks. At the seams between them the state is carried and its gradient

@@ -60,16 +60,17 @@ def unsupported(problem, operands, target):
         programs(problem, operands, source.OPERATIONS)
     except Unknown as unknown:
         return f"the update has an operation that the kernel has not: {unknown}"
-    plans = [plan(_layer(problem, operands), chip, backward=b) for b in (False, True)]
-    if None in plans:
+    layer = _layer(problem, operands)
+    forth, back = plan(layer, chip, backward=False), plan(layer, chip, backward=True)
+    if forth is None or back is None:
         return (
             f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
             f" blocks of {chip.shared // KIB} KiB"
         )
-    launches = max(plan.launches for plan in plans)
+    launches = max(forth.launches, back.launches)
     if launches > 1 and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
-    exchange = operands.xs.shape[0] * max(plan.exchange for plan in plans)
+    exchange = operands.xs.shape[0] * max(forth.exchange, back.exchange)
     if exchange > _MOST_EXCHANGE:
         return f"blocks would exchange {exchange / 1e9:.1f} GB; residuals='chunks' needs less"
     return None
@@ -212,14 +213,17 @@ class _Plan:
         program, chip = self.program(name), launch.chip(self.target)
         backward = name == "derivative"
         dtype = self.operands.product_dtype.name
-        precise = jax.config.jax_default_matmul_precision not in _ROUNDED
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        precise = precision not in _ROUNDED
         defined = [f"PRODUCT_{dtype.upper()}"]
         defined += [] if backward else ["FORWARD"]
         defined += ["PRECISE"] if precise and dtype == "float32" else []
 
         def run(shapes, args, members, rows):
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
+            assert chip is not None  # `unsupported` said so
             chosen = plan(layer, chip, backward=backward)
+            assert chosen is not None
             text = source.text(
                 name=name, program=program, defined=tuple(defined),
                 constants=constants
