@@ -42,6 +42,8 @@ def unsupported(problem, operands, target):
     missing = launch.missing(target)
     if missing:
         return missing
+    if problem.every:
+        return p.only_last(problem)
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
