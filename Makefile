@@ -57,9 +57,14 @@ mutants: $(VENV)/installed-test
 	$(RUN) -m pip install --quiet cmake
 	$(RUN) -m tests.mutants $(ARGS)
 
+# Pyright takes the Python that comes first, and the package from here, however it is installed.
+TYPES := PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH=.
 lint: $(VENV)/tools-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(TYPES) $(VENV)/bin/pyright
+	$(TYPES) $(VENV)/bin/pyright --verifytypes jaxrnn --ignoreexternal
+	$(TYPES) $(VENV)/bin/mypy
 
 # The kernel for CPUs, compiled for a machine that this one is not.
 arm64: $(VENV)/installed-test

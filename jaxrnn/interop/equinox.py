@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn.interop.layout import Layout, joined, made_by, options, split, to_arrays, to_params
 
 
@@ -31,7 +33,7 @@ def _layout(gates, own=()):
 _LAYOUTS = {lstm: _layout(4), gru: _layout(3, (("rb", "bias_n"),))}
 
 
-def from_equinox(module):
+def from_equinox(module: Theirs) -> tuple[Cell, Params]:
     """A cell of Equinox's, with its numbers.
 
     Args:
@@ -69,7 +71,7 @@ def from_equinox(module):
     return cell, to_params(cell, _LAYOUTS[make], arrays, "module")
 
 
-def to_equinox(cell, params):
+def to_equinox(cell: Cell, params: Params) -> Theirs:
     """A cell as Equinox's, with its numbers.
 
     Args:

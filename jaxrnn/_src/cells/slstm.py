@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ from jax.nn import sigmoid
 from jax.numpy import tanh
 
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Residuals
 from jaxrnn._src.wrappers.initialized import initialized
 
 _LOGARITHMS = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda f: f}
@@ -35,7 +37,13 @@ def _update(forget):
 
 
 @constructor
-def slstm(hidden, *, forget="sigmoid", heads=1, residuals="gates"):
+def slstm(
+    hidden: int,
+    *,
+    forget: Literal["sigmoid", "exp"] = "sigmoid",
+    heads: int = 1,
+    residuals: Residuals = "gates",
+) -> Cell:
     """The LSTM with exponential gates and scalar memories (Beck et al. 2024, arXiv:2405.04517).
 
         i = exp(W_i x + R_i h + b_i)          f, o = sigmoid(W x + R h + b)

@@ -1,14 +1,18 @@
 """Ragged sequences in the rows of one array: several to a row, so that little of it is padding."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaxrnn._src.core import checks
+from jaxrnn._src.core.typing import Array, InputArray
 
 
-def pack(sequences, length, *, rows=None):
+def pack(sequences: Iterable[Any], length: int, *, rows: int | None = None) -> tuple[Any, Any]:
     """Puts sequences of different lengths into rows, one after the other.
 
     The longest comes first, and each goes into the first row with room for it (first-fit
@@ -65,7 +69,7 @@ def pack(sequences, length, *, rows=None):
     return jax.tree.map(put, *sequences), put(*ids)
 
 
-def unpack(packed, segment_ids):
+def unpack(packed: Any, segment_ids: InputArray) -> list[Any]:
     """Takes sequences out of the rows that ``pack`` put them into.
 
     Args:
@@ -98,7 +102,7 @@ def unpack(packed, segment_ids):
     return found
 
 
-def from_segment_ids(segment_ids):
+def from_segment_ids(segment_ids: InputArray) -> tuple[Array, Array]:
     """``mask`` and ``starts`` of packed rows, from the number of the segment of each step.
 
     Args:
@@ -130,13 +134,13 @@ def from_segment_ids(segment_ids):
     return mask, mask & ((before < 0) | (ids != last))
 
 
-def _steps(i, sequence, length):
+def _steps(i: int, sequence: Any, length: int) -> int:
     """The steps of a sequence, the same of all its arrays."""
     shapes = [a.shape for a in jax.tree.leaves(sequence)]
-    steps = {shape[0] if shape else None for shape in shapes}
-    if len(steps) != 1 or None in steps:
+    found = {shape[0] if shape else -1 for shape in shapes}
+    if len(found) != 1 or -1 in found:
         raise ValueError(f"sequences[{i}]: got shapes {shapes}, want [t, ...] of one t")
-    (steps,) = steps
+    (steps,) = found
     if not 1 <= steps <= length:
         raise ValueError(f"sequences[{i}]: got {steps} steps, want 1 to length={length}")
     return steps

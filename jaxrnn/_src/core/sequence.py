@@ -3,14 +3,19 @@
 Every other way of running a recurrence has to give these numbers.
 """
 
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import time_division, wide_scan
+from jaxrnn._src.core.typing import Array
+
+Tree = TypeVar("Tree")
 
 
-def select(condition, new, old):
+def select(condition: Array | None, new: Tree, old: Any) -> Tree:
     """Picks between two trees of arrays row by row, without arithmetic (a NaN not picked is gone).
 
     Args:

@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
@@ -123,7 +124,7 @@ def streamed(unroll, initial_state, made):
     # Both live as long as the cell. What is jitted compiles once, for calls outside of it too.
     in_pieces = jax.jit(functools.partial(_in_pieces, some), static_argnums=(0, 1), inline=True)
     bytes_made = functools.lru_cache(64)(functools.partial(_bytes, made))
-    pieces.made = made
+    vars(pieces)["made"] = made
     return pieces
 
 

@@ -1,18 +1,34 @@
 """Cells in modules: batch before time, as Flax has it, and one type for all products."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import checks, inputs, params_tree
-from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.core.cell import Cell, unroll
+from jaxrnn._src.core.typing import InputArray, Inputs, Outputs, Params, State
 
 LAYOUT = "[...batch, T, I]"
 
 
 def run(
-    cell, params, xs, *, dtype, state, initial_state, lengths, seq_lengths, mask, starts,
-    time_major, **options,
-):  # fmt: skip
+    cell: Cell,
+    params: Params,
+    xs: Inputs,
+    *,
+    dtype: DTypeLike | None,
+    state: State | None,
+    initial_state: State | None,
+    lengths: InputArray | Sequence[int] | None,
+    seq_lengths: InputArray | Sequence[int] | None,
+    mask: InputArray | None,
+    starts: InputArray | None,
+    time_major: bool,
+    **options: Any,
+) -> tuple[State, Outputs]:
     """``jaxrnn.unroll`` of xs [...batch, T, I], mask and starts [...batch, T].
 
     Parameters and inputs are cast to ``dtype``, unless it is None. ``initial_state`` and

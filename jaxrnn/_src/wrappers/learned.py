@@ -1,6 +1,7 @@
 """An initial state that is learned."""
 
 import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ from jax import lax
 from jaxrnn._src.core import checks, inputs, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
+from jaxrnn._src.core.typing import Array, State
 
 
 @constructor
-def learned_state(cell):
+def learned_state(cell: Cell) -> Cell:
     """The initial state is a parameter, the same for all rows and episodes.
 
     Args:
@@ -63,7 +65,8 @@ def learned_state(cell):
         initial = initial_state(params, inputs.leading(xs)[1:])
         state = initial if state is None else state
         if takes_initial:
-            return cell.unroll(params["cell"], state, xs, *options, initial=initial)
+            run: Callable[..., tuple[State, Array]] = cell.unroll
+            return run(params["cell"], state, xs, *options, initial=initial)
         _, starts, *_ = options
         if starts is None:
             return cell.unroll(params["cell"], state, xs, *options)

@@ -14,11 +14,12 @@ from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Merge, Per
 from jaxrnn._src.wrappers.views import views
 
 
 @constructor
-def stack(*cells):
+def stack(*cells: Cell) -> Cell:
     """Cells in layers, each fed with the output of the one before: a deep network.
 
     Args:
@@ -39,7 +40,7 @@ def stack(*cells):
 
 
 @constructor
-def parallel(*cells, merge="concat"):
+def parallel(*cells: Cell, merge: Merge = "concat") -> Cell:
     """Cells side by side, each fed with the same input.
 
     Args:
@@ -110,7 +111,7 @@ def _several(whole, cells, output, deep=False, zero=True):
 
 
 @constructor
-def residual(cell):
+def residual(cell: Cell) -> Cell:
     """Adds a cell's input to its output (He et al. 2016, arXiv:1512.03385).
 
     Args:
@@ -137,7 +138,7 @@ def residual(cell):
 
 
 @constructor
-def highway(cell, *, bias=-1.0):
+def highway(cell: Cell, *, bias: float = -1.0) -> Cell:
     """Mixes a cell's output with its input, by a gate (Srivastava et al. 2015, arXiv:1505.00387).
 
         y = t * cell(x) + (1 - t) * x      t = sigmoid(W x + b)
@@ -181,7 +182,7 @@ def highway(cell, *, bias=-1.0):
 
 
 @constructor
-def dense(cell):
+def dense(cell: Cell) -> Cell:
     """Concatenates a cell's input and its output (Huang et al. 2017, arXiv:1608.06993).
 
     Args:
@@ -213,7 +214,7 @@ _MERGES = {
 
 
 @constructor
-def bidirectional(forward, backward=None, *, merge="concat"):
+def bidirectional(forward: Cell, backward: Cell | None = None, *, merge: Merge = "concat") -> Cell:
     """Two cells, one run from each end (Schuster & Paliwal 1997).
 
     With ``lengths`` or ``mask`` the backward cell begins at the last real step; with ``starts``
@@ -284,7 +285,7 @@ def bidirectional(forward, backward=None, *, merge="concat"):
 
 
 @constructor
-def dropout(rate, *, per="step"):
+def dropout(rate: float, *, per: Per = "step") -> Cell:
     """Zeroes features at random and scales up the others (Srivastava et al. 2014).
 
     Without a key (evaluation) it is the identity. The mask is a function of the key, the row of

@@ -12,7 +12,7 @@ from jaxrnn._src.core.sharding import varying
 
 
 @constructor
-def truncated(cell, chunk):
+def truncated(cell: Cell, chunk: int) -> Cell:
     """Truncated back-propagation through time (Williams & Peng 1990).
 
     The sequence is run in chunks. At the seams between them the state is carried and its gradient
@@ -64,7 +64,8 @@ def truncated(cell, chunk):
         params, state, given = varying((params, state, given))
 
         def run(state, given):
-            return cell.unroll(params, state, *given, False, key, implementation)
+            xs, mask, starts = given
+            return cell.unroll(params, state, xs, mask, starts, False, key, implementation)
 
         def one_chunk(state, given):
             state, ys = run(state, given)

@@ -12,6 +12,8 @@ With a and b the memory is also read at b before it decays, and what is read is 
     RWKV-7                    w of each step         a, b and k apart
 """
 
+from typing import Any
+
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
@@ -20,7 +22,7 @@ from jaxrnn._src.ops.delta_rule import chunked, reference
 from jaxrnn._src.ops.delta_rule.problem import Operands, Problem
 from jaxrnn._src.ops.delta_rule.reference import step as one  # noqa: F401, for cells
 
-IMPLEMENTATIONS = {"xla": chunked}  # `reference` runs only if asked
+IMPLEMENTATIONS: dict[str, Any] = {"xla": chunked}  # `reference` runs only if asked
 
 
 def delta_rule(
@@ -46,7 +48,7 @@ def delta_rule(
       ``(state, ys)``: ys [T, B, N, E].
     """
     starts = resets(starts, mask, reverse)
-    operands = varying(Operands(*taken, state, mask, starts))
+    operands = varying(Operands._make((*taken, state, mask, starts)))
     problem = Problem(before, reverse, implementation)
     dispatch.check(IMPLEMENTATIONS, implementation)
     dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)

@@ -56,7 +56,7 @@ def run(problem, operands):
         xs = jax.tree.map(lambda x: x[::-1], xs)
     size = _size(steps)
     cut = jax.tree.map(lambda x: blocks(jnp.moveaxis(x, 0, -2), size, -2), xs)
-    one = jax.vmap(functools.partial(_chunk, problem.before), (0, Chunk(*(0,) * 6, None)))
+    one = jax.vmap(functools.partial(_chunk, problem.before), (0, Chunk._make((*(0,) * 6, None))))
     for _ in batch:
         one = jax.vmap(one)
     one = jax.checkpoint(one, prevent_cse=False)  # which a scan prevents
@@ -92,7 +92,7 @@ def _chunk(before, memory, chunk):
     # The episode of a broken step is NaN from there on.
     new = jnp.where((last & broken).any(), jnp.nan, new)
     ys = jnp.where((seen & broken.T).any(-1, keepdims=True), jnp.nan, ys)
-    if a is None:
+    if a is None or b is None:
         return new, ys
     # What is not finite in the memory would reach later episodes, as 0 times NaN.
     finite = jnp.where(jnp.isfinite(memory), memory, 0)

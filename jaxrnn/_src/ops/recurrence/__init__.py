@@ -15,12 +15,12 @@ from jaxrnn._src.core.closures import closed_update
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying, wants_devices
-from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, reference, tpu, xla
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
 
 # The best first; `reference` runs only if asked.
-IMPLEMENTATIONS = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
 RESIDUALS = ("gates", "states", "chunks")
 
 
@@ -111,9 +111,10 @@ _operation = Operation(
     reference=reference.run,
     default=xla,
     choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
-    operand_axes=Operands(
-        xs=1, w=WEIGHT, b=WEIGHT, r=WEIGHT, unit=WEIGHT, state=0, initial=0, mask=1, starts=1
-    )._asdict(),
+    operand_axes={
+        **dict.fromkeys(("w", "b", "r", "unit"), WEIGHT),
+        **{"xs": 1, "state": 0, "initial": 0, "mask": 1, "starts": 1},
+    },
     output_axes=lambda problem: (*(0,) * problem.states, 1),
     residual_axis=1,
     reads=lambda problem, operands: (*(False,) * problem.states, xla.first_kept(operands) > 0),

@@ -60,20 +60,19 @@ def unsupported(problem, operands, target):
     # Those of one device. XLA says only later whether it divides rows over all of them; if it does
     # not, the kernel is launched for some after others.
     rows = -(-math.prod(operands.xs.shape[1:-1]) // target.devices)
-    both = False, True
-    one = [plan(_layer(problem, operands, 1, rows), chip, backward=b) for b in both]
-    if None in one:
+    one = _layer(problem, operands, 1, rows)
+    forth, back = plan(one, chip, backward=False), plan(one, chip, backward=True)
+    if forth is None or back is None:
         return (
             f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
             f" blocks of {chip.shared // KIB} KiB"
         )
     # Launches for more and more members follow one another. That costs no more than XLA's loop,
     # which reads the weights of all of them at each step; with more and more rows it would.
-    launches = max(plan.launches for plan in one)
+    launches = max(forth.launches, back.launches)
     if launches > 1 and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
-    layer = _layer(problem, operands, target.members, rows)
-    exchange = operands.xs.shape[0] * max(plan(layer, chip, backward=b).exchange for b in both)
+    exchange = operands.xs.shape[0] * target.members * max(forth.exchange, back.exchange)
     if exchange > _MOST_EXCHANGE:
         return f"blocks would exchange {exchange / 1e9:.1f} GB; residuals='chunks' needs less"
     if problem.implementation is None:
@@ -217,7 +216,8 @@ class _Plan:
         program, chip = self.program(name), launch.chip(self.target)
         backward = name == "derivative"
         dtype = self.operands.product_dtype.name
-        precise = jax.config.jax_default_matmul_precision not in _ROUNDED
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        precise = precision not in _ROUNDED
         defined = [f"PRODUCT_{dtype.upper()}"]
         defined += [] if backward else ["FORWARD"]
         defined += ["PRECISE"] if precise and dtype == "float32" else []
@@ -225,6 +225,7 @@ class _Plan:
         def run(shapes, args, members, rows):
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
             chosen = plan(layer, chip, backward=backward)
+            assert chosen is not None
             text = source.text(
                 name=name, program=program, defined=tuple(defined),
                 constants=constants

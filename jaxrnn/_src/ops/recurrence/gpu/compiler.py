@@ -37,18 +37,20 @@ def _candidates():
 @functools.cache
 def version() -> tuple[int, int]:
     """NVRTC's, which is that of its CUDA."""
-    numbers = ctypes.c_int(), ctypes.c_int()
-    library().nvrtcVersion(*map(ctypes.byref, numbers))
-    return tuple(n.value for n in numbers)
+    nvrtc, major, minor = library(), ctypes.c_int(), ctypes.c_int()
+    assert nvrtc is not None
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
 
 
 @functools.cache
 def capabilities() -> tuple[int, ...]:
     """The compute capabilities for which it compiles, 10 * major + minor each."""
-    count = ctypes.c_int()
-    library().nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    nvrtc, count = library(), ctypes.c_int()
+    assert nvrtc is not None
+    nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count))
     found = (ctypes.c_int * count.value)()
-    library().nvrtcGetSupportedArchs(found)
+    nvrtc.nvrtcGetSupportedArchs(found)
     return tuple(found)
 
 
@@ -60,6 +62,7 @@ def compiled(source: str, architecture: str = "sm_90") -> tuple[np.ndarray, str]
       Failed: the compiler does not take the source.
     """
     nvrtc, program = library(), ctypes.c_void_p()
+    assert nvrtc is not None  # `library.missing` said so
     options = [f"--gpu-architecture={architecture}", *OPTIONS]
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:

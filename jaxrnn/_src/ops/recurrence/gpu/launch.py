@@ -1,11 +1,12 @@
 """A kernel's call: code and numbers for ``native/gpu/gpu.cc``, which hands them to the driver.
 
-A call is a primitive, so a kernel is compiled when it is lowered. To know the shapes of its results,
+A call is a primitive, so a kernel is compiled when it is lowered. To know the shapes of results,
 as for arrays before they are divided over devices, compiles nothing.
 """
 
 import hashlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ FLAG = 128  # bytes before the exchange: see kernel.cu
 # How often a thread polls in vain before it gives up; some ten seconds, far more than anything
 # that comes takes.
 MOST_POLLS = 1 << 24
-EMULATED = None  # in tests: runs a kernel's source on a CPU
+EMULATED: Any = None  # in tests: runs a kernel's source on a CPU
 
 
 def why_not(target: Target) -> str | None:
@@ -37,7 +38,9 @@ def why_not(target: Target) -> str | None:
 
 def chip(target: Target) -> Chip:
     """What a kernel may take on a target, for which there is no ``why_not``."""
-    return EMULATED.chip if EMULATED else chips.find(target)
+    found = EMULATED.chip if EMULATED else chips.find(target)
+    assert isinstance(found, Chip)
+    return found
 
 
 def call(text, architecture, plan, layer, shapes, args, members, steps):

@@ -40,14 +40,17 @@ def missing() -> str | None:
 def facts(ordinal: int) -> Facts | str:
     """Of the GPU with this number of CUDA's; why nothing is known of it."""
     found = (ctypes.c_int32 * len(Facts._fields))()
-    ask = _loaded().jaxrnn_gpu_facts
+    lib = _loaded()
+    if isinstance(lib, str):
+        return lib
+    ask = lib.jaxrnn_gpu_facts
     ask.restype = ctypes.c_char_p
     why = ask(ordinal, found)
     return why.decode() if why else Facts(*found)
 
 
 @functools.cache
-def _loaded():
+def _loaded() -> ctypes.CDLL | str:
     """Loads the library once and tells XLA of its function; why not."""
     if compiler.library() is None:
         return "there is no NVRTC (nvidia-cuda-nvrtc), which comes with jax[cuda12] or jax[cuda13]"
