@@ -44,7 +44,7 @@ class Library(NamedTuple):
 # What calls each library: one built for another caller would misread its calls.
 CALLERS = {
     "cpu.so": ("recurrence/cpu.py", "attention/cpu.py"),
-    "gpu.so": ("recurrence/gpu/launch.py", "recurrence/gpu/library.py"),
+    "gpu.so": ("recurrence/gpu/launch.py",),
 }
 
 

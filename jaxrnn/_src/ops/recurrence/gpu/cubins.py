@@ -27,7 +27,7 @@ def machine_code(source: str, architecture: str) -> np.ndarray:
             return np.frombuffer(kept[_HASH:], np.int32)
     code, _ = compiler.compiled(source, architecture)
     with contextlib.suppress(OSError):
-        _write(path, hashlib.sha256(code).digest() + code.tobytes())
+        _write(path, hashlib.sha256(code.tobytes()).digest() + code.tobytes())
     return code
 
 

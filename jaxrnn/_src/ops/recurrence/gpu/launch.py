@@ -87,7 +87,7 @@ def _lower(context, *args, text, architecture, shapes, members, numbers):
         if EMULATED:
             return EMULATED(text, shapes, args, numbers=numbers, members=members)
         code = cubins.machine_code(text, architecture)
-        hashed = np.frombuffer(hashlib.sha256(code).digest()[:16], np.int64)  # of loaded code
+        hashed = np.frombuffer(hashlib.sha256(code.tobytes()).digest()[:16], np.int64)
         return jax.ffi.ffi_call("jaxrnn_gpu", shapes)(
             *args, code=code, members=members, numbers=np.concatenate([numbers, hashed])
         )
