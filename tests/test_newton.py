@@ -195,6 +195,17 @@ def test_other_cells(cell, words):
         jaxrnn.newton(cell, params, xs)
 
 
+def test_every_state():
+    cell = jaxrnn.lstm(2)
+    params, xs = drawn(cell, 5, 2)
+    given = {"lengths": jnp.array([5, 3]), "reverse": True, "return_states": True}
+    came, want = (
+        jaxrnn.unroll(cell, params, xs, **given, implementation=name) for name in ("newton", "xla")
+    )
+    for a, b in zip(jax.tree.leaves(came), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
 def test_no_steps_and_one():
     cell = jaxrnn.gru(2)
     params, xs = drawn(cell, 1, 2)

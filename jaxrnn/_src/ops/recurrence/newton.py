@@ -11,7 +11,7 @@ from jaxrnn._src.ops.recurrence import problem as p
 
 
 def run(problem: p.Problem, operands: p.Operands):
-    """The whole sequence: (*final state, ys, solved)."""
+    """The whole sequence: (final state, ys, states after each step, solved)."""
     system = _system(problem, operands)
     flip = lambda tree: jax.tree.map(lambda a: a[::-1], tree) if problem.reverse else tree
     xs, mask, starts = flip((p.project(operands.xs, operands), operands.mask, operands.starts))
@@ -19,7 +19,7 @@ def run(problem: p.Problem, operands: p.Operands):
     given = newton.Given(params, xs, operands.state, operands.initial, mask, starts)
     states, solved = newton.solve(system, given)
     ys = select(mask, states[0].astype(operands.xs.dtype), 0)
-    return (*(a[-1] for a in states), flip(ys), solved)
+    return tuple(a[-1] for a in states), flip(ys), flip(states), solved
 
 
 def blocks(problem: p.Problem, operands: p.Operands) -> Blocks:
