@@ -11,9 +11,10 @@ from jaxrnn._src.builders.stateless import stateless
 from jaxrnn._src.core import checks, dropout_masks, every_step, param_spec, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.linear import affine
-from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.time_axis import positions, resets
 from jaxrnn._src.core.typing import Merge, Per
 from jaxrnn._src.wrappers.views import views
 
