@@ -18,10 +18,10 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...] = ()
 
     @property
-    def places(self):
+    def places(self) -> int:
         return math.prod(self.shape)
 
-    def size(self, name, features):
+    def size(self, name: str, features: int) -> int:
         """How many these are, of so many ``features`` at all places."""
         if features % self.places:
             want = f"a multiple of {self.places}, as many at each place of shape={self.shape}"
