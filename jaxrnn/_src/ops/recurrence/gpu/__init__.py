@@ -41,6 +41,8 @@ def unsupported(problem, operands, target):
     if why:
         return why
     chip = launch.chip(target)
+    if problem.every:
+        return p.only_last(problem)
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2], target.members)
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
