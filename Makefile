@@ -111,9 +111,14 @@ zig = -DCMAKE_CXX_COMPILER=$(abspath $(RUN));-m;ziglang;c++;-target;$(1)
 
 # What an extra names, without jaxrnn itself: nothing is compiled for it.
 define EXTRA
-import sys, tomllib
+import re, sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-print(*project["optional-dependencies"][sys.argv[1]], sep="\n")
+def packages(extra):
+    for package in project["optional-dependencies"][extra]:
+        own = re.match(r"jaxrnn\[(.*)\]", package)
+        inner = [p for name in own[1].split(",") for p in packages(name)] if own else []
+        yield from [*project["dependencies"], *inner] if own else [package]
+print(*dict.fromkeys(packages(sys.argv[1])), sep="\n")
 endef
 export EXTRA
 $(VENV)/tools-%: pyproject.toml | $(VENV)/bin/python

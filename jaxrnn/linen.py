@@ -80,6 +80,7 @@ class RNN(nn.Module):
         time_major: bool = False,
         deterministic: bool | None = None,
         return_state: bool = False,
+        return_states: bool = False,
     ) -> Any:
         """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
@@ -92,9 +93,11 @@ class RNN(nn.Module):
           deterministic: True if the cell draws nothing, False if it has to; None leaves it to
             whether ``apply`` was given the stream "dropout".
           return_state: whether to return the final state too.
+          return_states: whether to return the final state and those after all steps.
 
         Returns:
-          ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+          ys [...batch, T, O], or ``(state, ys)``, or ``(state, (ys, states))``, where states have
+          time and batch as ys have them. For the rest see ``jaxrnn.unroll``.
 
         Raises:
           ValueError: an argument is given under both of its names; the cell draws random numbers,
@@ -111,9 +114,9 @@ class RNN(nn.Module):
             cell, params, xs, dtype=self.dtype, state=state, initial_state=initial_state,
             lengths=lengths, seq_lengths=seq_lengths, mask=mask, starts=starts, reverse=reverse,
             time_major=time_major, key=self.make_rng("dropout") if draw else None,
-            implementation=self.implementation,
+            implementation=self.implementation, return_states=return_states,
         )  # fmt: skip
-        return (state, ys) if return_state else ys
+        return (state, ys) if return_state or return_states else ys
 
     def step(self, state: State, x: Inputs) -> tuple[State, Outputs]:
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""

@@ -92,6 +92,7 @@ class RNN(nnx.Module):
         time_major: bool = False,
         deterministic: bool | None = None,
         return_state: bool = False,
+        return_states: bool = False,
     ) -> Any:
         """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
@@ -103,9 +104,11 @@ class RNN(nnx.Module):
           time_major: time leads in xs, mask, starts and ys: [T, ...batch, I].
           deterministic: whether the cell draws nothing in this call; None is the module's own.
           return_state: whether to return the final state too.
+          return_states: whether to return the final state and those after all steps.
 
         Returns:
-          ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+          ys [...batch, T, O], or ``(state, ys)``, or ``(state, (ys, states))``, where states have
+          time and batch as ys have them. For the rest see ``jaxrnn.unroll``.
 
         Raises:
           ValueError: an argument is given under both of its names.
@@ -116,9 +119,9 @@ class RNN(nnx.Module):
             initial_state=initial_state, lengths=lengths, seq_lengths=seq_lengths, mask=mask,
             starts=starts, reverse=reverse, time_major=time_major,
             key=None if self.rngs is None or deterministic else self.rngs(),
-            implementation=self.implementation,
+            implementation=self.implementation, return_states=return_states,
         )  # fmt: skip
-        return (state, ys) if return_state else ys
+        return (state, ys) if return_state or return_states else ys
 
     def step(self, state: State, x: Inputs) -> tuple[State, Outputs]:
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""

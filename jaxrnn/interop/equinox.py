@@ -1,5 +1,8 @@
 """Equinox's cells."""
 
+import importlib
+
+import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.cells.gru import gru
@@ -54,7 +57,8 @@ def from_equinox(module: Theirs) -> tuple[Cell, Params]:
     >>> cell, jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
     (gru(hidden=4), (5, 4))
     """
-    from equinox import nn
+    # Where it is not installed, a type checker takes `import equinox` for this file.
+    nn: Theirs = importlib.import_module("equinox").nn
 
     makers = {nn.LSTMCell: lstm, nn.GRUCell: gru}
     if type(module) not in makers:
@@ -90,8 +94,7 @@ def to_equinox(cell: Cell, params: Params) -> Theirs:
     >>> module = jaxrnn.interop.to_equinox(cell, cell.init(jax.random.key(0), 3))
     >>> h, c = module(jnp.ones(3), (jnp.zeros(4), jnp.zeros(4)))
     """
-    import equinox
-    import jax
+    equinox: Theirs = importlib.import_module("equinox")
 
     params = params_tree.dicts(params)
     make = made_by(cell, _LAYOUTS, "Equinox")

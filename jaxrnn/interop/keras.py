@@ -1,5 +1,6 @@
 """Weights from and to Keras: its recurrent layers and cells, their directions and stacks."""
 
+import importlib
 import sys
 from typing import Any
 
@@ -225,7 +226,8 @@ def to_keras(cell: Cell, params: Params) -> Theirs:
     >>> layer.merge_mode, layer.compute_output_shape((2, 5, 3))
     ('sum', (2, 5, 4))
     """
-    import keras
+    # Where it is not installed, a type checker takes `import keras` for this file.
+    keras: Theirs = importlib.import_module("keras")
 
     params = params_tree.dicts(params)
     dtype = check(cell, params)

@@ -1,5 +1,6 @@
 """Weights from and to PyTorch: its RNN, LSTM and GRU, as modules or as state_dicts."""
 
+import importlib
 import re
 import sys
 from collections.abc import Mapping
@@ -270,7 +271,8 @@ def to_torch(cell: Cell, params: Params) -> Theirs:
     >>> jaxrnn.interop.to_torch(cell, cell.init(jax.random.key(0), 3))
     GRU(3, 4, num_layers=2, dropout=0.5)
     """
-    import torch
+    # Where it is not installed, a type checker takes `import torch` for this file.
+    torch: Theirs = importlib.import_module("torch")
 
     params = params_tree.dicts(params)
     dtype = check(cell, params)

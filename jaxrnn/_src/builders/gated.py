@@ -222,7 +222,9 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
         return changed(params, state, x)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
+    def unroll(
+        params, state, xs, mask, starts, reverse, key, implementation, initial=None, every=False
+    ):
         del key
         initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state = initial if state is None else state
@@ -230,7 +232,7 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
         return recur(
             update, xs, given.w, given.b, given.r, given.unit, given.state,
             initial=None if starts is None else initial, mask=mask, starts=starts,
-            reverse=reverse, residuals=residuals, implementation=implementation,
+            reverse=reverse, residuals=residuals, implementation=implementation, every=every,
         )  # fmt: skip
 
     init = lambda key, in_size: param_spec.made(spec, key, in_size)

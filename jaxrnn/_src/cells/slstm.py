@@ -41,7 +41,7 @@ def slstm(
     hidden: int,
     *,
     forget: Literal["sigmoid", "exp"] = "sigmoid",
-    heads: int = 1,
+    heads: int = 4,
     residuals: Residuals = "gates",
 ) -> Cell:
     """The LSTM with exponential gates and scalar memories (Beck et al. 2024, arXiv:2405.04517).
@@ -56,12 +56,13 @@ def slstm(
     Args:
       hidden: H, the size of the state and the output.
       forget: what f is made by, "sigmoid" or "exp".
-      heads, residuals: see ``jaxrnn.gated``.
+      heads: N, a divisor of ``hidden``; 4, as in the paper and in ``jaxrnn.mlstm``.
+      residuals: see ``jaxrnn.gated``.
 
     Returns:
       A ``Cell``. State ``(h, c, n, m)``, each [..., H]; parameters ``w`` [I, 4, H], ``r``
-      [H, 4, H] and ``b`` [4, H], gates in the order i f z o. The bias of a sigmoid f goes from 3
-      to 6 over the units of each head at first.
+      [N, D, 4, D] with D = H / N, and ``b`` [4, H], gates in the order i f z o. The bias of a
+      sigmoid f goes from 3 to 6 over the units of each head at first.
 
     Raises:
       ValueError: ``forget`` is neither.

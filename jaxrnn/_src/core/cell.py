@@ -27,7 +27,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, dispatch, inputs
+from jaxrnn._src.core import checks, dispatch, every_step, inputs
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.params_tree import Called, OfDicts, OfInputs, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
@@ -74,7 +74,9 @@ class Cell:
       unroll: ``(params, state, xs, mask, starts, reverse, key, implementation) -> (state, ys)``:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state. If it also takes ``initial``, this is what
-        ``starts`` puts back in place of the cell's own.
+        ``starts`` puts back in place of the cell's own. If it takes ``every``, with
+        ``every=True`` its second result is ``(ys, states)``, with the states after each step;
+        of a cell that does not, ``return_states`` scans the step.
       draws: whether it draws random numbers, and so needs a key to train: what a module asks.
       states: names of the arrays of its state, in order, for ``jaxrnn.trace``. Those that have
         none are ``h``, the first, and ``state_1`` and so on.
@@ -342,7 +344,9 @@ def cell(
         state = checks.completed_state(initial_state, params, state, inputs.leading(x))
         return call(params, state, x, key)
 
-    def whole(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
+    def whole(
+        params, state, xs, mask, starts, reverse, key, implementation, initial=None, every=False
+    ):
         checks.check_lifted(implementation)
         dispatch.record_reference("scan of step", "only gated cells have one")
         initial = initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
@@ -351,10 +355,10 @@ def cell(
         params, state, initial, xs, mask, starts = given
         return scan(
             lambda state, x: call(params, state, x, key),
-            state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse,
+            state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse, every=every,
         )  # fmt: skip
 
-    unroll = once(whole, "reverse", "implementation")
+    unroll = once(whole, "reverse", "implementation", "every")
     return Cell(init, initial_state, one, unroll, takes_key, states)
 
 
@@ -371,6 +375,7 @@ def unroll(
     key: PRNGKey | None = None,
     deterministic: bool | None = None,
     time_axis: str | None = None,
+    return_states: bool = False,
     implementation: ImplementationName | None = None,
 ) -> tuple[State, Outputs]:
     """Runs a cell over a sequence: the same as scanning ``cell.step``.
@@ -397,12 +402,17 @@ def unroll(
         time (``lru``, ``s5``, ``gilr``, ``min_gru``, ``min_lstm``, ``project``, in ``stack``,
         ``bidirectional`` and others). ``lengths`` are those of the whole sequences. Other cells
         refuse; one made by hand with a loop of its own cannot be seen, and must not be given.
+      return_states: whether to return the states after all steps too, with a gradient. Cells made
+        by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way: on a CPU in the
+        kernel, on a GPU or TPU in XLA's loop. Of others the step is scanned; ``explain`` says so.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
         can run.
 
     Returns:
       ``(state, ys)`` as ``jax.lax.scan``: the state after the last step processed, and the
-      outputs [T, ...batch, O] in the type of ``xs``, zero where a step is not real.
+      outputs [T, ...batch, O] in the type of ``xs``, zero where a step is not real. With
+      ``return_states``, ``(state, (ys, states))``: states have the structure of ``state``, with
+      time before all other axes; at a step that is not real, a state is held.
 
     Raises:
       ValueError, TypeError: at trace time, naming the argument, what came and what is wanted.
@@ -412,8 +422,14 @@ def unroll(
     >>> state, ys = jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 1]))
     >>> ys.shape, bool((ys[1:, 1] == 0).all())
     ((5, 2, 8), True)
+    >>> lstm = jaxrnn.lstm(hidden=8)
+    >>> params, xs = lstm.init(jax.random.key(0), 3), jnp.ones((5, 2, 3))
+    >>> state, (ys, (h, c)) = jaxrnn.unroll(lstm, params, xs, return_states=True)
+    >>> c.shape, bool((c[-1] == state[1]).all())
+    ((5, 2, 8), True)
     """
     check_cell("cell", cell)
+    checks.check_bool("return_states", return_states)
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
     if deterministic is not None:
@@ -431,7 +447,8 @@ def unroll(
     xs = select(mask, xs, 0)  # what stands in padding never meets a weight
 
     def run(params, state, xs, mask, starts, key):
-        return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
+        args = params, state, xs, mask, starts, reverse, key, implementation
+        return every_step.run(cell, *args, every=return_states)
 
     if time_axis is not None:
 

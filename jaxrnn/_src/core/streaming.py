@@ -97,16 +97,19 @@ def streamed(unroll, initial_state, made):
         xs, mask, starts = flip((xs, mask, starts))
         reverse = static.reverse and not static.turned
         options = mask, starts, reverse, key, static.implementation
-        state, ys = unroll(params, state, xs, *options, **initial)
+        every = {"every": True} if static.every else {}
+        state, ys = unroll(params, state, xs, *options, **initial, **every)
         return state, flip(ys)
 
     @functools.wraps(unroll)
     def pieces(params, state, xs, mask, starts, reverse, key, implementation, **initial):
-        options = reverse, key, implementation
+        options, given = (reverse, key, implementation), initial
+        every = given.get("every", False)
+        initial = {name: value for name, value in given.items() if name != "every"}
         whole = dispatch.is_recording() or time_division.axis() is not None
         steps = None if whole else _size(bytes_made, params, xs)
         if steps is None:
-            return unroll(params, state, xs, mask, starts, *options, **initial)
+            return unroll(params, state, xs, mask, starts, *options, **given)
         if state is None:
             state = initial.get("initial")
         if state is None:
@@ -115,7 +118,7 @@ def streamed(unroll, initial_state, made):
         # So a piece is turned round, with the starts as they come in the order of processing.
         turned = reverse and starts is not None
         starts = resets(starts, mask, reverse)
-        static = _Static(reverse, turned, implementation)
+        static = _Static(reverse, turned, implementation, every)
         given = (params, key, initial), state, (xs, mask, starts)
         if _closes_over_traced(functools.partial(some, static), steps, *given):
             return some(static, *given)
@@ -134,6 +137,7 @@ class _Static(NamedTuple):
     reverse: bool
     turned: bool  # the steps of a piece run from the first to the last, in reverse order
     implementation: str | None
+    every: bool  # whether ys are (ys, states)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

@@ -109,4 +109,4 @@ class Unroll(Protocol):
         key: PRNGKey | None,
         implementation: str | None,
         /,
-    ) -> tuple[State, Array]: ...
+    ) -> tuple[State, Outputs]: ...  # of one that takes `every`, with the states after each step

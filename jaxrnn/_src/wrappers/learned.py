@@ -1,16 +1,14 @@
 """An initial state that is learned."""
 
 import inspect
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._src.core import checks, inputs, params_tree
+from jaxrnn._src.core import checks, every_step, inputs, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
-from jaxrnn._src.core.typing import Array, State
 
 
 @constructor
@@ -60,17 +58,17 @@ def learned_state(cell: Cell) -> Cell:
     scanned = from_step(init, initial_state, step)
     takes_initial = "initial" in inspect.signature(cell.unroll).parameters
 
-    def unroll(params, state, xs, *options):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+        options = mask, starts, reverse, key, implementation
         params = parts(params)
         initial = initial_state(params, inputs.leading(xs)[1:])
         state = initial if state is None else state
         if takes_initial:
-            run: Callable[..., tuple[State, Array]] = cell.unroll
-            return run(params["cell"], state, xs, *options, initial=initial)
-        _, starts, *_ = options
+            args = params["cell"], state, xs, *options
+            return every_step.run(cell, *args, every=every, initial=initial)
         if starts is None:
-            return cell.unroll(params["cell"], state, xs, *options)
-        return scanned.unroll(params, state, xs, *options)
+            return every_step.run(cell, params["cell"], state, xs, *options, every=every)
+        return every_step.run(scanned, params, state, xs, *options, every=every)
 
     return Cell(init, initial_state, scanned.step, unroll, cell.draws)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.builders.stateless import stateless
-from jaxrnn._src.core import checks, dropout_masks, param_spec, params_tree
+from jaxrnn._src.core import checks, dropout_masks, every_step, param_spec, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
@@ -262,24 +262,21 @@ def bidirectional(forward: Cell, backward: Cell | None = None, *, merge: Merge =
     def step(params, state, x, key=None):
         raise ValueError("bidirectional has no step: it needs the whole sequence; use unroll")
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
         params = params_tree.parts(params, inits)
-        first, second = (None, None) if state is None else state
-        first, ahead = forward.unroll(
-            params["forward"],
-            first,
-            xs,
-            mask,
-            starts,
-            reverse,
-            dropout_masks.fold(key, 0),
-            implementation,
-        )
-        second, back = backward.unroll(
-            params["backward"], second, xs, mask, starts, not reverse, dropout_masks.fold(key, 1),
-            implementation,
-        )  # fmt: skip
-        return (first, second), select(mask, merged(ahead, back), 0)
+        given = (None, None) if state is None else state
+        ways = (forward, "forward", reverse), (backward, "backward", not reverse)
+        final, ys, states = [], [], []
+        for n, (cell, name, turned) in enumerate(ways):
+            own = dropout_masks.fold(key, n)
+            args = params[name], given[n], xs, mask, starts, turned, own, implementation
+            after, both = every_step.run(cell, *args, every=every)
+            y, after_each = both if every else (both, None)
+            final.append(after)
+            ys.append(y)
+            states.append(after_each)
+        ys = select(mask, merged(*ys), 0)
+        return tuple(final), (ys, tuple(states)) if every else ys
 
     return Cell(init, initial_state, step, unroll, forward.draws or backward.draws)
 
@@ -322,11 +319,12 @@ def dropout(rate: float, *, per: Per = "step") -> Cell:
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
         return state + 1, drop(x, state, key)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
         first = initial_state(params, xs.shape[1:-1]) if state is None else state
         real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
-        return after, jax.vmap(drop, (0, 0, None))(xs, before, key)
+        ys = jax.vmap(drop, (0, 0, None))(xs, before, key)
+        return after, (ys, before + real.astype(before.dtype)) if every else ys
 
     whole = streamed(unroll, initial_state, lambda params, xs: ())
     return Cell(lambda key, in_size: {}, initial_state, step, whole, draws=rate > 0)

@@ -3,7 +3,7 @@
 import functools
 
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.core import checks, every_step, param_spec
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.tags import tag
 from jaxrnn._src.core.typing import Activation
@@ -90,7 +90,8 @@ def backward(cell: Cell) -> Cell:
     def step(params, state, x, key=None):
         raise ValueError("backward has no step: it needs the whole sequence; use unroll")
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        return cell.unroll(params, state, xs, mask, starts, not reverse, key, implementation)
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+        args = params, state, xs, mask, starts, not reverse, key, implementation
+        return every_step.run(cell, *args, every=every)
 
     return Cell(cell.init, cell.initial_state, step, unroll, cell.draws)

@@ -42,6 +42,8 @@ def unsupported(problem, operands, target):
     missing = launch.missing(target)
     if missing:
         return missing
+    if problem.every:
+        return p.only_last(problem)
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
@@ -243,6 +245,7 @@ class _Plan:
             count += len(some)
         return {
             "MOST_ARRAYS": launch.MOST_ARRAYS,
+            "MOST_POLLS": launch.MOST_POLLS,
             "GATES": self.problem.gates,
             "APART": len(packing.apart),
             "STATES": self.problem.states,
