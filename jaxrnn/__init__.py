@@ -3,7 +3,9 @@
 __version__ = "0.1.0"
 
 from jaxrnn import inside
+from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.builders.gated import gated
+from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.builders.stateless import layer_norm, project, stateless
 from jaxrnn._src.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn._src.cells.attention import attention, transformer_block
@@ -46,6 +48,7 @@ from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
 from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
+from jaxrnn._src.core.param_spec import INPUTS
 from jaxrnn._src.core.pool import Pool
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.exported import export_with_kernels, load_kernels
@@ -73,8 +76,8 @@ __all__ = [
     "attention",
     "attentive",
     "bidirectional",
-    "Cell",
     "cell",
+    "Cell",
     "cfn",
     "chrono",
     "constructor",
@@ -85,6 +88,7 @@ __all__ = [
     "delta_net",
     "delta_product",
     "dense",
+    "diagonal",
     "dreamer_gru",
     "dropout",
     "elman",
@@ -105,6 +109,7 @@ __all__ = [
     "highway",
     "indrnn",
     "initialized",
+    "INPUTS",
     "inside",
     "int8",
     "irnn",
@@ -116,6 +121,7 @@ __all__ = [
     "leaky",
     "learned_state",
     "lem",
+    "lifted",
     "ligru",
     "linear_attention",
     "linear_scan",

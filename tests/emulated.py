@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from instead import instead
 
-from jaxrnn._src.ops.recurrence.gpu import launch, tiling
-from jaxrnn._src.ops.recurrence.gpu.tiling import Chip
+from jaxrnn._src.ops.recurrence.gpu import chips, launch, tiling
+from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
 HEADER = pathlib.Path(__file__).with_name("emulate.h")
 _ONE_AT_A_TIME = threading.Lock()
@@ -130,7 +130,7 @@ def emulated(
 class Made:
     """In place of a GPU, kernels are made and not run."""
 
-    chip = tiling.CHIPS["NVIDIA H200"]
+    chip = chips.CHIPS["NVIDIA H200"]
 
     def __init__(self):
         self.texts, self.numbers = [], []

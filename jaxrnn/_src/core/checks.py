@@ -340,6 +340,13 @@ def names(name, value, default):
     return tuple(value)
 
 
+def widths(name, value):
+    """A dict from names to sizes."""
+    if not isinstance(value, Mapping) or not value:
+        raise TypeError(f"{name}: got {described(value)}, want a dict from names to widths")
+    return {key: size(f"{name}[{key!r}]", width) for key, width in value.items()}
+
+
 def heads(hidden, number):
     """``hidden`` units in so many heads of the same width: both as ints."""
     hidden, number = size("hidden", hidden), size("heads", number)
