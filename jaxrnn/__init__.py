@@ -50,6 +50,7 @@ from jaxrnn._src.core.generation import generate, sample
 from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
 from jaxrnn._src.core.param_spec import INPUTS
 from jaxrnn._src.core.pool import Pool
+from jaxrnn._src.inspect.newton import newton
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.exported import export_with_kernels, load_kernels
 from jaxrnn._src.ops.linear_scan import linear_scan
@@ -136,6 +137,7 @@ __all__ = [
     "minimal_rnn",
     "mlstm",
     "multiplicative_lstm",
+    "newton",
     "online",
     "pack",
     "para_gru",

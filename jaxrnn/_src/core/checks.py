@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import inputs
-from jaxrnn._src.core.dispatch import NAMES, REFERENCE
+from jaxrnn._src.core.dispatch import NAMES, NEWTON, REFERENCE
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_device
 from jaxrnn._src.core.typing import Activation, Array
@@ -32,8 +32,9 @@ def check_sequence(xs, mask, starts, reverse, key, implementation):
     check_bool("reverse", reverse)
     if key is not None:
         check_key(key)
-    if implementation is not None and implementation not in NAMES:
-        raise ValueError(f"implementation: got {implementation!r}, want None or one of {NAMES}")
+    known = (*NAMES, NEWTON)
+    if implementation is not None and implementation not in known:
+        raise ValueError(f"implementation: got {implementation!r}, want None or one of {known}")
 
 
 def described(value):

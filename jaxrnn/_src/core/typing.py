@@ -35,7 +35,7 @@ Spec: TypeAlias = Mapping[str, tuple[tuple[Any, ...], Initializer]]
 Update: TypeAlias = Callable[..., tuple[Array, ...]]  # (state, x, r, **unit), see `jaxrnn.gated`
 # Of one parameter: an initializer, the name of one in `jax.nn.initializers`, or one for each gate.
 Initializers: TypeAlias = str | Initializer | tuple[str | Initializer, ...]
-ImplementationName: TypeAlias = Literal["reference", "xla", "cpu", "tpu", "gpu"]
+ImplementationName: TypeAlias = Literal["reference", "xla", "cpu", "tpu", "gpu", "newton"]
 Residuals: TypeAlias = Literal["gates", "states", "chunks"]
 Per: TypeAlias = Literal["step", "sequence"]
 # None leaves the outputs apart, as a tuple.
