@@ -15,7 +15,7 @@ namespace {
 
 template <class T>
 ffi::Error run(const Call<T>& call, ffi::ThreadPool& pool, const Kernel<T>& kernel) {
-  int threads = std::max<int64_t>(1, pool.num_threads());
+  int threads = threads_of(pool.num_threads());
   auto schedule = [&](auto work) { pool.Schedule(std::move(work)); };
   auto* step = call.backward ? kernel.backward : kernel.forward;
   int64_t phases = call.T_ + 1 + call.backward;
