@@ -211,7 +211,7 @@ def test_attention_has_room_for_the_sequence():
 WRITE = {"sequences": "sequences.options", "programs": "programs"}  # where the options are
 WRITE |= {
     name: name
-    for name in ("attention", "peers", "cells", "accelerator", "int8", "aot", "residuals")
+    for name in ("attention", "peers", "cells", "accelerator", "plans", "int8", "aot", "residuals")
 }
 
 
@@ -227,7 +227,7 @@ def test_a_run_leaves_the_recorded_results_alone(command, monkeypatch):
     with pytest.raises(SystemExit):
         parse([*given, "--out", "mine", "--record"])
     monkeypatch.setenv("OUT", "elsewhere")
-    anywhere = "elsewhere" if command == "accelerator" else record.RUNS
+    anywhere = "elsewhere" if command in ("accelerator", "plans") else record.RUNS
     assert parse(given).out == pathlib.Path(anywhere)
     assert parse([*given, "--record"]).out == record.RESULTS
 

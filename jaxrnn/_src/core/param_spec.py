@@ -18,10 +18,10 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...] = ()
 
     @property
-    def places(self):
+    def places(self) -> int:
         return math.prod(self.shape)
 
-    def size(self, name, features):
+    def size(self, name: str, features: int) -> int:
         """How many these are, of so many ``features`` at all places."""
         if features % self.places:
             want = f"a multiple of {self.places}, as many at each place of shape={self.shape}"
@@ -158,9 +158,10 @@ def check(spec, params, x):
       ValueError, TypeError: naming the array that does not fit, or x.
     """
     found = ((name, shape, n) for name, (shape, _) in spec.items() for n in shape)
-    name, shape, inputs = next(case for case in found if isinstance(case[2], Inputs))
+    name, shape, inputs = next((c for c in found if isinstance(c[2], Inputs)), (None, (), INPUTS))
     shapes = _shapes(spec, "xs", x.shape[-1])
-    checks.check_params(params, shapes, name, x, shape.index(inputs), inputs.places)
+    axis = 0 if name is None else shape.index(inputs)  # no parameter need have an axis of features
+    checks.check_params(params, shapes, name, x, axis, inputs.places)
     dtype = arithmetic(params)
     checks.check_floating("xs", x)
     if promoted(x.dtype, dtype) != dtype:
