@@ -12,6 +12,7 @@
 #include "forward.h"
 #include "backward.h"
 #include "attention.h"
+#include "linear_scan.h"
 
 namespace {
 
@@ -42,6 +43,7 @@ template <class T>
 constexpr Kernels<T> kKernels = {
     {kLanes<T>, forward<T>, backward<T>, evaluate<T>},
     {attention_forward<T>, attention_backward<T>},
+    {scan_forward<T>, scan_backward<T>},
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention_task.h"
+#include "linear_scan_task.h"
 #include "task.h"
 
 namespace jaxrnn {
@@ -11,6 +12,7 @@ template <class T>
 struct Kernels {
   Kernel<T> recurrence;
   AttentionKernel<T> attention;
+  LinearScanKernel<T> linear_scan;
 };
 
 struct Isa {
