@@ -13,6 +13,7 @@
 #include "backward.h"
 #include "attention.h"
 #include "linear_scan.h"
+#include "ceiling.h"
 
 namespace {
 
@@ -44,6 +45,7 @@ constexpr Kernels<T> kKernels = {
     {kLanes<T>, forward<T>, backward<T>, evaluate<T>},
     {attention_forward<T>, attention_backward<T>},
     {scan_forward<T>, scan_backward<T>},
+    multiply_adds<T>,
 };
 
 }  // namespace

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, inputs, params_tree
+from jaxrnn._src.core import checks, inputs, memory_order, params_tree
 from jaxrnn._src.core.cell import unroll
 
 LAYOUT = "[...batch, T, I]"
@@ -32,7 +32,8 @@ def run(
         xs = jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), xs)
         mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
     mask = checks.combined_mask(xs, lengths, mask, name)
-    state, ys = unroll(cell, params, xs, state, mask=mask, starts=starts, **options)
+    with memory_order.batch_first(not time_major):
+        state, ys = unroll(cell, params, xs, state, mask=mask, starts=starts, **options)
     return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), ys)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.builders.stateless import stateless
-from jaxrnn._src.core import checks, dropout_masks, param_spec, params_tree
+from jaxrnn._src.core import checks, dropout_masks, memory_order, param_spec, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
@@ -278,7 +278,8 @@ def bidirectional(forward, backward=None, *, merge="concat"):
             params["backward"], second, xs, mask, starts, not reverse, dropout_masks.fold(key, 1),
             implementation,
         )  # fmt: skip
-        return (first, second), select(mask, merged(ahead, back), 0)
+        ys = memory_order.in_place(merged, ahead, back)
+        return (first, second), select(mask, ys, 0)
 
     return Cell(init, initial_state, step, unroll, forward.draws or backward.draws)
 
@@ -306,26 +307,29 @@ def dropout(rate, *, per="step"):
     rate = checks.probability("rate", rate)
     checks.check_per(per)
 
-    def drop(x, count, key):
-        """x [...batch, I], count [...batch]."""
-        if key is None or rate == 0:
-            return x
-        return dropout_masks.scaled(
-            x, dropout_masks.kept(key, rate, count, x.shape[-1:], per), rate
-        )
+    def kept(count, size, key):
+        """bool [...batch, size], for count [...batch]."""
+        return dropout_masks.kept(key, rate, count, (size,), per)
+
+    scaled = functools.partial(dropout_masks.scaled, rate=rate)
 
     def initial_state(params, batch_shape):
         return jnp.zeros(batch_shape, jnp.int32)
 
     def step(params, state, x, key=None):
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
-        return state + 1, drop(x, state, key)
+        if key is None or rate == 0:
+            return state + 1, x
+        return state + 1, scaled(x, kept(state, x.shape[-1], key))
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         first = initial_state(params, xs.shape[1:-1]) if state is None else state
         real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
-        return after, jax.vmap(drop, (0, 0, None))(xs, before, key)
+        if key is None or rate == 0:
+            return after, xs
+        of_steps = jax.vmap(kept, (0, None, None))(before, xs.shape[-1], key)
+        return after, memory_order.in_place(scaled, xs, of_steps)
 
     whole = streamed(unroll, initial_state, lambda params, xs: ())
     return Cell(lambda key, in_size: {}, initial_state, step, whole, draws=rate > 0)
