@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-import jax
+from jaxrnn._src.core.typing import Device
 
 PLATFORMS = ("cpu", "tpu", "cuda", "rocm")  # those that a program is lowered for
 
@@ -17,12 +17,14 @@ class Target(NamedTuple):
       chip: ``jax.Device.device_kind``; None if unknown.
       devices: over how many XLA divides the arrays; 1 inside of ``jax.shard_map``.
       exported: the program is kept, to run elsewhere.
+      members: of an ensemble, those that run at once, by ``jax.vmap`` over weights.
     """
 
     platform: str | None
     chip: str | None = None
     devices: int = 1
     exported: bool = False
+    members: int = 1
 
 
 def of_lowering(platform, context):
@@ -48,6 +50,6 @@ def _is_of(device, platform):
     )
 
 
-def of_device(device: jax.Device):
+def of_device(device: Device) -> Target:
     """The ``Target`` of a program for one device."""
     return Target(device.platform, device.device_kind)

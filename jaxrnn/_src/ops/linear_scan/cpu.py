@@ -62,16 +62,16 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         hs=len(states) == 2, before=len(states) == 1,
         d_final=d_final is not None, d_hs=d_hs is not None, d_a=want_a, d_b=wanted.b,
     )  # fmt: skip
-    # What is not wanted may be anything.
-    gradients = operands._replace(h0=out["d_h0"])
-    if wanted.b:
+    gradients = operands._replace(h0=out["d_h0"])  # what is not wanted may be anything
+    if out["d_b"] is not None:
         gradients = gradients._replace(b=out["d_b"])
-    if want_a and not constant:
-        gradients = gradients._replace(a=out["d_a"])
-    if want_a and constant:
-        d_a = out["d_a"].sum(tuple(range(len(plan.batch))))
-        gradients = gradients._replace(constant=d_a.astype(operands.constant.dtype))
-    return gradients
+    d_a = out["d_a"]
+    if d_a is None:
+        return gradients
+    if not constant:
+        return gradients._replace(a=d_a)
+    d_a = d_a.sum(tuple(range(len(plan.batch))))
+    return gradients._replace(constant=d_a.astype(operands.factor_dtype))
 
 
 class _Plan:
@@ -93,7 +93,7 @@ class _Plan:
 
     def factors(self):
         a, constant = self.operands.a, self.operands.constant
-        return Argument(constant, None) if a is None else self.flat(a)
+        return self.flat(a) if constant is None else Argument(constant, None)
 
     def state(self):
         return Result((None, self.width), self.operands.h0.dtype)

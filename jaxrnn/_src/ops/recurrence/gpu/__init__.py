@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
-from jaxrnn._src.ops.recurrence.gpu import launch, source, tiling
-from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS, KIB, Layer, plan
+from jaxrnn._src.ops.recurrence.gpu import chips, launch, source, tiling
+from jaxrnn._src.ops.recurrence.gpu.chips import KIB
+from jaxrnn._src.ops.recurrence.gpu.tiling import Layer, plan
 from jaxrnn._src.ops.recurrence.packed import Packed, Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
 from jaxrnn._src.ops.recurrence.projected import in_pieces
@@ -36,13 +37,13 @@ def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
     if target.platform not in ("cuda", "gpu") and not launch.EMULATED:
         return f"it is for NVIDIA GPUs, not for {target.platform}"
+    why = launch.why_not(target)
+    if why:
+        return why
     chip = launch.chip(target)
-    if chip is None:
-        return f"the kernel knows {', '.join(CHIPS)}; this is {target.chip or 'an unknown chip'}"
-    missing = launch.missing(target)
-    if missing:
-        return missing
-    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
+    if problem.every:
+        return p.only_last(problem)
+    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2], target.members)
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
     if operands.state[0].dtype != jnp.float32:
@@ -58,24 +59,31 @@ def unsupported(problem, operands, target):
         programs(problem, operands, source.OPERATIONS)
     except Unknown as unknown:
         return f"the update has an operation that the kernel has not: {unknown}"
-    plans = [plan(_layer(problem, operands), chip, backward=b) for b in (False, True)]
-    if None in plans:
+    # Those of one device. XLA says only later whether it divides rows over all of them; if it does
+    # not, the kernel is launched for some after others.
+    rows = -(-math.prod(operands.xs.shape[1:-1]) // target.devices)
+    one = _layer(problem, operands, 1, rows)
+    forth, back = plan(one, chip, backward=False), plan(one, chip, backward=True)
+    if forth is None or back is None:
         return (
             f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
             f" blocks of {chip.shared // KIB} KiB"
         )
-    launches = max(plan.launches for plan in plans)
+    # Launches for more and more members follow one another. That costs no more than XLA's loop,
+    # which reads the weights of all of them at each step; with more and more rows it would.
+    launches = max(forth.launches, back.launches)
     if launches > 1 and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
-    exchange = operands.xs.shape[0] * max(plan.exchange for plan in plans)
+    exchange = operands.xs.shape[0] * target.members * max(forth.exchange, back.exchange)
     if exchange > _MOST_EXCHANGE:
         return f"blocks would exchange {exchange / 1e9:.1f} GB; residuals='chunks' needs less"
+    if problem.implementation is None:
+        return chips.unconfirmed(chip)
     return None
 
 
-def _layer(problem, operands, members=1, rows=None):
+def _layer(problem, operands, members, rows):
     heads = operands.r.shape[0] if operands.r.ndim == 4 else 1
-    rows = rows or math.prod(operands.xs.shape[1:-1])
     hidden = operands.w.shape[2]
     size = operands.product_dtype.itemsize
     return Layer(size, problem.gates, hidden // heads, heads * members, rows)
@@ -210,7 +218,8 @@ class _Plan:
         program, chip = self.program(name), launch.chip(self.target)
         backward = name == "derivative"
         dtype = self.operands.product_dtype.name
-        precise = jax.config.jax_default_matmul_precision not in _ROUNDED
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        precise = precision not in _ROUNDED
         defined = [f"PRODUCT_{dtype.upper()}"]
         defined += [] if backward else ["FORWARD"]
         defined += ["PRECISE"] if precise and dtype == "float32" else []
@@ -218,13 +227,16 @@ class _Plan:
         def run(shapes, args, members, rows):
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
             chosen = plan(layer, chip, backward=backward)
+            assert chosen is not None
             text = source.text(
                 name=name, program=program, defined=tuple(defined),
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
                 | {"ENSEMBLE": math.prod(members) > 1},
             )  # fmt: skip
-            return launch.call(text, chosen, layer, shapes, args, members, self.time)
+            return launch.call(
+                text, chip.architecture, chosen, layer, shapes, args, members, self.time
+            )
 
         out = iter(call(run, sum(arguments.values(), []), sum(results.values(), [])))
         return {key: [next(out) for _ in some] for key, some in results.items()}
@@ -239,6 +251,7 @@ class _Plan:
             count += len(some)
         return {
             "MOST_ARRAYS": launch.MOST_ARRAYS,
+            "MOST_POLLS": launch.MOST_POLLS,
             "GATES": self.problem.gates,
             "APART": len(packing.apart),
             "STATES": self.problem.states,

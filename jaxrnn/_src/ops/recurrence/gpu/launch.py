@@ -1,54 +1,49 @@
-"""A kernel's call: code and numbers for ``native/gpu/gpu.cc``, which hands them to the driver."""
+"""A kernel's call: code and numbers for ``native/gpu/gpu.cc``, which hands them to the driver.
 
-import ctypes
-import functools
+A call is a primitive, so a kernel is compiled when it is lowered. To know the shapes of results,
+as for arrays before they are divided over devices, compiles nothing.
+"""
+
+import hashlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
-from jaxrnn._src.ops import native
-from jaxrnn._src.ops.recurrence.gpu import compiler, tiling
-from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.recurrence.gpu import chips, cubins, library, tiling
+from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
 MOST_ARRAYS = 48  # of a kernel: see native/gpu/gpu.cc
-FILE = "JAXRNN_GPU_LIBRARY"  # environment: another library than the installed one
-EMULATED = None  # in tests: runs a kernel's source on a CPU
+FLAG = 128  # bytes before the exchange: see kernel.cu
+# How often a thread polls in vain before it gives up; some ten seconds, far more than anything
+# that comes takes.
+MOST_POLLS = 1 << 24
+EMULATED: Any = None  # in tests: runs a kernel's source on a CPU
 
 
-def missing(target):
-    """Why no kernel can be made here, or None. For no GPU in particular, all is there."""
-    return None if EMULATED or target.chip is None else _loaded()
-
-
-@functools.cache
-def _loaded():
-    """Loads the library once and tells XLA of its function; why not, or None."""
-    if compiler.library() is None:
-        return "there is no NVRTC (nvidia-cuda-nvrtc), which comes with jax[cuda12] or jax[cuda13]"
-    found = native.file("gpu.so", FILE)
-    if found is None:
-        return native.why_none("gpu.so")
-    try:
-        lib = ctypes.CDLL(str(found))
-    except OSError as error:
-        return f"its library cannot be loaded: {error}"
-    handler = jax.ffi.pycapsule(lib.jaxrnn_gpu)
-    jax.ffi.register_ffi_target("jaxrnn_gpu", handler, platform="CUDA")
-    return None
-
-
-def chip(target):
-    """What the kernel knows of where it will run; None if nothing."""
+def why_not(target: Target) -> str | None:
+    """Why no kernel can be made for a target or launched there, or None."""
     if EMULATED:
-        return EMULATED.chip
-    if target.platform == "gpu" and target.chip is None:
-        return min(CHIPS.values())  # of a GPU in general: the least of those it knows
-    return CHIPS.get(target.chip)
+        return None
+    # For no GPU in particular, all is there.
+    missing = None if target.chip is None else library.missing()
+    found = missing or chips.find(target)
+    return found if isinstance(found, str) else None
 
 
-def call(text, plan, layer, shapes, args, members, steps):
+def chip(target: Target) -> Chip:
+    """What a kernel may take on a target, for which there is no ``why_not``."""
+    found = EMULATED.chip if EMULATED else chips.find(target)
+    assert isinstance(found, Chip)
+    return found
+
+
+def call(text, architecture, plan, layer, shapes, args, members, steps):
     """Runs a kernel's source on arrays [...members, ...]; gives arrays like ``shapes``."""
     levels = len(members)
 
@@ -64,17 +59,40 @@ def call(text, plan, layer, shapes, args, members, steps):
         for a in args
     ]
 
-    exchange = jax.ShapeDtypeStruct((steps * plan.exchange // 4,), jnp.uint32)
+    exchange = jax.ShapeDtypeStruct(((FLAG + steps * plan.exchange) // 4,), jnp.uint32)
     numbers = dict(
         blocks=plan.blocks, at_once=plan.at_once, threads=32 * tiling.WARPS, shared=plan.shared,
         steps=steps, rows=layer.rows, tiles=plan.tiles, groups=layer.groups * plan.tiles,
     )  # fmt: skip
-    attributes = dict(
-        numbers=np.array(list(numbers.values()), np.int64),
-        members=np.array([*map(stride, (*args, *shapes)), 0], np.int64),
-    )
-    if EMULATED:
-        return EMULATED(text, [*shapes, exchange], args, **attributes)[:-1]
-    code, _ = compiler.compiled(text)
-    out = jax.ffi.ffi_call("jaxrnn_gpu", [*shapes, exchange])(*args, code=code, **attributes)
+    out = _kernel.bind(
+        *args, text=text, architecture=architecture, shapes=(*shapes, exchange),
+        members=(*map(stride, (*args, *shapes)), 0), numbers=tuple(numbers.values()),
+    )  # fmt: skip
     return out[:-1]
+
+
+_kernel = Primitive("jaxrnn_gpu")
+_kernel.multiple_results = True
+
+
+@_kernel.def_abstract_eval
+def _shapes(*avals, shapes, **_):
+    return jax.make_jaxpr(jax.ffi.ffi_call("jaxrnn_gpu", shapes))(*avals).out_avals
+
+
+def _lower(context, *args, text, architecture, shapes, members, numbers):
+    members, numbers = np.array(members, np.int64), np.array(numbers, np.int64)
+
+    def run(*args):
+        if EMULATED:
+            return EMULATED(text, shapes, args, numbers=numbers, members=members)
+        code = cubins.machine_code(text, architecture)
+        hashed = np.frombuffer(hashlib.sha256(code.tobytes()).digest()[:16], np.int64)
+        return jax.ffi.ffi_call("jaxrnn_gpu", shapes)(
+            *args, code=code, members=members, numbers=np.concatenate([numbers, hashed])
+        )
+
+    return mlir.lower_fun(run, multiple_results=True)(context, *args)
+
+
+mlir.register_lowering(_kernel, _lower)

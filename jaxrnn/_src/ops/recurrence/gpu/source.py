@@ -61,8 +61,8 @@ def text(*, name: str, program: Program, constants: dict, defined: tuple) -> str
         else:
             lines.append(f"static constexpr int {key} = {int(value)};")
     head, body = _kernel().split("// (the constants)\n")
-    defined = [f"#define {word}" for word in defined]
-    return "\n".join([*defined, head, *lines, _function(name, program), body])
+    words = [f"#define {word}" for word in defined]
+    return "\n".join([*words, head, *lines, _function(name, program), body])
 
 
 def _function(name, program):

@@ -6,29 +6,13 @@ The constants and formulas are those of ``kernel.cu``.
 import math
 from typing import NamedTuple
 
-KIB = 1 << 10
+from jaxrnn._src.ops.recurrence.gpu.chips import Chip
+
 WARPS = 8  # of a block: more would leave a thread fewer than 255 registers
 _PIECE = 64  # bytes of K that two matrix instructions take
 MOST_HELD = 96  # registers of weights in a thread
 _MOST_SUMS = 64  # registers of sums in a thread
 _MOST_UNITS = 4  # of a thread
-
-
-class Chip(NamedTuple):
-    """What a kernel may take: blocks at a time, and the bytes of shared memory of each."""
-
-    blocks: int
-    shared: int
-
-
-_HOPPER = Chip(132, 227 * KIB)
-CHIPS = {
-    "NVIDIA H100 80GB HBM3": _HOPPER,
-    "NVIDIA H100 NVL": _HOPPER,
-    "NVIDIA H100 PCIe": Chip(114, 227 * KIB),
-    "NVIDIA H200": _HOPPER,
-    "NVIDIA GH200 480GB": _HOPPER,
-}
 
 
 class Layer(NamedTuple):
