@@ -12,6 +12,7 @@ COMMANDS = {
     "linear": "the linear recurrence, JAX's scans, and a copy of as many bytes",
     "cells": "a layer of every cell of the library",
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
+    "plans": "every plan of the kernel for NVIDIA GPUs, on one: see `make accelerator-kernel`",
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "int8": "what int8 weights cost in accuracy",

@@ -3,8 +3,10 @@
 __version__ = "0.1.0"
 
 from jaxrnn import inside
+from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.builders.stateless import layer_norm, project, stateless
+from jaxrnn._src.builders.lifted import lifted
+from jaxrnn._src.builders.stateless import layer_norm, project, rms_norm, stateless
 from jaxrnn._src.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn._src.cells.attention import attention, transformer_block
 from jaxrnn._src.cells.conv1d import conv1d
@@ -28,7 +30,8 @@ from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
-from jaxrnn._src.cells.mamba import mamba, mamba2
+from jaxrnn._src.cells.mamba import mamba, mamba2, ssd
+from jaxrnn._src.cells.mamba_block import mamba2_block, mamba_block
 from jaxrnn._src.cells.mgu import mgu
 from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
 from jaxrnn._src.cells.mlstm import mlstm
@@ -46,7 +49,9 @@ from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
 from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
+from jaxrnn._src.core.param_spec import INPUTS
 from jaxrnn._src.core.pool import Pool
+from jaxrnn._src.inspect.newton import newton
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.exported import export_with_kernels, load_kernels
 from jaxrnn._src.ops.linear_scan import linear_scan
@@ -73,8 +78,8 @@ __all__ = [
     "attention",
     "attentive",
     "bidirectional",
-    "Cell",
     "cell",
+    "Cell",
     "cfn",
     "chrono",
     "constructor",
@@ -85,6 +90,7 @@ __all__ = [
     "delta_net",
     "delta_product",
     "dense",
+    "diagonal",
     "dreamer_gru",
     "dropout",
     "elman",
@@ -105,6 +111,7 @@ __all__ = [
     "highway",
     "indrnn",
     "initialized",
+    "INPUTS",
     "inside",
     "int8",
     "irnn",
@@ -116,6 +123,7 @@ __all__ = [
     "leaky",
     "learned_state",
     "lem",
+    "lifted",
     "ligru",
     "linear_attention",
     "linear_scan",
@@ -124,12 +132,15 @@ __all__ = [
     "lstm",
     "mamba",
     "mamba2",
+    "mamba2_block",
+    "mamba_block",
     "mgu",
     "min_gru",
     "min_lstm",
     "minimal_rnn",
     "mlstm",
     "multiplicative_lstm",
+    "newton",
     "online",
     "pack",
     "para_gru",
@@ -147,12 +158,14 @@ __all__ = [
     "rg_lru",
     "rg_lru_block",
     "rhn",
+    "rms_norm",
     "rwkv6",
     "rwkv7",
     "s5",
     "sample",
     "slstm",
     "sru",
+    "ssd",
     "stack",
     "star",
     "stateless",

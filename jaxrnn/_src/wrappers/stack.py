@@ -17,6 +17,7 @@ from jaxrnn._src.core import (
     params_tree,
 )
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
+from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
@@ -103,7 +104,7 @@ def _several(whole, cells, output, deep=False, zero=True):
         checks.check_states(state, len(cells))
         after, ys = [], []
         for i, cell in enumerate(cells):
-            with _layer(i, whole, cell):
+            with jax.named_scope(str(i)), _layer(i, whole, cell):
                 before = None if state is None else state[i]
                 new, y = call(cell, params[str(i)], before, x, dropout_masks.fold(key, i))
                 if deep and i + 1 < len(cells):
@@ -277,7 +278,8 @@ def bidirectional(forward: Cell, backward: Cell | None = None, *, merge: Merge =
         for n, (cell, name, turned) in enumerate(ways):
             own = dropout_masks.fold(key, n)
             args = params[name], given[n], xs, mask, starts, turned, own, implementation
-            after, both = every_step.run(cell, *args, every=every)
+            with jax.named_scope(name):
+                after, both = every_step.run(cell, *args, every=every)
             y, after_each = both if every else (both, None)
             final.append(after)
             ys.append(y)
@@ -321,14 +323,14 @@ def dropout(rate: float, *, per: Per = "step") -> Cell:
         return jnp.zeros(batch_shape, jnp.int32)
 
     def step(params, state, x, key=None):
-        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        state = checks.completed_state(initial_state, params, state, leading(x))
         if key is None or rate == 0:
             return state + 1, x
         return state + 1, scaled(x, kept(state, x.shape[-1], key))
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
-        first = initial_state(params, xs.shape[1:-1]) if state is None else state
-        real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+        first = initial_state(params, leading(xs)[1:]) if state is None else state
+        real = jnp.ones(leading(xs), bool) if mask is None else mask
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
         ys = xs
         if key is not None and rate > 0:
