@@ -101,8 +101,9 @@ def _iterated(system, given):
 
     Far from the solution products of Jacobians overflow, and a network that remembers never comes
     back. So states are kept within a bound: where steps lead beyond it, the bound is too narrow,
-    and becomes twice what they lead to. A GRU that had learned to remember ten steps converged in
-    40 iterations and one that remembers twenty in 12, which without a bound took more than 64.
+    and becomes twice what they lead to. Of two rows of 10,000 steps, a GRU that had learned to
+    remember twenty steps then took 11 iterations for each; one that had learned to remember ten
+    took 36 for one, and the other did not converge. Without a bound none of them did.
     """
     steps = jax.tree.leaves(given.xs)[0].shape[0]
     z = system.blocks.join(given.state)
