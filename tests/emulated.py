@@ -53,17 +53,22 @@ class Emulation:
             out = [np.frombuffer(b"\xff" * _bytes(s), s.dtype).reshape(s.shape) for s in shapes]
             out = [a.copy() for a in out]
             pointers = [a.ctypes.data for a in (*args, *out)]
-            with _ONE_AT_A_TIME:  # several devices may call at once
-                status = _compiled(text)(
-                    (ctypes.c_void_p * len(pointers))(*pointers),
-                    np.array(members).ctypes.data_as(ctypes.c_void_p),
-                    np.array(numbers).ctypes.data_as(ctypes.c_void_p),
-                )
+            status = run_text(text, pointers, members, numbers)
             assert status == 0, "blocks wait for each other"
             self.launched.append((*numbers[:2].tolist(), int(numbers[7])))
             return out
 
         return jax.pure_callback(run, shapes, *args)
+
+
+def run_text(text, pointers, members, numbers):
+    """Runs a kernel's source on arrays at ``pointers``; not 0 if its blocks wait for ever."""
+    with _ONE_AT_A_TIME:  # several devices may call at once
+        return _compiled(text)(
+            (ctypes.c_void_p * len(pointers))(*pointers),
+            np.array(members).ctypes.data_as(ctypes.c_void_p),
+            np.array(numbers).ctypes.data_as(ctypes.c_void_p),
+        )
 
 
 def _bytes(shape):

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import BASE, GATED, REFERENCE, TOLERANCE, Case, Shape, cotangents, error, example
-from emulated import emulated, made
+from emulated import emulated, made, run_text
 from laws import options, value_and_grads, wide
 
 import jaxrnn
 from jaxrnn._src.core import lowering_target
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.ops.recurrence.gpu import source, tiling
+from jaxrnn._src.ops.recurrence.gpu import code, tiling
 
 CELLS = (
     "elman", "lstm", "lstm_heads", "gru", "gru_heads", "mgu", "candidate_first", "peephole",
@@ -257,7 +257,7 @@ def test_every_operation_has_its_expression():
 
     if native.library().missing:
         pytest.skip(native.library().missing)
-    assert set(native.library().operations) == set(source.OPERATIONS)
+    assert set(native.library().operations) == set(code.OPERATIONS)
 
 
 OPERATIONS = {
@@ -325,3 +325,56 @@ def test_the_chip_is_known_when_a_program_is_lowered(lowered, device, known):
     module = types.SimpleNamespace(axis_context=place, lowering_parameters=parameters)
     found = lowering_target.of_lowering(lowered, types.SimpleNamespace(module_context=module))
     assert found == Target(lowered, "a chip" if known else None)
+
+
+LITMUS = """
+#include EMULATED
+constexpr int EXCHANGE = 0, ROUNDS = 64;
+struct Args {
+  char* array[1];
+  long long member[1];
+  int steps, rows, tiles, groups, first;
+};
+
+// One thread publishes four words, one after the other; another reads them at once until it sees
+// one, and says which it saw.
+void run(const Args& args) {
+  unsigned* seen = reinterpret_cast<unsigned*>(args.array[0]);
+  for (int i = 0; i < (threadIdx.x == 0 ? ROUNDS : 0); ++i) {
+    unsigned* words = seen + ROUNDS + 4 * i;
+    for (int j = 0; j < (blockIdx.x == 0 ? 4 : 0); ++j) poke(words + j, 1);
+    while (blockIdx.x == 1) {
+      const uint4 v = peek(words);
+      seen[i] = v.x | v.y << 1 | v.z << 2 | v.w << 3;
+      if (seen[i]) break;
+    }
+  }
+}
+"""
+
+
+def test_what_is_published_arrives_late_in_any_order_and_torn():
+    """Of the emulator: a kernel that relies on more than a GPU promises is found out."""
+    words = np.zeros(64 * 5, np.uint32)
+    numbers = [2, 1, 32, 0, 0, 0, 0, 1]  # two blocks, one group at once, a warp each
+    assert run_text(LITMUS, [words.ctypes.data], [0], numbers) == 0
+    seen, rest = set(words[:64].tolist()), words[64:]
+    assert rest.all()  # all arrive in the end
+    in_order = {0b1, 0b11, 0b111, 0b1111}
+    assert seen - in_order and seen & in_order and len(seen) > 4
+
+
+def test_a_derivative_is_divided_where_cotangents_are_needed():
+    """What needs none comes first, and only multiplications and additions are done again."""
+    from jaxrnn._src.ops.recurrence.program import compiled
+
+    def function(a, b, d):
+        return jnp.tanh(a) * (1 + a) * d, jnp.exp(b) * d + a, jnp.sin(a)
+
+    row = jax.ShapeDtypeStruct((3,), jnp.float32)
+    program = compiled(function, [row] * 3, code.OPERATIONS)
+    text, kept = code.functions(program, 2)
+    before, after = text.split("void derivative")
+    assert all(name in before and name not in after for name in ("TANH", "expf", "sinf"))
+    assert "given[0]" in after and "given" not in before
+    assert kept == 4  # tanh(a), a, exp(b), sin(a); not the product

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
-from jaxrnn._src.ops.recurrence.gpu import launch, source, tiling
+from jaxrnn._src.ops.recurrence.gpu import code, launch, source, tiling
 from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS, KIB, Layer, plan
 from jaxrnn._src.ops.recurrence.packed import Packed, Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
@@ -55,7 +55,7 @@ def unsupported(problem, operands, target):
     if arrays > launch.MOST_ARRAYS:
         return f"the update has {problem.states} states and {len(operands.unit)} unit weights"
     try:
-        programs(problem, operands, source.OPERATIONS)
+        programs(problem, operands, code.OPERATIONS)
     except Unknown as unknown:
         return f"the update has an operation that the kernel has not: {unknown}"
     plans = [plan(_layer(problem, operands), chip, backward=b) for b in (False, True)]
@@ -200,7 +200,7 @@ class _Plan:
         return [k in read for k in range(self.problem.states)]
 
     def program(self, name):
-        update, derivative = programs(self.problem, self.operands, source.OPERATIONS)
+        update, derivative = programs(self.problem, self.operands, code.OPERATIONS)
         return {"update": update, "derivative": derivative}[name]
 
     def call(self, name, arguments, results, constants):
@@ -219,7 +219,7 @@ class _Plan:
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
             chosen = plan(layer, chip, backward=backward)
             text = source.text(
-                name=name, program=program, defined=tuple(defined),
+                program=program, defined=tuple(defined),
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
                 | {"ENSEMBLE": math.prod(members) > 1},
