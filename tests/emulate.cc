@@ -11,6 +11,7 @@
 #include <vector>
 
 namespace emulated {
+long lost = 0;
 namespace {
 
 struct Barrier {
@@ -182,7 +183,11 @@ uint4 peek(const void* from) {
   memcpy(&v, from, 16);
   return v;
 }
-void poke(void* to, unsigned word) { waits = 0; memcpy(to, &word, 4); }
+void poke(void* to, unsigned word) {
+  waits = 0;
+  if (lost > 0 && --lost == 0) return;
+  memcpy(to, &word, 4);
+}
 float __shfl_down_sync(unsigned, float value, int by) {
   const unsigned lane = now->thread % 32, warp = now->thread / 32;
   unsigned* given = now->block->given[warp].data();
