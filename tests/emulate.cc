@@ -16,6 +16,7 @@
 #include <vector>
 
 namespace emulated {
+long lost = 0;
 namespace {
 
 struct Barrier {
@@ -233,7 +234,20 @@ uint4 peek(const void* from) {
   }
   return {found[0], found[1], found[2], found[3]};
 }
-void poke(void* to, unsigned word) { publish(static_cast<unsigned*>(to), word); }
+void poke(void* to, unsigned word) {
+  if (lost > 0 && --lost == 0) return;
+  publish(static_cast<unsigned*>(to), word);
+}
+// What this thread has published comes before what it publishes now.
+void __threadfence() {
+  for (auto& [to, queue] : late)
+    for (std::size_t i = queue.size(); i > 0; --i)
+      if (queue[i - 1].by == now) {
+        *to = queue[i - 1].word;
+        queue.erase(queue.begin(), queue.begin() + i);
+        break;
+      }
+}
 float __shfl_down_sync(unsigned, float value, int by) {
   const unsigned lane = now->thread % 32, warp = now->thread / 32;
   unsigned* given = now->block->given[warp].data();

@@ -22,6 +22,7 @@ inline int min(int a, int b) { return a < b ? a : b; }
 struct Dim { unsigned x; };
 
 namespace emulated {
+extern long lost;  // so many publishes from now, one is lost; 0: none is
 bool launch(unsigned blocks, unsigned threads, unsigned bytes, void (*run)(void*), void* args);
 uint4* shared();
 unsigned thread(), block();
@@ -36,6 +37,8 @@ void __syncwarp();
 float __shfl_down_sync(unsigned, float value, int by);
 uint4 peek(const void* from);
 void poke(void* to, unsigned word);
+inline void tell(void* to, unsigned word) { memcpy(to, &word, 4); }
+void __threadfence();
 unsigned bfloat16s(float low, float high);
 unsigned float16s(float low, float high);
 float from_float16(unsigned short bits);

@@ -22,12 +22,15 @@ _ONE_AT_A_TIME = threading.Lock()
 _FOLDER = tempfile.TemporaryDirectory(prefix="jaxrnn-emulated-")
 
 _ENTRY = """
-extern "C" int entry(void** arrays, const long long* members, const long long* n) {
+extern "C" int entry(void** arrays, const long long* members, const long long* n, unsigned* host,
+                     long lost) {
   Args args = {};
   for (int i = 0; i <= EXCHANGE; ++i) {
     args.array[i] = static_cast<char*>(arrays[i]);
     args.member[i] = members[i];
   }
+  args.host = reinterpret_cast<char*>(host);
+  emulated::lost = lost;
   args.steps = n[4], args.rows = n[5], args.tiles = n[6], args.groups = n[7];
   for (args.first = 0; args.first < args.groups; args.first += n[1]) {
     const int groups = min(n[1], args.groups - args.first);
@@ -45,30 +48,46 @@ class Emulation:
     def __init__(self, chip):
         self.chip = chip
         self.launched = []  # of each call: how many blocks, groups at once, and groups
+        self.lost = ()  # of each call, a publish that never arrives, counted from 1; 0 is none
+        self.gave_up = []  # of each call, whether a block did
+        self.results = []  # of each call
 
     def __call__(self, text, shapes, args, *, numbers, members):
         def run(*args):
             args = [np.ascontiguousarray(a) for a in args]
-            # What is not written is NaN, but for the exchange, which begins as empty.
-            out = [np.frombuffer(b"\xff" * _bytes(s), s.dtype).reshape(s.shape) for s in shapes]
-            out = [a.copy() for a in out]
+            lost = (*self.lost, *[0] * (len(self.launched) + 1))[len(self.launched)]
+            # What is not written is NaN, or 0 where NaN is wanted; the exchange begins as empty.
+            fill = [b"\0" if lost else b"\xff"] * (len(shapes) - 1) + [b"\xff"]
+            out = [
+                np.frombuffer(byte * _bytes(s), s.dtype).reshape(s.shape).copy()
+                for byte, s in zip(fill, shapes, strict=True)
+            ]
             pointers = [a.ctypes.data for a in (*args, *out)]
-            status = run_text(text, pointers, members, numbers)
+            status, gave_up = run_text(text, pointers, members, numbers, lost)
             assert status == 0, "blocks wait for each other"
+            self.gave_up.append(gave_up)
+            self.results.append(out[:-1])
             self.launched.append((*numbers[:2].tolist(), int(numbers[7])))
             return out
 
         return jax.pure_callback(run, shapes, *args)
 
 
-def run_text(text, pointers, members, numbers):
-    """Runs a kernel's source on arrays at ``pointers``; not 0 if its blocks wait for ever."""
+def run_text(text, pointers, members, numbers, lost=0):
+    """Runs a kernel's source on arrays at ``pointers``.
+
+    Gives a status, not 0 if its blocks wait for ever, and whether one of them gave up.
+    """
+    host = ctypes.c_uint(0)
     with _ONE_AT_A_TIME:  # several devices may call at once
-        return _compiled(text)(
+        status = _compiled(text)(
             (ctypes.c_void_p * len(pointers))(*pointers),
             np.array(members).ctypes.data_as(ctypes.c_void_p),
             np.array(numbers).ctypes.data_as(ctypes.c_void_p),
+            ctypes.byref(host),
+            ctypes.c_long(lost),
         )
+    return status, host.value == 1
 
 
 def _bytes(shape):
@@ -97,18 +116,22 @@ def _compile(*arguments):
 
 
 @functools.cache
-def _emulation(chip, warps, held):
+def _emulation(chip, warps, held, polls):
     """One for each of what a kernel depends on: compiled programs go on calling it."""
-    del warps, held
+    del warps, held, polls
     return Emulation(chip)
 
 
 @contextlib.contextmanager
-def emulated(blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD):
+def emulated(
+    blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD, polls=launch.MOST_POLLS, lost=()
+):
     """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns."""
-    emulation = _emulation(Chip(blocks, shared), warps, held)
-    emulation.launched.clear()
-    sizes = (tiling, "WARPS", warps), (tiling, "MOST_HELD", held)
+    emulation = _emulation(Chip(blocks, shared), warps, held, polls)
+    for kept in (emulation.launched, emulation.gave_up, emulation.results):
+        kept.clear()
+    emulation.lost = lost
+    sizes = (tiling, "WARPS", warps), (tiling, "MOST_HELD", held), (launch, "MOST_POLLS", polls)
     with instead((launch, "EMULATED", emulation), *sizes):
         yield emulation
 

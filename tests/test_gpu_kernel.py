@@ -145,6 +145,41 @@ def test_a_full_nan_in_the_state_stops_nobody(product):
     assert np.isnan(ys[:, 1]).all() and np.isfinite(ys[:, (0, 2)]).all()
 
 
+def hides_nan(state, x, r, p):
+    """An update through whose branches no NaN comes, with a fused gate and a split one."""
+    (h, c), (xf, xn), (rf, rn) = state, x, r
+    c = jnp.where(xf + rf > 0, 0.5 * c + p, 0.25)
+    return jnp.where(rn * xn > c, jnp.tanh(xn), 0.5), c
+
+
+@pytest.mark.parametrize("lost", ((40,), (0, 100)), ids=("forward", "backward"))
+def test_a_publish_that_never_arrives(lost):
+    """No block waits for ever: all that the call makes is NaN, and the host learns of it."""
+    cell = jaxrnn.gated(hides_nan, gates=2, states=2, unit={"p": jax.random.normal})(40)
+    e = example(Case(lambda hidden: cell), Shape(5, (20,), 2, 40), dtype=jnp.float32)
+
+    @jax.jit
+    def run(params, xs, state, weights):
+        def run(*moving):
+            return jaxrnn.unroll(
+                cell, *moving, mask=e.mask, starts=e.starts, implementation="gpu"
+            )
+
+        out, pull = jax.vjp(run, params, xs, state)
+        return out, pull(weights)
+
+    weights = cotangents((e.state, jax.ShapeDtypeStruct((5, 20, 40), jnp.float32)))
+    with emulated(blocks=3, polls=1 << 11, lost=lost) as emulation:
+        jax.block_until_ready(run(e.params, e.xs, e.state, weights))
+    assert len(emulation.launched) == 2
+    stuck = len(lost) - 1
+    assert emulation.gave_up == [stuck == 0, stuck == 1]
+    assert all(np.isnan(a.astype(np.float32)).all() for a in emulation.results[stuck])
+    assert all(a.any() for a in emulation.results[stuck])
+    for whole in emulation.results[:stuck]:
+        assert all(np.isfinite(a).all() for a in whole)
+
+
 def test_padding_changes_no_bit():
     e = example(GATED["gru"], BASE, dtype=jnp.float32)
     spoilt = jnp.where(e.mask[..., None], e.xs, jnp.nan)
@@ -333,6 +368,7 @@ constexpr int EXCHANGE = 0, ROUNDS = 64;
 struct Args {
   char* array[1];
   long long member[1];
+  char* host;
   int steps, rows, tiles, groups, first;
 };
 
@@ -357,7 +393,7 @@ def test_what_is_published_arrives_late_in_any_order_and_torn():
     """Of the emulator: a kernel that relies on more than a GPU promises is found out."""
     words = np.zeros(64 * 5, np.uint32)
     numbers = [2, 1, 32, 0, 0, 0, 0, 1]  # two blocks, one group at once, a warp each
-    assert run_text(LITMUS, [words.ctypes.data], [0], numbers) == 0
+    assert run_text(LITMUS, [words.ctypes.data], [0], numbers) == (0, False)
     seen, rest = set(words[:64].tolist()), words[64:]
     assert rest.all()  # all arrive in the end
     in_order = {0b1, 0b11, 0b111, 0b1111}

@@ -1,4 +1,5 @@
-// What XLA calls on a GPU: hands a kernel's machine code and its arrays to the driver.
+// What XLA calls on a GPU: hands a kernel's machine code and its arrays to the driver. And what
+// Python asks: what the driver says of a GPU.
 //
 // The driver is looked up when it is first needed, and CUDA's headers are not: this builds, and
 // loads, where there is neither. The kernel is jaxrnn/_src/ops/recurrence/gpu/kernel.cu.
@@ -6,11 +7,15 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <new>
+#include <shared_mutex>
 #include <string>
-#include <utility>
+#include <tuple>
+#include <type_traits>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -23,21 +28,36 @@ constexpr int kMostArrays = 48;  // jaxrnn/_src/ops/recurrence/gpu/launch.py
 struct Args {  // kernel.cu
   void* array[kMostArrays];
   long long member[kMostArrays];
+  void* host;
   int steps, rows, tiles, groups;
   int first;
 };
 
 // Of the driver's interface, what is used here.
 using Status = int;
+using Device = int;
 using Handle = void*;  // of a context, a module, a function, a stream
+struct Affinity {      // CUexecAffinityParam
+  int type;
+  unsigned multiprocessors;
+};
 struct Driver {
+  Status (*Init)(unsigned);
   Status (*GetErrorString)(Status, const char**);
+  Status (*DriverGetVersion)(int*);
+  Status (*DeviceGet)(Device*, int);
+  Status (*DeviceGetAttribute)(int*, int, Device);
+  Status (*DevicePrimaryCtxRetain)(Handle*, Device);
+  Status (*DevicePrimaryCtxRelease)(Device);
+  Status (*CtxGetExecAffinity)(Affinity*, int);
   Status (*StreamGetCtx)(Handle, Handle*);
   Status (*CtxPushCurrent)(Handle);
   Status (*CtxPopCurrent)(Handle*);
   Status (*ModuleLoadData)(Handle*, const void*);
   Status (*ModuleGetFunction)(Handle*, Handle, const char*);
   Status (*FuncSetAttribute)(Handle, int, int);
+  Status (*MemHostAlloc)(void**, std::size_t, unsigned);
+  Status (*MemHostGetDevicePointer)(void**, void*, unsigned);
   Status (*MemsetD32Async)(std::uintptr_t, unsigned, std::size_t, Handle);
   Status (*LaunchCooperativeKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned,
                                     unsigned, unsigned, Handle, void**);
@@ -53,13 +73,21 @@ const Driver& TheDriver() {
       function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(lib, name));
       return function != nullptr;
     };
-    d.found = find(d.GetErrorString, "cuGetErrorString") &&
+    d.found = find(d.Init, "cuInit") && find(d.GetErrorString, "cuGetErrorString") &&
+              find(d.DriverGetVersion, "cuDriverGetVersion") &&
+              find(d.DeviceGet, "cuDeviceGet") &&
+              find(d.DeviceGetAttribute, "cuDeviceGetAttribute") &&
+              find(d.DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain") &&
+              find(d.DevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2") &&
+              find(d.CtxGetExecAffinity, "cuCtxGetExecAffinity") &&
               find(d.StreamGetCtx, "cuStreamGetCtx") &&
               find(d.CtxPushCurrent, "cuCtxPushCurrent_v2") &&
               find(d.CtxPopCurrent, "cuCtxPopCurrent_v2") &&
               find(d.ModuleLoadData, "cuModuleLoadData") &&
               find(d.ModuleGetFunction, "cuModuleGetFunction") &&
               find(d.FuncSetAttribute, "cuFuncSetAttribute") &&
+              find(d.MemHostAlloc, "cuMemHostAlloc") &&
+              find(d.MemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2") &&
               find(d.MemsetD32Async, "cuMemsetD32Async") &&
               find(d.LaunchCooperativeKernel, "cuLaunchCooperativeKernel");
     return d;
@@ -78,26 +106,6 @@ ffi::Error Failed(const char* what, Status status) {
     if (Status status = (call)) return Failed(#call, status); \
   } while (false)
 
-// The kernel in a context; loaded once. Modules are kept for good.
-ffi::Error Load(Handle context, ffi::Span<const std::int32_t> code, int shared, Handle* function) {
-  static std::mutex mutex;
-  static auto& loaded = *new std::map<std::pair<Handle, std::string>, Handle>;
-  std::string bytes(reinterpret_cast<const char*>(code.begin()), 4 * code.size());
-  std::lock_guard<std::mutex> lock(mutex);
-  Handle& known = loaded[{context, std::move(bytes)}];
-  if (known == nullptr) {
-    const Driver& driver = TheDriver();
-    Handle module, found;
-    TRY(driver.ModuleLoadData(&module, code.begin()));
-    TRY(driver.ModuleGetFunction(&found, module, "run"));
-    constexpr int kMaxDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    TRY(driver.FuncSetAttribute(found, kMaxDynamicShared, shared));
-    known = found;
-  }
-  *function = known;
-  return ffi::Error::Success();
-}
-
 struct Current {  // a context, made this thread's for a while
   explicit Current(Handle context) { TheDriver().CtxPushCurrent(context); }
   ~Current() {
@@ -106,13 +114,68 @@ struct Current {  // a context, made this thread's for a while
   }
 };
 
+// What a block that gives up tells: a word of the host's memory that every GPU has mapped. So the
+// host looks at it before each call, and no call waits for one before it.
+std::atomic<std::uint32_t>* given_up = nullptr;
+
+// A kernel in a context.
+struct Kernel {
+  Handle function = nullptr;
+  void* given_up = nullptr;  // where the GPU sees that word
+};
+
+ffi::Error Load(const void* code, int shared, Kernel* kernel) {
+  const Driver& driver = TheDriver();
+  if (given_up == nullptr) {
+    constexpr unsigned kPortable = 1, kMapped = 2;  // CU_MEMHOSTALLOC_*
+    void* word;
+    TRY(driver.MemHostAlloc(&word, sizeof *given_up, kPortable | kMapped));
+    given_up = new (word) std::atomic<std::uint32_t>(0);
+  }
+  TRY(driver.MemHostGetDevicePointer(&kernel->given_up, given_up, 0));
+  Handle module, found;
+  TRY(driver.ModuleLoadData(&module, code));
+  TRY(driver.ModuleGetFunction(&found, module, "run"));
+  constexpr int kMaxDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+  TRY(driver.FuncSetAttribute(found, kMaxDynamicShared, shared));
+  kernel->function = found;
+  return ffi::Error::Success();
+}
+
+// The kernel in a context; loaded once, and kept for good. Two numbers, of a hash, stand for code.
+ffi::Error Find(Handle context, const std::int64_t* hash, ffi::Span<const std::int32_t> code,
+                int shared, Kernel* kernel) {
+  static std::shared_mutex mutex;
+  static auto& loaded = *new std::map<std::tuple<Handle, std::int64_t, std::int64_t>, Kernel>;
+  const std::tuple key(context, hash[0], hash[1]);
+  {
+    std::shared_lock lock(mutex);
+    auto known = loaded.find(key);
+    if (known != loaded.end()) {
+      *kernel = known->second;
+      return ffi::Error::Success();
+    }
+  }
+  std::unique_lock lock(mutex);
+  Kernel& known = loaded[key];
+  if (known.function == nullptr) {
+    ffi::Error error = Load(code.begin(), shared, &known);
+    if (error.failure()) {
+      loaded.erase(key);
+      return error;
+    }
+  }
+  *kernel = known;
+  return ffi::Error::Success();
+}
+
 ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets results,
                ffi::Span<const std::int32_t> code, ffi::Span<const std::int64_t> members,
                ffi::Span<const std::int64_t> numbers) {
   const Driver& driver = TheDriver();
   if (!driver.found) return ffi::Error::Internal("jaxrnn: there is no libcuda.so.1");
   const std::size_t count = args.size() + results.size();
-  if (count > kMostArrays || count != members.size() || numbers.size() != 8)
+  if (count > kMostArrays || count != members.size() || numbers.size() != 10)
     return ffi::Error::InvalidArgument("jaxrnn: a call of another version's");
   Args given = {};
   void* exchange = nullptr;
@@ -134,25 +197,74 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
   const unsigned blocks = n[0], at_once = n[1], threads = n[2], shared = n[3];
   given.steps = n[4], given.rows = n[5], given.tiles = n[6], given.groups = n[7];
 
-  Handle context, function;
+  Handle context;
+  Kernel kernel;
   TRY(driver.StreamGetCtx(stream, &context));
   Current current(context);
-  ffi::Error error = Load(context, code, shared, &function);
+  ffi::Error error = Find(context, n + 8, code, shared, &kernel);
   if (error.failure()) return error;
+  if (given_up->exchange(0) != 0)
+    return ffi::Error::Internal(
+        "jaxrnn: in an earlier call of the kernel for GPUs, a block waited in vain for another one"
+        " and gave up. What that call gave is NaN; this one has not begun. If it happens again,"
+        " please report it; implementation='xla' does without the kernel");
+  given.host = kernel.given_up;
   TRY(driver.MemsetD32Async(reinterpret_cast<std::uintptr_t>(exchange), 0xffffffff, bytes / 4,
                             stream));
   for (given.first = 0; given.first < given.groups; given.first += at_once) {
     const unsigned groups = std::min<unsigned>(at_once, given.groups - given.first);
     void* parameters[] = {&given};
-    TRY(driver.LaunchCooperativeKernel(function, groups * blocks, 1, 1, threads, 1, 1, shared,
+    TRY(driver.LaunchCooperativeKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1, shared,
                                        stream, parameters));
   }
   return ffi::Error::Success();
 }
 
+// What the driver says of a GPU, in the order of `jaxrnn_gpu_facts`.
+Status Ask(int ordinal, std::int32_t* facts) {
+  const Driver& driver = TheDriver();
+  constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kCooperative = 95,
+                kSharedOptIn = 97;  // CU_DEVICE_ATTRIBUTE_*
+  Device device;
+  int major = 0, minor = 0;
+  Status status = driver.Init(0);
+  if (!status) status = driver.DriverGetVersion(&facts[0]);
+  if (!status) status = driver.DeviceGet(&device, ordinal);
+  if (!status) status = driver.DeviceGetAttribute(&major, kMajor, device);
+  if (!status) status = driver.DeviceGetAttribute(&minor, kMinor, device);
+  if (!status) status = driver.DeviceGetAttribute(&facts[2], kMultiprocessors, device);
+  if (!status) status = driver.DeviceGetAttribute(&facts[3], kSharedOptIn, device);
+  if (!status) status = driver.DeviceGetAttribute(&facts[4], kCooperative, device);
+  if (status) return status;
+  facts[1] = 10 * major + minor;
+  // Of a context that MPS confines, the multiprocessors it may use.
+  Handle context;
+  if ((status = driver.DevicePrimaryCtxRetain(&context, device))) return status;
+  {
+    Current current(context);
+    Affinity affinity{};
+    constexpr int kMultiprocessorCount = 0;  // CU_EXEC_AFFINITY_TYPE_SM_COUNT
+    if (!driver.CtxGetExecAffinity(&affinity, kMultiprocessorCount) && affinity.multiprocessors)
+      facts[2] = std::min<std::int32_t>(facts[2], affinity.multiprocessors);
+  }
+  return driver.DevicePrimaryCtxRelease(device);
+}
+
 }  // namespace
 
 #pragma GCC visibility push(default)  // what Python looks up
+
+// Why nothing can be said of a GPU, or null. Else `facts` has the version of CUDA that the driver
+// knows (1000 * major + 10 * minor), the compute capability (10 * major + minor), multiprocessors,
+// the bytes of shared memory that a block may ask for, and whether there are cooperative launches.
+extern "C" const char* jaxrnn_gpu_facts(int ordinal, std::int32_t* facts) {
+  if (!TheDriver().found) return "there is no libcuda.so.1, or it is older than CUDA 11.4";
+  const Status status = Ask(ordinal, facts);
+  const char* why = nullptr;
+  if (status && TheDriver().GetErrorString(status, &why)) why = "an unknown error";
+  return why;
+}
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_gpu, Run,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::PlatformStream<Handle>>()

@@ -239,6 +239,7 @@ class _Plan:
             count += len(some)
         return {
             "MOST_ARRAYS": launch.MOST_ARRAYS,
+            "MOST_POLLS": launch.MOST_POLLS,
             "GATES": self.problem.gates,
             "APART": len(packing.apart),
             "STATES": self.problem.states,

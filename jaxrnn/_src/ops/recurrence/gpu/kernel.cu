@@ -8,6 +8,10 @@
 // not empty: the data are their own flag, there is no barrier between blocks, and a step costs one
 // trip through the L2 cache.
 //
+// No wait is endless. A thread that has polled MOST_POLLS times in vain raises a flag before the
+// exchange and tells the host; whoever waits looks at the flag now and then. From then on nobody
+// waits: all blocks run to their end with whatever they find, and write NaN over all they made.
+//
 // What is compiled with this file: the constants in capitals, which `source.py` writes before it,
 // and `update` or `derivative`, an elementwise function as straight code.
 
@@ -26,6 +30,11 @@ __device__ __forceinline__ uint4 peek(const void* from) {
 
 __device__ __forceinline__ void poke(void* to, u32 word) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" :: "l"(to), "r"(word) : "memory");
+}
+
+// A word for the host, which has the memory mapped.
+__device__ __forceinline__ void tell(void* to, u32 word) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" :: "l"(to), "r"(word) : "memory");
 }
 
 // [16, K] times [K, 8], of 32 bytes of K; registers as PTX has them for mma.m16n8.
@@ -140,10 +149,13 @@ using Product = Float32;
 struct Args {
   char* array[MOST_ARRAYS];
   long long member[MOST_ARRAYS];  // bytes from a member of an ensemble to the next one's
+  char* host;  // a word of the host's, which becomes 1 when a block gives up
   int steps, rows, tiles, groups;
   int first;  // group of this launch
 };
 
+constexpr int FLAG = 128;  // bytes before the exchange: a cache line for the flag
+constexpr u32 POLLS_BETWEEN_LOOKS = 64;  // at the flag; MOST_POLLS is a multiple
 constexpr int THREADS = 32 * WARPS;
 constexpr int HIDDEN = HEADS * WIDTH;
 constexpr int PIECE = 64 / Product::SIZE;  // units of K in 64 bytes: two multiply_adds
@@ -192,6 +204,27 @@ __device__ __forceinline__ void give(bool there, char* to, float value) {
   if (there && threadIdx.x % 2 == 0) poke(to, full(word));
 #endif
 }
+
+// How long a thread still waits for a step's words.
+struct Patience {
+  char *flag, *host;
+  u32 polls = 0;  // and not time, in which another process may have had the GPU
+
+  // After a poll in vain: whether to poll again.
+  __device__ __forceinline__ bool again() {
+    if (polls == MOST_POLLS) return false;
+    if (++polls % POLLS_BETWEEN_LOOKS != 0) return true;
+    const bool raised = peek(flag).x != EMPTY;
+    if (polls < MOST_POLLS && !raised) return true;
+    if (!raised) {
+      tell(host, 1);
+      poke(flag, 0);
+    }
+    __threadfence();  // before what it publishes now: who reads that, finds the flag
+    polls = MOST_POLLS;
+    return false;
+  }
+};
 
 // Both halves of 64 bytes of K. The order of K is free as long as both factors have the same: each
 // lane has 16 bytes in one piece, of two rows of the left factor and one column of the right one.
@@ -255,7 +288,7 @@ struct Weights {
 // A warp's part of the products of one step: waits for what it needs of the exchange, and puts its
 // sums down in `sums`, [WARPS, 16 * ROW_TILES, STRIDE].
 __device__ __forceinline__ void multiply(const Weights& weights, const char* from, int count,
-                                         float* sums, int warp, int lane) {
+                                         float* sums, int warp, int lane, Patience patience) {
   float c[ROW_TILES][COLUMN_TILES][4];
 #pragma unroll
   for (int m = 0; m < ROW_TILES; ++m)
@@ -276,7 +309,7 @@ __device__ __forceinline__ void multiply(const Weights& weights, const char* fro
     };
     // Too many words asked for in vain would hold up those that are there.
     if (AT_ONCE * ROW_TILES >= ONE_FIRST && there(0, 0, 0))
-      while (empty(peek(place(0, 0, 0)))) {
+      while (empty(peek(place(0, 0, 0))) && patience.again()) {
       }
 #pragma unroll
     for (int j = 0; j < AT_ONCE; ++j)
@@ -292,7 +325,8 @@ __device__ __forceinline__ void multiply(const Weights& weights, const char* fro
 #pragma unroll
         for (int half = 0; half < 2; ++half)
           if (there(j, m, half))
-            while (empty(a[j][m][half])) a[j][m][half] = peek(place(j, m, half));
+            while (empty(a[j][m][half]) && patience.again())
+              a[j][m][half] = peek(place(j, m, half));
       __syncwarp();
       if (first + j < MINE && (first + j) * WARPS + warp < PIECES) {
 #pragma unroll
@@ -370,6 +404,8 @@ struct Unit {
 // Where packed gates are: the array, and the place in it; see `Packed` in packed.py.
 constexpr __device__ int part_of(int slot) { return slot < SUMMED ? 0 : slot < GATES ? 1 : 2; }
 constexpr __device__ int array_of(int slot) { return part_of(slot) - (SUMMED == 0); }
+constexpr int KEPT_ARRAYS = (SUMMED > 0) + 2 * (APART > 0);
+constexpr __device__ int gates_in_array(int i) { return SUMMED > 0 && i == 0 ? SUMMED : APART; }
 constexpr __device__ int gates_in(int slot) { return slot < SUMMED ? SUMMED : APART; }
 constexpr __device__ int place_of(int slot) {
   return slot < SUMMED ? slot : slot < GATES ? slot - SUMMED : slot - GATES;
@@ -385,7 +421,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
   const int first = block * UNITS, rows = args.rows, steps = args.steps;
   const int count = min(TILE, rows - tile * TILE);
   auto array = [&](int i) { return args.array[i] + (ENSEMBLE ? member * args.member[i] : 0); };
-  auto flag = [&](int i, int t, const Unit& unit) {
+  auto is_set = [&](int i, int t, const Unit& unit) {
     return unit.there && array(i)[static_cast<long long>(t) * rows + unit.batch] != 0;
   };
 
@@ -405,10 +441,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
   // The exchange of a step, this group's part: [PIECES, TILE, 64 bytes]. What a warp reads at once
   // lies together.
   const long long a_step = static_cast<long long>(args.groups) * PIECES * TILE * 64;
-  char* exchange = args.array[EXCHANGE] + static_cast<long long>(group) * PIECES * TILE * 64;
+  char* const flag = args.array[EXCHANGE];
+  char* exchange = flag + FLAG + static_cast<long long>(group) * PIECES * TILE * 64;
   auto place = [&](int s, const Unit& unit, int gate) {
     const int k = first + unit.column, piece = gate * (PADDED / PIECE) + k / PIECE;
     return exchange + s * a_step + (piece * TILE + unit.row) * 64 + k % PIECE * Product::SIZE;
+  };
+
+  const Patience patience{flag, args.host};
+  // At the end: whether somebody gave up, so that what this thread found may mean nothing.
+  auto given_up = [&] {
+    __threadfence();  // after all that this block has read of the exchange
+    __syncthreads();
+    return peek(flag).x != EMPTY;
+  };
+  // NaN for this thread's units in an array [copies, rows, parts * HIDDEN].
+  auto spoil = [&](auto type, int which, int copies, int parts) {
+#pragma unroll 1
+    for (int i = 0; i < copies * parts; ++i)
+#pragma unroll
+      for (int e = 0; e < EACH; ++e)
+        units[e].write<decltype(type)>(array(which), i / parts, i % parts, parts, rows,
+                                       __uint_as_float(NOT_A_NUMBER));
   };
 
   Weights weights;
@@ -446,7 +500,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
   };
   auto time = [&](int s) { return REVERSE ? steps - 1 - s : s; };
   auto starts = [&](int e, int s) {
-    return STARTS >= 0 && s < steps && flag(STARTS, time(s), units[e]);
+    return STARTS >= 0 && s < steps && is_set(STARTS, time(s), units[e]);
   };
   // What step s begins with, for all blocks to see.
   auto begin = [&](int e, int s, bool start) {
@@ -465,7 +519,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
     bool real[EACH], start[EACH];
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
-      real[e] = MASK < 0 || flag(MASK, t, units[e]);
+      real[e] = MASK < 0 || is_set(MASK, t, units[e]);
       start[e] = starts(e, s + 1);
 #pragma unroll
       for (int g = 0; g < GATES; ++g)
@@ -475,7 +529,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
         if (s + AHEAD < steps)
           units[e].fetch<Float32>(array(GIVEN), time(s + AHEAD), g, GATES, rows);
     }
-    multiply(weights, exchange + s * a_step, count, sums, warp, lane);
+    multiply(weights, exchange + s * a_step, count, sums, warp, lane, patience);
     __syncthreads();
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
@@ -514,6 +568,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
 #pragma unroll
     for (int k = 0; k < STATES; ++k)
       units[e].write<Float32>(array(FINAL + k), 0, 0, 1, rows, state[e][k]);
+  if (!given_up()) return;
+  for (int k = 0; k < STATES; ++k) spoil(Float32(), FINAL + k, 1, 1);
+  if (YS >= 0) spoil(Output(), YS, steps, 1);
+  for (int i = 0; i < (KEPT_GATES >= 0 ? KEPT_ARRAYS : 0); ++i)
+    spoil(Float32(), KEPT_GATES + i, steps, gates_in_array(i));
+  for (int k = FIRST_KEPT; k < (KEPT_STATES >= 0 ? STATES : 0); ++k)
+    spoil(Float32(), KEPT_STATES + k - FIRST_KEPT, steps, 1);
 
 #else  // backward
   auto time = [&](int s) { return REVERSE ? s : steps - 1 - s; };
@@ -538,8 +599,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
 #pragma unroll
       for (int e = 0; e < EACH; ++e) {
         const Unit& unit = units[e];
-        real_now[e] = MASK < 0 || flag(MASK, t, unit);
-        start_now[e] = STARTS >= 0 && flag(STARTS, t, unit);
+        real_now[e] = MASK < 0 || is_set(MASK, t, unit);
+        start_now[e] = STARTS >= 0 && is_set(STARTS, t, unit);
         // What needs no cotangent is done while the other blocks' words are on their way.
         float in[STATES + SLOTS + UNIT_WEIGHTS];
 #pragma unroll
@@ -567,7 +628,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
       }
     }
     if (s > 0) {
-      multiply(weights, exchange + (s - 1) * a_step, count, sums, warp, lane);
+      multiply(weights, exchange + (s - 1) * a_step, count, sums, warp, lane, patience);
       __syncthreads();
 #pragma unroll
       for (int e = 0; e < EACH; ++e) {
@@ -625,5 +686,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
     for (int u = 0; u < UNIT_WEIGHTS; ++u)
       units[e].write<Float32>(array(D_UNIT + u), 0, 0, 1, rows, d_unit[e][u]);
   }
+  if (!given_up()) return;
+  for (int k = 0; k < STATES; ++k) spoil(Float32(), D_STATE + k, 1, 1);
+  for (int k = 0; k < (STARTS >= 0 ? STATES : 0); ++k) spoil(Float32(), D_INITIAL + k, 1, 1);
+  for (int u = 0; u < UNIT_WEIGHTS; ++u) spoil(Float32(), D_UNIT + u, 1, 1);
+  spoil(Product(), D_STATE_GATES, steps, GATES);
+  if (APART) spoil(Product(), D_INPUT_GATES, steps, GATES);
 #endif
 }

@@ -1,0 +1,79 @@
+// Calls of native/gpu/gpu.cc as XLA makes them, with stub_cuda.cc for a driver.
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "../native/gpu/gpu.cc"
+
+namespace {
+
+template <class Type>
+Type& stub(const char* name) {
+  return *static_cast<Type*>(dlsym(dlopen("libcuda.so.1", RTLD_NOW), name));
+}
+
+void check(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "driven: %s\n", what);
+  std::exit(1);
+}
+
+// A call with one argument and the exchange; what went wrong, or "".
+std::string call(std::int64_t hash, const std::vector<std::int32_t>& code, bool of_this_version) {
+  float in[4] = {};
+  std::vector<unsigned> out(64, 0);
+  std::int64_t sizes[] = {4}, out_sizes[] = {64};
+  XLA_FFI_Buffer from{}, to{};
+  from.dtype = XLA_FFI_DataType_F32, from.data = in, from.rank = 1, from.dims = sizes;
+  to.dtype = XLA_FFI_DataType_U32, to.data = out.data(), to.rank = 1, to.dims = out_sizes;
+  void *arguments[] = {&from}, *results[] = {&to};
+  XLA_FFI_ArgType argument_types[] = {XLA_FFI_ArgType_BUFFER};
+  XLA_FFI_RetType result_types[] = {XLA_FFI_RetType_BUFFER};
+  XLA_FFI_Args args{};
+  args.size = 1, args.types = argument_types, args.args = arguments;
+  XLA_FFI_Rets rets{};
+  rets.size = 1, rets.types = result_types, rets.rets = results;
+  const std::int64_t members[] = {0, 0};
+  const std::int64_t numbers[] = {3, 2, 256, 0, 5, 4, 1, 5, hash, 7};
+  ffi::Error error = Run(nullptr, ffi::RemainingArgs(&args, 0), ffi::RemainingRets(&rets, 0),
+                         {code.data(), code.size()}, {members, 2},
+                         {numbers, std::size_t(of_this_version ? 10 : 8)});
+  if (error.failure()) return error.message();
+  for (unsigned word : out) check(word == 0xffffffff, "the exchange does not begin empty");
+  return "";
+}
+
+}  // namespace
+
+int main() {
+  std::vector<std::int32_t> code(3), other{1, 2, 3};
+  std::memcpy(code.data(), "\x7f" "ELF", 4);
+  int &loads = stub<int>("stub_loads"), &launches = stub<int>("stub_launches");
+
+  check(call(1, code, true) == "", "a call fails");
+  check(launches == 3, "five groups, two at once, are not three launches");
+  check(stub<long>("stub_blocks") == 3, "the last launch has not one group of three blocks");
+  check(call(1, code, true) == "" && loads == 1, "a kernel is loaded twice");
+  check(call(2, code, true) == "" && loads == 2, "another kernel is taken for the first");
+
+  stub<bool>("stub_gives_up") = true;
+  check(call(1, code, true) == "", "who gives up is known too early");
+  const int before = launches;
+  check(call(2, code, true).find("gave up") != std::string::npos, "nobody says that it gave up");
+  check(launches == before, "a kernel is launched although its call fails");
+  check(call(1, code, true) == "", "it is said twice");
+
+  for (int i = 0; i < 2; ++i)
+    check(call(3, other, true).find("as the stub wants") != std::string::npos,
+          "what cannot be loaded is no error");
+  check(call(1, code, false).find("another version") != std::string::npos, "misread");
+
+  std::int32_t facts[5];
+  const char* why = jaxrnn_gpu_facts(0, facts);
+  check(why == nullptr && stub<int>("stub_contexts") == 0, "a context is kept");
+  why = jaxrnn_gpu_facts(1, facts);
+  check(why != nullptr && std::string(why) == "as the stub wants", "a GPU that is not there");
+}
