@@ -30,9 +30,9 @@ from benchmarks.shared import display, machine, record
 from jaxrnn._src.ops.recurrence.gpu import compiler, launch, tiling
 from jaxrnn._src.ops.recurrence.gpu.tiling import KIB, Chip
 
-# The smallest GPU of each architecture that has tensor cores for these types.
+# A GPU of each architecture.
 CHIPS = {
-    "sm_90a": Chip(114, 227 * KIB),  # H100 PCIe
+    "sm_90a": Chip(132, 227 * KIB),  # H100 SXM, H200
     "sm_80": Chip(108, 163 * KIB),  # A100
     "sm_89": Chip(128, 99 * KIB),  # RTX 4090
     "sm_100": Chip(148, 227 * KIB),  # B200
@@ -52,7 +52,10 @@ MOST_SPILLED = 16  # bytes; what spills more is shown
 NOTES = {
     "plan": "how tiling.py divides the work on this chip; null: it does not fit, and is declined",
     "spilled": "bytes that a thread stores outside of its registers, and loads again",
-    "to_publish": "instructions of a warp from the step's barrier to its first published word",
+    "spilled_in_loop": "instructions of a step that do so; the others are before the loop",
+    "a_step": "instructions of the loop over steps, polls that are in vain not counted twice",
+    "to_publish": "instructions from the barrier after which a step's sums are there to its first"
+    " published word; where a block is alone, from the step's only barrier to its last word",
     "microseconds": "of a step, by the formula of tiling.py, which was fitted on an H100",
 }
 
@@ -134,7 +137,7 @@ def compiled(text, architecture) -> dict:
     stack, *spilled = map(int, _SAID.search(log).groups())
     return {
         "registers": int(_REGISTERS.search(log)[1]), "stack": stack, "spilled": spilled,
-        "to_publish": to_publish(_instructions(code)) if disassembler() else None,
+        "loop": loop(_lines(code))._asdict() if disassembler() else None,
     }  # fmt: skip
 
 
@@ -147,25 +150,53 @@ def disassembler() -> str | None:
     return shutil.which("nvdisasm")
 
 
-def _instructions(code) -> list[str]:
+class Loop(NamedTuple):
+    """The loop over steps, in instructions."""
+
+    a_step: int
+    to_publish: int | None
+    spilled_in_loop: int
+
+
+def _lines(code) -> list[str]:
+    """Instructions and labels."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code.tobytes())
         file.flush()
         command = [disassembler(), "-c", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", text, re.MULTILINE)
+    found = re.findall(r"^(\.L_x_\d+:|\s+/\*[0-9a-f]{4,}\*/\s+.*;)", text, re.MULTILINE)
+    return [re.sub(r"\s*/\*.*?\*/\s*|;", "", line).strip() for line in found]
 
 
-def to_publish(instructions) -> int | None:
-    """How many lie between a barrier and the first word stored for the whole GPU after it."""
-    barrier, found = None, []
-    for place, line in enumerate(instructions):
-        if "BAR.SYNC" in line:
-            barrier = place
-        elif re.search(r"\bSTG?\.E\.STRONG\.GPU\b", line) and barrier is not None:
-            found.append(place - barrier - 1)
-            barrier = None
-    return min(found, default=None)
+def loop(lines) -> Loop:
+    """What lies in the longest loop that has a barrier and stores of words in it."""
+    labels = {line[:-1]: place for place, line in enumerate(lines) if line.endswith(":")}
+    best = []
+    for place, line in enumerate(lines):
+        target = re.search(r"BRA.*`\((\.L_x_\d+)\)", line)
+        begin = labels.get(target[1], place) if target else place
+        part = lines[begin:place]
+        if any("BAR.SYNC" in one for one in part) and len(part) > len(best):
+            best = part
+    best = [line for line in best if not line.endswith(":")]
+    return Loop(len(best), _to_publish(best), sum(bool(re.search(_SPILL, line)) for line in best))
+
+
+_SPILL = r"\b(STL|LDL)\b"
+_PUBLISH = r"\bSTG?\.E\.STRONG\.GPU\b.*\bR\d+$"  # not of 0, which is the flag of who gives up
+
+
+def _to_publish(lines):
+    barriers = [place for place, line in enumerate(lines) if "BAR.SYNC" in line]
+    words = [place for place, line in enumerate(lines) if re.search(_PUBLISH, line)]
+    if len(barriers) == 1:  # a block that is alone
+        words = [place for place, line in enumerate(lines) if re.search(r"\bSTS\b", line)]
+        last = max(words, default=None)
+        # The loop may begin anywhere: the barrier comes before the words, perhaps around its end.
+        return None if last is None else (last - barriers[0]) % len(lines) - 1
+    after = [word - barrier - 1 for word in words for barrier in barriers[1:2] if word > barrier]
+    return min(after, default=None)
 
 
 def measure(case, known) -> list[dict]:
@@ -177,13 +208,13 @@ def measure(case, known) -> list[dict]:
     for way, plan, text in zip(DIRECTIONS, plans, sources(case), strict=True):
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         found = known.get((case.architecture, digest))
-        if found is None or (found["to_publish"] is None and disassembler()):
+        if found is None or (found["loop"] is None and disassembler()):
             found = compiled(text, case.architecture)
         kept = plan._asdict()
         cost = round(kept.pop("cost"), 2)
         rows.append(
             {**case._asdict(), "direction": way, "plan": kept, "microseconds": cost}
-            | {name: found[name] for name in ("registers", "stack", "spilled", "to_publish")}
+            | {name: found[name] for name in ("registers", "stack", "spilled", "loop")}
             | {"source": digest}
         )
     return rows
@@ -255,8 +286,12 @@ def _figures(row):
     if row["plan"] is None:
         return "declined"
     spilled = f", spills {row['spilled']}" if any(row["spilled"]) else ""
-    publish = f", {row['to_publish']} to publish" if row["to_publish"] is not None else ""
-    return f"{row['registers']} registers{spilled}{publish}"
+    found = row["loop"]
+    if found is None:
+        return f"{row['registers']} registers{spilled}"
+    inside = f" ({found['spilled_in_loop']} in the loop)" if spilled else ""
+    steps = f", {found['a_step']} a step, {found['to_publish']} to publish"
+    return f"{row['registers']} registers{spilled}{inside}{steps}"
 
 
 def table(rows):

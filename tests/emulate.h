@@ -16,7 +16,6 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float __uint_as_float(unsigned v) { float f; memcpy(&f, &v, 4); return f; }
 inline unsigned __float_as_uint(float f) { unsigned v; memcpy(&v, &f, 4); return v; }
-inline float __expf(float a) { return expf(a); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline int min(int a, int b) { return a < b ? a : b; }
 struct Dim { unsigned x; };
@@ -44,7 +43,10 @@ unsigned float16s(float low, float high);
 float from_float16(unsigned short bits);
 unsigned tf32(float f);
 float short_tanh(float value);
+inline float short_logistic(float value) { return 1 / (1 + expf(-value)); }
 inline void fetch(const void*) {}
+inline void hold(int&) {}
+inline void hold(char*&) {}
 
 inline void multiply_add(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                          unsigned b0, unsigned b1) {

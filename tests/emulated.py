@@ -116,22 +116,33 @@ def _compile(*arguments):
 
 
 @functools.cache
-def _emulation(chip, warps, held, polls):
+def _emulation(chip, *constants):
     """One for each of what a kernel depends on: compiled programs go on calling it."""
-    del warps, held, polls
+    del constants
     return Emulation(chip)
 
 
 @contextlib.contextmanager
 def emulated(
-    blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD, polls=launch.MOST_POLLS, lost=()
-):
-    """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns."""
-    emulation = _emulation(Chip(blocks, shared), warps, held, polls)
+    blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD, polls=launch.MOST_POLLS, lost=(),
+    alone=False, ring=0,
+):  # fmt: skip
+    """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns.
+
+    Args:
+      blocks, shared: of the chip.
+      warps, held, polls: ``tiling.WARPS``, ``tiling.MOST_HELD`` and ``launch.MOST_POLLS``.
+      lost: of each call, a publish that never arrives, counted from 1; 0 is none.
+      alone: whether a block has all units where it can; else blocks always exchange.
+      ring: places of the exchange; 0 for as many as there are steps.
+    """
+    emulation = _emulation(Chip(blocks, shared), warps, held, polls, alone, ring)
     for kept in (emulation.launched, emulation.gave_up, emulation.results):
         kept.clear()
     emulation.lost = lost
-    sizes = (tiling, "WARPS", warps), (tiling, "MOST_HELD", held), (launch, "MOST_POLLS", polls)
+    sizes = [(tiling, "WARPS", warps), (tiling, "MOST_HELD", held), (tiling, "ALONE", alone)]
+    sizes += [(launch, "MOST_POLLS", polls), (launch, "RING", ring or 1 << 30)]
+    sizes += [(launch, "MOST_EXCHANGE", 0)]
     with instead((launch, "EMULATED", emulation), *sizes):
         yield emulation
 

@@ -161,9 +161,7 @@ def test_a_publish_that_never_arrives(lost):
     @jax.jit
     def run(params, xs, state, weights):
         def run(*moving):
-            return jaxrnn.unroll(
-                cell, *moving, mask=e.mask, starts=e.starts, implementation="gpu"
-            )
+            return jaxrnn.unroll(cell, *moving, mask=e.mask, starts=e.starts, implementation="gpu")
 
         out, pull = jax.vjp(run, params, xs, state)
         return out, pull(weights)
@@ -344,7 +342,7 @@ def test_why_not():
     assert "float64" in why(jaxrnn.lstm(8), dtype="float64")
     assert "(4096, 4, 4096)" in why(jaxrnn.lstm(4096))
     assert "one after the other" in why(jaxrnn.lstm(1024), rows=4096)
-    assert "residuals='chunks'" in why(jaxrnn.lstm(1024), rows=16, steps=10**6)
+    assert why(jaxrnn.lstm(1024), rows=16, steps=10**6) == "gpu"
     assert "no row" in why(jaxrnn.lstm(8), rows=0)
 
 
@@ -414,3 +412,33 @@ def test_a_derivative_is_divided_where_cotangents_are_needed():
     assert all(name in before and name not in after for name in ("TANH", "expf", "sinf"))
     assert "given[0]" in after and "given" not in before
     assert kept == 4  # tanh(a), a, exp(b), sin(a); not the product
+
+
+@pytest.mark.parametrize("name", ("lstm_heads", "gru", "peephole", "candidate_first"))
+def test_one_block_alone(name):
+    """Where a block has all units, h goes through its shared memory."""
+    launched = agree(name, reverse=name == "gru", chip={"alone": True})
+    assert all(blocks == 1 for blocks, *_ in launched)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "product", "shape"),
+    [
+        ("bfloat16", "default", Shape(3, (18,), 3, 40)),
+        ("float16", "default", Shape(3, (11,), 3, 33)),
+        ("float32", "default", Shape(3, (9,), 3, 20)),
+        ("float32", "highest", Shape(1, (), 3, 7)),
+    ],
+    ids=str,
+)
+def test_one_block_alone_in_every_type(dtype, product, shape):
+    most = (1e-3, 2e-3) if dtype == "float32" and product == "default" else None
+    most = TOLERANCE["bfloat16"] if dtype != "float32" else most
+    chip = {"alone": True, "blocks": 2}
+    agree("lstm", shape, dtype=dtype, product=product, tolerance=most, chip=chip)
+
+
+@pytest.mark.parametrize("name", ("lstm", "gru"))
+def test_a_ring(name):
+    """Places of the exchange are used again, many times over."""
+    agree(name, Shape(41, (3,), 2, 33), chip={"ring": 8})

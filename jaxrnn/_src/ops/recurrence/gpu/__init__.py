@@ -24,7 +24,6 @@ from jaxrnn._src.ops.recurrence.updates import programs
 from jaxrnn._src.ops.row_partition import Argument, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
-_MOST_EXCHANGE = 4 << 30  # bytes of a sequence's exchange
 
 # What `jax.default_matmul_precision` is where XLA rounds the factors of a float32 product.
 _ROUNDED = (
@@ -67,9 +66,6 @@ def unsupported(problem, operands, target):
     launches = max(plan.launches for plan in plans)
     if launches > 1 and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
-    exchange = operands.xs.shape[0] * max(plan.exchange for plan in plans)
-    if exchange > _MOST_EXCHANGE:
-        return f"blocks would exchange {exchange / 1e9:.1f} GB; residuals='chunks' needs less"
     return None
 
 
@@ -219,9 +215,10 @@ class _Plan:
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
             chosen = plan(layer, chip, backward=backward)
             text = source.text(
-                program=program, defined=tuple(defined),
+                program=program, defined=tuple(defined), alone=chosen.alone,
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
+                | {"WARPS": chosen.warps, "RING": launch.ring(chosen, self.time)}
                 | {"ENSEMBLE": math.prod(members) > 1},
             )  # fmt: skip
             return launch.call(text, chosen, layer, shapes, args, members, self.time)
@@ -250,7 +247,6 @@ class _Plan:
             "SLOT": [order.index(gate) for gate in range(self.problem.gates)],
             "EXCHANGE": count,
             "Output": source.TYPES[self.operands.xs.dtype.name],
-            "WARPS": tiling.WARPS,
             "MOST_HELD": tiling.MOST_HELD,
             **places,
         }

@@ -33,7 +33,7 @@ _EXPRESSIONS = {
     "ne": "a != b ? 1.0f : 0.0f",
     "select": "a != 0 ? b : c",
     "tanh": "TANH(a)",
-    "logistic": "__fdividef(1.0f, 1.0f + EXP(-a))",
+    "logistic": "LOGISTIC(a)",
     "pow": "powf(a, b)",
     "atan2": "atan2f(a, b)",
 } | {name: f"{name}f(a)" for name in _OF_THE_MATH_LIBRARY.split()}
@@ -73,15 +73,23 @@ def functions(program: Program, early: int) -> tuple[str, int]:
     kept |= {line for line in outputs if line not in late}
     kept = [line for line in inputs[:early] + order if line in kept and not _is_constant(line)]
     for line in list(kept):
-        # What a few cheap operations make of others that are kept takes no register of its own.
-        if line.operation in _CHEAP and all(a in kept or _is_constant(a) for a in line.arguments):
-            kept.remove(line)
+        # What cheap operations make of others that are kept takes no register of its own.
+        others = [other for other in kept if other is not line]
+        if line.operation in _CHEAP and all(_is_made_of(others, a) for a in line.arguments):
+            kept = others
     before = {line: f"in[{i}]" for i, line in enumerate(inputs)}
     after = {line: f"kept[{i}]" for i, line in enumerate(kept)}
     after |= {line: f"given[{i}]" for i, line in enumerate(inputs[early:])}
     text = _text("prepare(const float* in, float* kept)", kept, before, "kept")
     heading = "derivative(const float* kept, const float* given, float* out)"
     return f"{text}\n{_text(heading, outputs, after)}", len(kept)
+
+
+def _is_made_of(kept, line):
+    """Whether cheap operations make it of what is kept."""
+    if line in kept or _is_constant(line):
+        return True
+    return line.operation in _CHEAP and all(_is_made_of(kept, a) for a in line.arguments)
 
 
 def _is_constant(line):

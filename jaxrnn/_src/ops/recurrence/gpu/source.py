@@ -1,4 +1,4 @@
-"""The text of a kernel: constants, an update as straight code, and ``kernel.cu``."""
+"""The text of a kernel: constants, an update as straight code, and the files in CUDA C++."""
 
 import functools
 import pathlib
@@ -9,7 +9,7 @@ from jaxrnn._src.ops.recurrence.program import Program
 TYPES = {"float32": "Float32", "bfloat16": "Bfloat16", "float16": "Float16"}
 
 
-def text(*, program: Program, constants: dict, defined: tuple) -> str:
+def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> str:
     """A kernel's source.
 
     Args:
@@ -17,6 +17,7 @@ def text(*, program: Program, constants: dict, defined: tuple) -> str:
         the cotangents of the states.
       constants: by name: numbers, flags, lists of numbers, or a type's name.
       defined: words that the preprocessor is to know.
+      alone: whether one block has all units of a head.
     """
     if "FORWARD" in defined:
         functions = code.function("update", program)
@@ -32,11 +33,13 @@ def text(*, program: Program, constants: dict, defined: tuple) -> str:
             lines.append(f"static __device__ constexpr int {key}[] = {{{numbers}}};")
         else:
             lines.append(f"static constexpr int {key} = {int(value)};")
-    head, body = _kernel().split("// (the constants)\n")
+    head, rest = _file("kernel").split("// (the constants)\n")
+    common, run = rest.split("// (the products)\n")
+    products = _file("alone" if alone else "exchange")
     defined = [f"#define {word}" for word in defined]
-    return "\n".join([*defined, head, *lines, functions, body])
+    return "\n".join([*defined, head, *lines, functions, common, products, run])
 
 
 @functools.cache
-def _kernel():
-    return (pathlib.Path(__file__).parent / "kernel.cu").read_text()
+def _file(name):
+    return (pathlib.Path(__file__).parent / f"{name}.cu").read_text()
