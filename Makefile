@@ -57,9 +57,14 @@ mutants: $(VENV)/installed-test
 	$(RUN) -m pip install --quiet cmake
 	$(RUN) -m tests.mutants $(ARGS)
 
+# Pyright takes the Python that comes first, and the package from here, however it is installed.
+TYPES := PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH=.
 lint: $(VENV)/tools-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(TYPES) $(VENV)/bin/pyright
+	$(TYPES) $(VENV)/bin/pyright --verifytypes jaxrnn --ignoreexternal
+	$(TYPES) $(VENV)/bin/mypy
 
 # The kernel for CPUs, compiled for a machine that this one is not.
 arm64: $(VENV)/installed-test
@@ -106,9 +111,14 @@ zig = -DCMAKE_CXX_COMPILER=$(abspath $(RUN));-m;ziglang;c++;-target;$(1)
 
 # What an extra names, without jaxrnn itself: nothing is compiled for it.
 define EXTRA
-import sys, tomllib
+import re, sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-print(*project["optional-dependencies"][sys.argv[1]], sep="\n")
+def packages(extra):
+    for package in project["optional-dependencies"][extra]:
+        own = re.match(r"jaxrnn\[(.*)\]", package)
+        inner = [p for name in own[1].split(",") for p in packages(name)] if own else []
+        yield from [*project["dependencies"], *inner] if own else [package]
+print(*dict.fromkeys(packages(sys.argv[1])), sep="\n")
 endef
 export EXTRA
 $(VENV)/tools-%: pyproject.toml | $(VENV)/bin/python

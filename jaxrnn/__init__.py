@@ -45,7 +45,8 @@ from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
-from jaxrnn._src.core.packing import from_segment_ids, pack, unpack
+from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
+from jaxrnn._src.core.pool import Pool
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.exported import export_with_kernels, load_kernels
 from jaxrnn._src.ops.linear_scan import linear_scan
@@ -91,6 +92,7 @@ __all__ = [
     "explain",
     "export_with_kernels",
     "fast_grnn",
+    "final_states",
     "from_dones",
     "from_segment_ids",
     "gated",
@@ -133,6 +135,7 @@ __all__ = [
     "para_gru",
     "para_lstm",
     "parallel",
+    "Pool",
     "project",
     "qrnn",
     "quantize",

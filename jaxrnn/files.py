@@ -17,6 +17,8 @@ import json
 import os
 import pathlib
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ import jaxrnn
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell, Made, check_cell, constructor, repr_of
 from jaxrnn._src.core.extras import extra
+from jaxrnn._src.core.typing import Params
 
 with extra("files", "jaxrnn.files"):
     import safetensors
@@ -45,7 +48,13 @@ RECORDS = ("jaxrnn.chrono", f"{ONNX}.Activation")  # what cells are made of besi
 FORMER = {f"{ONNX}.activations.Activation": f"{ONNX}.Activation"}  # names in older files
 
 
-def save(path, cell, params, *, names=None):
+def save(
+    path: str | os.PathLike[str],
+    cell: Cell,
+    params: Params,
+    *,
+    names: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a cell and its parameters to a file, from which ``load`` makes both again.
 
     The file is written beside the old one and takes its place when it is whole: whatever happens
@@ -95,7 +104,9 @@ def save(path, cell, params, *, names=None):
     _write(path, safetensors.numpy.save(arrays, {KEY: json.dumps(contents)}))
 
 
-def load(path, *, names=None):
+def load(
+    path: str | os.PathLike[str], *, names: Mapping[str, Any] | None = None
+) -> tuple[Cell, Params]:
     """Makes a cell and its parameters of a file that ``save`` wrote.
 
     Args:
@@ -143,7 +154,7 @@ def _described(value, cell, names):
         hint = "decorate what builds it with jaxrnn.constructor"
         raise TypeError(f"cell: got {value}, want one that a constructor made: {hint}")
     known = None if made is None else _name(made.constructor, names)
-    if known is None:
+    if made is None or known is None:
         came = repr_of(value) if made is None else repr(made.constructor)
         want = "jaxrnn's own constructors, numbers, strings, None and tuples"
         hint = f"give it a name, here and to load: names={{'...': {came}}}"
@@ -178,7 +189,7 @@ def _path(value):
 
 
 @functools.cache
-def own(path):
+def own(path: str) -> Any:
     """One of jaxrnn's constructors or records, by its public path; None of any other path."""
     path = FORMER.get(path, path)
     module, _, name = path.rpartition(".")
@@ -267,7 +278,7 @@ def _parsed(data):
     try:
         contents = json.loads(json.loads(header.decode())["__metadata__"][KEY])
         digest = contents.pop("sha256")
-        contents["cell"], contents["params"]
+        _ = contents["cell"], contents["params"]
         written = int(contents.get("format", 0))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("it describes no cell, as jaxrnn.files.save does") from None

@@ -1,6 +1,7 @@
 """Questions to a cell: what its gradients, its Jacobian, its gates and its inputs do over time."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,16 +11,26 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxrnn._src.core import checks, wide_scan
-from jaxrnn._src.core.cell import check_cell, unroll
+from jaxrnn._src.core.cell import Cell, check_cell, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.sequence import resets, select
+from jaxrnn._src.core.typing import Array, InputArray, Params, PRNGKey, State
 
 
 def gradient_norms(
-    cell, params, xs, state=None, *, loss=None, lengths=None, mask=None, starts=None,
-    reverse=False, key=None,
-):  # fmt: skip
+    cell: Cell,
+    params: Params,
+    xs: InputArray,
+    state: State | None = None,
+    *,
+    loss: Callable[[Array], Array] | None = None,
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    key: PRNGKey | None = None,
+) -> Array:
     """How much the state before each step matters to a loss: the norm of its gradient.
 
     Of a network whose gradient vanishes, the early ones are next to nothing (Bengio et al. 1994;
@@ -70,8 +81,17 @@ def gradient_norms(
 
 
 def spectral_radius(
-    cell, params, xs, state=None, *, lengths=None, mask=None, starts=None, reverse=False, key=None
-):  # fmt: skip
+    cell: Cell,
+    params: Params,
+    xs: InputArray,
+    state: State | None = None,
+    *,
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    key: PRNGKey | None = None,
+) -> Array:
     """How much each step can stretch the state: the largest eigenvalue of its Jacobian.
 
     The Jacobian of the state after a step by the state before it, all arrays of the state but
@@ -111,7 +131,9 @@ class Saturation(NamedTuple):
     high: jax.Array  # [H]
 
 
-def saturation(gate, *, low=0.1, high=0.9, mask=None):
+def saturation(
+    gate: InputArray, *, low: float = 0.1, high: float = 0.9, mask: InputArray | None = None
+) -> Saturation:
     """How often each unit of a gate is nearly shut, and how often nearly open.
 
     The measure of Karpathy et al. 2015 (arXiv:1506.02078, section 4.2), who plot one against the
@@ -140,7 +162,13 @@ def saturation(gate, *, low=0.1, high=0.9, mask=None):
     return Saturation(*(jnp.mean(s, rows, where=mask) for s in (gate < low, gate > high)))
 
 
-def integrated_gradients(function, xs, baseline=None, *, points=32):
+def integrated_gradients(
+    function: Callable[[Array], Array],
+    xs: InputArray,
+    baseline: InputArray | None = None,
+    *,
+    points: int = 32,
+) -> Array:
     """What each input contributes to a number (Sundararajan et al. 2017, arXiv:1703.01365).
 
         (xs - baseline) * integral over a from 0 to 1 of gradient(baseline + a (xs - baseline))

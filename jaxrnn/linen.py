@@ -1,10 +1,24 @@
 """Flax Linen modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import inputs, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell
 from jaxrnn._src.core.extras import extra
+from jaxrnn._src.core.typing import (
+    ImplementationName,
+    InputArray,
+    Inputs,
+    InSize,
+    Merge,
+    Outputs,
+    Params,
+    Shape,
+    State,
+)
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -44,18 +58,30 @@ class RNN(nn.Module):
     """
 
     cell: Cell
-    dtype: Any = None
-    param_dtype: Any = None
-    implementation: str | None = None
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike | None = None
+    implementation: ImplementationName | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_cell("cell", self.cell)
         super().__post_init__()
 
     def __call__(
-        self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
-        starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
-    ):  # fmt: skip
+        self,
+        xs: Inputs,
+        *,
+        state: State | None = None,
+        initial_state: State | None = None,
+        lengths: InputArray | Sequence[int] | None = None,
+        seq_lengths: InputArray | Sequence[int] | None = None,
+        mask: InputArray | None = None,
+        starts: InputArray | None = None,
+        reverse: bool = False,
+        time_major: bool = False,
+        deterministic: bool | None = None,
+        return_state: bool = False,
+        return_states: bool = False,
+    ) -> Any:
         """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
         Args:
@@ -67,9 +93,11 @@ class RNN(nn.Module):
           deterministic: True if the cell draws nothing, False if it has to; None leaves it to
             whether ``apply`` was given the stream "dropout".
           return_state: whether to return the final state too.
+          return_states: whether to return the final state and those after all steps.
 
         Returns:
-          ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+          ys [...batch, T, O], or ``(state, ys)``, or ``(state, (ys, states))``, where states have
+          time and batch as ys have them. For the rest see ``jaxrnn.unroll``.
 
         Raises:
           ValueError: an argument is given under both of its names; the cell draws random numbers,
@@ -86,20 +114,20 @@ class RNN(nn.Module):
             cell, params, xs, dtype=self.dtype, state=state, initial_state=initial_state,
             lengths=lengths, seq_lengths=seq_lengths, mask=mask, starts=starts, reverse=reverse,
             time_major=time_major, key=self.make_rng("dropout") if draw else None,
-            implementation=self.implementation,
+            implementation=self.implementation, return_states=return_states,
         )  # fmt: skip
-        return (state, ys) if return_state else ys
+        return (state, ys) if return_state or return_states else ys
 
-    def step(self, state, x):
+    def step(self, state: State, x: Inputs) -> tuple[State, Outputs]:
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
         params, x = batch_major.cast(self.dtype, self._params(inputs.sizes(x)), x)
         return self._cell().step(params, state, x)
 
-    def initial_state(self, batch_shape):
+    def initial_state(self, batch_shape: Shape) -> State:
         """The state that ``step`` begins with."""
         return self._cell().initial_state(self.get_variable("params", "cell", {}), batch_shape)
 
-    def cell_and_params(self, variables):
+    def cell_and_params(self, variables: Mapping[str, Any]) -> tuple[Cell, Params]:
         """What all functions of jaxrnn take: the cell, and its parameters as a dict of arrays.
 
         Args:
@@ -116,11 +144,11 @@ class RNN(nn.Module):
         params = flax.core.meta.unbox(params_tree.dicts(variables.get("params", {})))
         return self._cell(), params.get("cell", {})
 
-    def _cell(self):
+    def _cell(self) -> Cell:
         return self.cell
 
     @nn.compact
-    def _params(self, in_size):
+    def _params(self, in_size: InSize) -> Params:
         """Flattened, the empty dict of a cell without parameters is lost: so it may be missing."""
         cell = self._cell()
         lost = not self.is_initializing() and not self.has_variable("params", "cell")
@@ -148,7 +176,7 @@ class Bidirectional(RNN):
     """
 
     backward: Cell | None = None
-    merge: Any = "concat"
+    merge: Merge = "concat"
 
-    def _cell(self):
+    def _cell(self) -> Cell:
         return bidirectional(self.cell, self.backward, merge=self.merge)

@@ -1,11 +1,26 @@
 """Flax NNX modules, generic in the cell. Batch first: xs [...batch, T, I]."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import check_cell
+from jaxrnn._src.core.cell import Cell, check_cell
 from jaxrnn._src.core.checks import described
 from jaxrnn._src.core.extras import extra
+from jaxrnn._src.core.typing import (
+    ImplementationName,
+    InputArray,
+    Inputs,
+    InSize,
+    Merge,
+    Outputs,
+    Params,
+    Shape,
+    State,
+)
 from jaxrnn._src.wrappers import batch_major
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -40,9 +55,16 @@ class RNN(nnx.Module):
     """
 
     def __init__(
-        self, cell, in_features, *, dtype=None, param_dtype=None, implementation=None, params=None,
-        rngs=None,
-    ):  # fmt: skip
+        self,
+        cell: Cell,
+        in_features: InSize,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike | None = None,
+        implementation: ImplementationName | None = None,
+        params: Params | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> None:
         check_cell("cell", cell)
         self.cell = cell
         self.dtype = dtype
@@ -51,13 +73,27 @@ class RNN(nnx.Module):
         if params is None:
             params = cell.init(_checked(rngs).params(), in_features)
         (params,) = batch_major.cast(param_dtype, params_tree.dicts(params))
-        self.rngs = _checked(rngs).dropout.fork() if cell.draws else nnx.data(None)
-        self.params = nnx.data(jax.tree.map(nnx.Param, params))
+        self.rngs: nnx.RngStream | None = (
+            _checked(rngs).dropout.fork() if cell.draws else nnx.data(None)
+        )
+        self.params: Params = nnx.data(jax.tree.map(nnx.Param, params))
 
     def __call__(
-        self, xs, *, state=None, initial_state=None, lengths=None, seq_lengths=None, mask=None,
-        starts=None, reverse=False, time_major=False, deterministic=None, return_state=False,
-    ):  # fmt: skip
+        self,
+        xs: Inputs,
+        *,
+        state: State | None = None,
+        initial_state: State | None = None,
+        lengths: InputArray | Sequence[int] | None = None,
+        seq_lengths: InputArray | Sequence[int] | None = None,
+        mask: InputArray | None = None,
+        starts: InputArray | None = None,
+        reverse: bool = False,
+        time_major: bool = False,
+        deterministic: bool | None = None,
+        return_state: bool = False,
+        return_states: bool = False,
+    ) -> Any:
         """Runs the cell over xs [...batch, T, I]; of integers, tokens, [...batch, T].
 
         Args:
@@ -68,9 +104,11 @@ class RNN(nnx.Module):
           time_major: time leads in xs, mask, starts and ys: [T, ...batch, I].
           deterministic: whether the cell draws nothing in this call; None is the module's own.
           return_state: whether to return the final state too.
+          return_states: whether to return the final state and those after all steps.
 
         Returns:
-          ys [...batch, T, O], or ``(state, ys)``. For the rest see ``jaxrnn.unroll``.
+          ys [...batch, T, O], or ``(state, ys)``, or ``(state, (ys, states))``, where states have
+          time and batch as ys have them. For the rest see ``jaxrnn.unroll``.
 
         Raises:
           ValueError: an argument is given under both of its names.
@@ -81,22 +119,22 @@ class RNN(nnx.Module):
             initial_state=initial_state, lengths=lengths, seq_lengths=seq_lengths, mask=mask,
             starts=starts, reverse=reverse, time_major=time_major,
             key=None if self.rngs is None or deterministic else self.rngs(),
-            implementation=self.implementation,
+            implementation=self.implementation, return_states=return_states,
         )  # fmt: skip
-        return (state, ys) if return_state else ys
+        return (state, ys) if return_state or return_states else ys
 
-    def step(self, state, x):
+    def step(self, state: State, x: Inputs) -> tuple[State, Outputs]:
         """One step in evaluation: x [...batch, I] -> ``(state, y)``, y [...batch, O]."""
         cell, params = self.cell_and_params()
         params, x = batch_major.cast(self.dtype, params, x)
         return cell.step(params, state, x)
 
-    def initial_state(self, batch_shape):
+    def initial_state(self, batch_shape: Shape) -> State:
         """The state that ``step`` begins with."""
         cell, params = self.cell_and_params()
         return cell.initial_state(params, batch_shape)
 
-    def cell_and_params(self):
+    def cell_and_params(self) -> tuple[Cell, Params]:
         """What all functions of jaxrnn take: the cell, and its parameters as a dict of arrays.
 
         >>> from flax import nnx
@@ -123,11 +161,19 @@ class Bidirectional(RNN):
     (2, 5, 16)
     """
 
-    def __init__(self, forward, in_features, *, backward=None, merge="concat", **options):
+    def __init__(
+        self,
+        forward: Cell,
+        in_features: InSize,
+        *,
+        backward: Cell | None = None,
+        merge: Merge = "concat",
+        **options: Any,
+    ) -> None:
         super().__init__(bidirectional(forward, backward, merge=merge), in_features, **options)
 
 
-def _checked(rngs):
+def _checked(rngs: nnx.Rngs | None) -> nnx.Rngs:
     if not isinstance(rngs, nnx.Rngs):
         raise TypeError(f"rngs: got {described(rngs)}, want an nnx.Rngs, as nnx.Rngs(0)")
     return rngs

@@ -3,17 +3,29 @@
 Figures are made without ``pyplot``: nothing is shown, and nothing of yours is changed.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from jaxrnn._src.core.extras import extra
 
 with extra("plot", "jaxrnn.plot"):
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+from jaxrnn._src.core.typing import InputArray
 
 _LEGIBLE = 48  # units of a panel that are not told how many to draw
 
 
-def gates(found, labels=None, *, units=_LEGIBLE, names=None):
+def gates(
+    found: Mapping[str, InputArray],
+    labels: Sequence[Any] | None = None,
+    *,
+    units: int = _LEGIBLE,
+    names: Iterable[str] | None = None,
+) -> Figure:
     """Gates and states as heat maps over a sequence, one panel each, units upon each other.
 
     What lies between 0 and 1 is drawn from dark to light, anything else from blue, below zero, to
@@ -70,7 +82,7 @@ def gates(found, labels=None, *, units=_LEGIBLE, names=None):
     return figure
 
 
-def gradient_flow(norms, *, axes=None):
+def gradient_flow(norms: Mapping[str, InputArray], *, axes: Axes | None = None) -> Axes:
     """How gradients fade on their way back through time, of several cells on one axis.
 
     Each is divided by that of the last step. Of many rows the line is the median, and the band

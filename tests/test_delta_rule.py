@@ -1,6 +1,7 @@
 """The delta rule over many chunks, by its definition in NumPy."""
 
 import functools
+import types
 
 import cases
 import jax
@@ -11,10 +12,19 @@ import truth
 from transforms import ran, six
 
 import jaxrnn
-from jaxrnn._src.ops.delta_rule import delta_rule
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops import delta_rule as operation
+from jaxrnn._src.ops.delta_rule import delta_rule, xla
 from jaxrnn._src.ops.delta_rule.chunked import inverse
 
 HEADS, KEY, VALUE = 2, 5, 3
+FORMS = ("xla", "chunks")  # "chunks" is what "xla" does on a GPU
+
+
+def every_form(test):
+    return pytest.mark.usefixtures("chunks")(pytest.mark.parametrize("form", FORMS)(test))
+
+
 RULES = {  # what decays, whether there are a and b, and what is read
     "linear": (None, False, False),
     "scalar": (1, False, True),
@@ -26,6 +36,17 @@ RULES = {  # what decays, whether there are a and b, and what is read
     "anything_before": (KEY, True, True),
 }
 LOGS = np.array([0, -1e-7, -1e-3, -1, -20, -1e4])  # of decays: near 1 and near 0
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    gpu = Target("cuda")
+    module = types.SimpleNamespace(
+        unsupported=xla.unsupported,
+        forward=lambda *given: xla.forward(*given[:-1], gpu),
+        backward=lambda *given: xla.backward(*given[:-1], gpu),
+    )
+    monkeypatch.setitem(operation.IMPLEMENTATIONS, "chunks", module)
 
 
 def example(rule, steps, seed=0):
@@ -73,31 +94,34 @@ def definition(taken, state, before, mask, starts, reverse):
     return states, ys
 
 
-@functools.partial(jax.jit, static_argnames=("before", "reverse"))
-def run(taken, state, before, mask, starts, reverse):
-    return delta_rule(taken, state, before=before, mask=mask, starts=starts, reverse=reverse)
+@functools.partial(jax.jit, static_argnames=("before", "reverse", "form"))
+def run(taken, state, before, mask, starts, reverse, form):
+    return delta_rule(
+        taken, state, before=before, mask=mask, starts=starts, reverse=reverse, implementation=form
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("before", "reverse"))
-def graded(taken, state, before, mask, starts, reverse, weights):
+@functools.partial(jax.jit, static_argnames=("before", "reverse", "form"))
+def graded(taken, state, before, mask, starts, reverse, form, weights):
     """Results and the gradients of operands and state, with cotangents ``weights``."""
     both = lambda taken, state: delta_rule(
-        taken, state, before=before, mask=mask, starts=starts, reverse=reverse
+        taken, state, before=before, mask=mask, starts=starts, reverse=reverse, implementation=form
     )
     out, pull = jax.vjp(both, taken, state)
     return out, pull(weights)
 
 
 @pytest.mark.usefixtures("x64")
+@every_form
 @pytest.mark.parametrize("rule", RULES)
-def test_the_definition(rule):
+def test_the_definition(rule, form):
     """Three chunks and a part of one: results, and a derivative along each operand."""
     taken, state, before, mask, starts = example(rule, 101)
     reverse = before  # either direction, of different rules
     flags = before, mask, starts, reverse
     wanted = definition(taken, state, *flags)
     weights = cases.cotangents(wanted)
-    out, gradients = graded(taken, state, *flags, weights)
+    out, gradients = graded(taken, state, *flags, form, weights)
     assert cases.error(out, wanted) < 1e-12
     moving, tree = jax.tree.flatten((taken, state))
     rng = np.random.default_rng(2)
@@ -114,26 +138,29 @@ def test_the_definition(rule):
 
 
 @pytest.mark.parametrize("rule", ("scalar", "vector_before", "delta", "gated_delta", "anything"))
-def test_thousands_of_steps_in_float32(rule):
+@every_form
+def test_thousands_of_steps_in_float32(rule, form):
     taken, state, before, mask, starts = example(rule, 4096)
     narrow = jax.tree.map(lambda x: x.astype(np.float32), (taken, state))
     wide = jax.tree.map(lambda x: x.astype(float), narrow)
-    came = run(*narrow, before, mask, starts, False)
+    came = run(*narrow, before, mask, starts, False, form)
     assert cases.error(came, definition(*wide, before, mask, starts, False)) < 1e-4
 
 
-def test_gradients_are_finite_whatever_the_decay():
+@every_form
+def test_gradients_are_finite_whatever_the_decay(form):
     """Also where it is zero, of which the logarithm is infinite."""
     taken, state, before, mask, starts = example("anything", 70)
     log_w = np.where(taken[3] < -100, -np.inf, taken[3])
     given = jax.tree.map(np.float32, ((*taken[:3], log_w, *taken[4:]), state))
     weights = jax.tree.map(np.float32, (state, taken[2]))
-    leaves = jax.tree.leaves(graded(*given, before, mask, starts, False, weights))
+    leaves = jax.tree.leaves(graded(*given, before, mask, starts, False, form, weights))
     assert all(bool(jnp.isfinite(x).all()) for x in leaves)
 
 
 @pytest.mark.parametrize("rule", ("vector", "anything"))
-def test_a_start_puts_back_what_is_not_finite(rule):
+@every_form
+def test_a_start_puts_back_what_is_not_finite(rule, form):
     """In the middle of a chunk; before it, what is read is not a number."""
     taken, state, before, mask, starts = example(rule, 40)
     taken, state = jax.tree.map(np.float32, (taken, state))
@@ -141,7 +168,7 @@ def test_a_start_puts_back_what_is_not_finite(rule):
     starts[7] = True
     mask = np.ones_like(mask)
     bad, zero = np.full_like(state, np.nan), np.zeros_like(state)
-    came, wanted = (run(taken, s, before, mask, starts, False) for s in (bad, zero))
+    came, wanted = (run(taken, s, before, mask, starts, False, form) for s in (bad, zero))
     assert cases.error((came[0], came[1][7:]), (wanted[0], wanted[1][7:])) < 1e-6
     assert np.isnan(np.asarray(came[1][:7])).all()
 
@@ -150,7 +177,8 @@ def test_a_start_puts_back_what_is_not_finite(rule):
     ("rule", "operand"),  # k, v or b
     [("vector", 1), ("vector_before", 2), ("anything", 1), ("anything", 2), ("anything", 5)],
 )
-def test_what_is_not_finite_stays_in_its_episode(rule, operand):
+@every_form
+def test_what_is_not_finite_stays_in_its_episode(rule, operand, form):
     """Steps before it, and the next episode of its chunk, do not see it."""
     taken, state, before, mask, starts = example(rule, 40)
     taken, state = jax.tree.map(np.float32, (taken, state))
@@ -158,7 +186,9 @@ def test_what_is_not_finite_stays_in_its_episode(rule, operand):
     starts[12] = True
     broken = [x if x is None else x.copy() for x in taken]
     broken[operand][5] = np.nan
-    came, wanted = (run(x, state, before, mask, starts, False) for x in (tuple(broken), taken))
+    came, wanted = (
+        run(x, state, before, mask, starts, False, form) for x in (tuple(broken), taken)
+    )
     kept = lambda out: (out[0], out[1][:5], out[1][12:])
     assert cases.error(kept(came), kept(wanted)) < 1e-6
     assert np.isnan(np.asarray(came[1][6:12])).all()
@@ -196,12 +226,13 @@ def test_the_inverse():
     assert np.abs((np.eye(32) - a) @ came - np.eye(32)).max() < 1e-10 * np.abs(came).max()
 
 
-def test_memory_grows_with_the_values_and_not_with_the_states():
+@pytest.mark.parametrize("decay", (1, 64))
+def test_memory_grows_with_the_values_and_not_with_the_states(decay):
     """The gradient's: the states of all steps would take 16 MB."""
     steps, width = 1024, 64
     shape = jax.ShapeDtypeStruct((steps, 1, 1, width), "float32")
     state = jax.ShapeDtypeStruct((1, 1, width, width), "float32")
-    taken = (shape,) * 3 + (jax.ShapeDtypeStruct((steps, 1, 1, 1), "float32"),) + (shape,) * 2
+    taken = (shape,) * 3 + (jax.ShapeDtypeStruct((steps, 1, 1, decay), "float32"),) + (shape,) * 2
     loss = lambda taken, state: delta_rule(taken, state)[1].sum()
     compiled = jax.jit(jax.grad(loss)).lower(taken, state).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < steps * width * width * 4 / 2

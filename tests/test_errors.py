@@ -14,6 +14,7 @@ FLAGS = jnp.ones((5, 2), bool)
 LSTM, GRU = jaxrnn.lstm(4), jaxrnn.gru(4)
 LIFTED = jaxrnn.gru(4, reset_after=False)
 SMOOTH = cases.smooth(4)
+IN_TUPLE = jaxrnn.cell(None, lambda params, batch: (), lambda params, state, x: (state, x))
 ATTENTION = jaxrnn.attention(4, heads=2, context=4)
 PROJECT, NORM = jaxrnn.project(4), jaxrnn.layer_norm()
 STACK, BOTH = jaxrnn.stack(LSTM, GRU), jaxrnn.bidirectional(LSTM)
@@ -255,6 +256,13 @@ BAD = {  # the call, the error, and what its text has: the argument, what came, 
     "weight_dropout": (
         run(jaxrnn.weight_dropout(LSTM, 0.5, names=("w", "u")), PARAMS[LSTM]),
         V, "names: ", "got ('w', 'u')", "some of ['b', 'r', 'w']",
+    ),
+    "weight_dropout of a tuple": (
+        run(jaxrnn.weight_dropout(IN_TUPLE, 0.5), (XS[0, 0],)), V, "names: ", "some of []",
+    ),
+    "weight_dropout of a tuple and a dict": (
+        run(jaxrnn.weight_dropout(IN_TUPLE, 0.5), (XS[0, 0], {"w": XS[0, 0]})),
+        V, "names: ", "some of ['w']",
     ),
     "weight_dropout's rate": (
         make(jaxrnn.weight_dropout, LSTM, 2), V, "rate: ", "got 2", "from 0 to 1",

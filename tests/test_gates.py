@@ -22,7 +22,7 @@ SLSTMS = pytest.mark.parametrize("forget", ("sigmoid", "exp"))
 @pytest.mark.usefixtures("x64")
 def test_slstm_is_what_it_stabilises(forget):
     """The paper's first equations, with neither m nor a sum of logarithms."""
-    cell = jaxrnn.slstm(4, forget=forget)
+    cell = jaxrnn.slstm(4, forget=forget, heads=1)
     params, xs = begun(cell), np.random.default_rng(0).normal(size=(9, 3))
     h, c, n, wanted = np.zeros(4), 0.0, 0.0, []
     for x in xs:
@@ -62,7 +62,7 @@ def test_slstm_is_finite_for_any_gate(forget, implementation):
 
 def test_an_episode_of_one_row_begins_by_itself():
     """A stabiliser of one row, or one unit, says nothing of another."""
-    cell = jaxrnn.slstm(2)
+    cell = jaxrnn.slstm(2, heads=1)
     params = cell.init(KEY, 1)
     state = tuple(np.float32([[0.0, 0.0], [a, a]]) for a in (0.1, 0.1, 1.0, 90.0))
     step = jax.jit(lambda *given: cell.step(params, *given)[1])

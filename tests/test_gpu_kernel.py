@@ -147,7 +147,7 @@ def test_a_full_nan_in_the_state_stops_nobody(product):
 
 def hides_nan(state, x, r, p):
     """An update through whose branches no NaN comes, with a fused gate and a split one."""
-    (h, c), (xf, xn), (rf, rn) = state, x, r
+    (_, c), (xf, xn), (rf, rn) = state, x, r
     c = jnp.where(xf + rf > 0, 0.5 * c + p, 0.25)
     return jnp.where(rn * xn > c, jnp.tanh(xn), 0.5), c
 

@@ -1,5 +1,6 @@
 """What interop needs no other library for: two biases or none, NumPy's arrays, what is loaded."""
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -87,6 +88,10 @@ BAD = {  # the call, the error, and what its text has
     "mgu": (lambda: double_bias(jaxrnn.mgu(4)), ValueError, "double_bias: got mgu", "gru"),
     "stack": (lambda: without_bias(jaxrnn.stack(TWO)), ValueError, "without_bias: got stack"),
     "no cell": (lambda: double_bias("lstm"), ValueError, "double_bias: got 'lstm'"),
+    "a cell made by hand": (
+        lambda: double_bias(dataclasses.replace(jaxrnn.lstm(4))), ValueError,
+        "double_bias: got Cell",
+    ),
     "one": (lambda: jaxrnn.unroll(TWO, ONE, XS), ValueError, "['b', 'r', 'rb', 'w']"),
     "shape": (
         lambda: jaxrnn.unroll(TWO, ONE | {"rb": ONE["b"][0]}, XS), ValueError,

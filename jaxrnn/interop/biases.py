@@ -1,5 +1,7 @@
 """Cells with another number of biases: two that are summed, or none."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,14 @@ from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.typing import Array, Params, Shape
 from jaxrnn._src.wrappers.reparameterised import with_params
+
+_SUMMED = (elman, lstm, gru)
 
 
 @constructor
-def double_bias(cell):
+def double_bias(cell: Cell) -> Cell:
     """A cell with a bias beside each of its two products, as PyTorch, cuDNN and Keras's GRU have.
 
         W x + b + R h + rb      in place of      W x + R h + b
@@ -56,7 +61,7 @@ def double_bias(cell):
 
 
 @constructor
-def without_bias(cell):
+def without_bias(cell: Cell) -> Cell:
     """A cell whose biases are zero and no parameters.
 
     Args:
@@ -90,12 +95,12 @@ def without_bias(cell):
     return with_params(cell, completed, init)
 
 
-def summed(b, rb, candidate):
+def summed(b: Array, rb: Array, candidate: bool) -> dict[str, Array]:
     """Two biases [G, H] as one; ``candidate`` says that the last gate's is no part of a sum."""
     return {"b": b.at[:-1].add(rb[:-1]), "rb": rb[-1]} if candidate else {"b": b + rb}
 
 
-def parted(params):
+def parted(params: Params) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Two biases [G, H] of the parameters of a cell with two, or with one and the candidate's."""
     b, rb = np.asarray(params["b"]), np.asarray(params.get("rb", 0))
     if rb.ndim == b.ndim:
@@ -105,9 +110,9 @@ def parted(params):
     return b, candidate
 
 
-def _shapes(name, cell):
+def _shapes(name: str, cell: Cell) -> dict[str, Shape]:
     """The shapes of a cell's parameters, if it is one of those with biases that are summed."""
-    if not isinstance(cell, Cell) or cell.made.constructor not in (elman, lstm, gru):
+    if not isinstance(cell, Cell) or not cell.made or cell.made.constructor not in _SUMMED:
         raise ValueError(f"{name}: got {cell!r}, want an elman, lstm or gru")
     params = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0))
     return {name: a.shape for name, a in params.items()}

@@ -1,10 +1,15 @@
 """Equinox's cells."""
 
+import importlib
+
+import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn.interop.layout import Layout, joined, made_by, options, split, to_arrays, to_params
 
 
@@ -31,7 +36,7 @@ def _layout(gates, own=()):
 _LAYOUTS = {lstm: _layout(4), gru: _layout(3, (("rb", "bias_n"),))}
 
 
-def from_equinox(module):
+def from_equinox(module: Theirs) -> tuple[Cell, Params]:
     """A cell of Equinox's, with its numbers.
 
     Args:
@@ -52,7 +57,8 @@ def from_equinox(module):
     >>> cell, jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
     (gru(hidden=4), (5, 4))
     """
-    from equinox import nn
+    # Where it is not installed, a type checker takes `import equinox` for this file.
+    nn: Theirs = importlib.import_module("equinox").nn
 
     makers = {nn.LSTMCell: lstm, nn.GRUCell: gru}
     if type(module) not in makers:
@@ -69,7 +75,7 @@ def from_equinox(module):
     return cell, to_params(cell, _LAYOUTS[make], arrays, "module")
 
 
-def to_equinox(cell, params):
+def to_equinox(cell: Cell, params: Params) -> Theirs:
     """A cell as Equinox's, with its numbers.
 
     Args:
@@ -88,8 +94,7 @@ def to_equinox(cell, params):
     >>> module = jaxrnn.interop.to_equinox(cell, cell.init(jax.random.key(0), 3))
     >>> h, c = module(jnp.ones(3), (jnp.zeros(4), jnp.zeros(4)))
     """
-    import equinox
-    import jax
+    equinox: Theirs = importlib.import_module("equinox")
 
     params = params_tree.dicts(params)
     make = made_by(cell, _LAYOUTS, "Equinox")

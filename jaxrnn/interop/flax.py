@@ -1,18 +1,23 @@
 """Flax's recurrent modules, of both its libraries: the names of modules are the same in both."""
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import check_cell, repr_of
+from jaxrnn._src.core.cell import Cell, call_of, check_cell, repr_of
+from jaxrnn._src.core.typing import Params, Shape, Theirs
 from jaxrnn._src.wrappers.stack import bidirectional, merge_function
 from jaxrnn.interop.flax_cells import ROWS
 from jaxrnn.interop.layout import check_places, made_by, options, to_arrays, to_params
 
 
-def from_flax(source, variables=None, *, shape=None):
+def from_flax(
+    source: Theirs, variables: Mapping[str, Any] | None = None, *, shape: Shape | None = None
+) -> tuple[Cell, Params]:
     """A recurrent module of Flax's, with its numbers.
 
     Args:
@@ -51,7 +56,7 @@ def from_flax(source, variables=None, *, shape=None):
     from flax import linen, nnx
 
     if isinstance(source, linen.Module):
-        if not hasattr(variables, "keys") or "params" not in variables:
+        if not isinstance(variables, Mapping) or "params" not in variables:
             came = type(variables).__name__
             raise TypeError(f"variables: got {came}, want {{'params': ...}} of a Linen module")
         arrays = flax.core.meta.unbox(params_tree.dicts(variables["params"]))
@@ -66,7 +71,7 @@ def from_flax(source, variables=None, *, shape=None):
     )
 
 
-def to_linen(cell, params):
+def to_linen(cell: Cell, params: Params) -> tuple[Theirs, dict[str, Any]]:
     """A cell as Linen's, with its numbers.
 
     Args:
@@ -98,7 +103,7 @@ def to_linen(cell, params):
             name: {"cell": variables["params"]}
             for name, (_, variables) in zip(("forward_rnn", "backward_rnn"), both)
         }
-        return linen.Bidirectional(*rnns, **merge), {"params": arrays}
+        return linen.Bidirectional(rnns[0], rnns[1], **merge), {"params": arrays}
     row, given, arrays = _to(cell, params, "linen")
     if row.name == "ConvLSTMCell":
         given = given | {"kernel_size": params["w"].shape[:-3]}
@@ -107,7 +112,7 @@ def to_linen(cell, params):
     return module, {"params": arrays}
 
 
-def to_nnx(cell, params):
+def to_nnx(cell: Cell, params: Params) -> Theirs:
     """A cell as nnx's, with its numbers.
 
     Args:
@@ -273,9 +278,11 @@ def _is_bidirectional(cell):
     return cell.made is not None and cell.made.constructor == bidirectional
 
 
-def _directions(cell, params, convert):
+def _directions(
+    cell: Cell, params: Params, convert: Callable[[Cell, Params], Any]
+) -> tuple[Any, dict[str, Any]]:
     """Both cells of a ``bidirectional``, converted, and what Flax calls its ``merge``."""
-    given = dict(cell.made.kwargs)
+    given = dict(call_of(cell).kwargs)
     forward, backward, merge = given["forward"], given["backward"], given["merge"]
     backward = forward if backward is None else backward
     params = params_tree.parts(params, {"forward": forward.init, "backward": backward.init})

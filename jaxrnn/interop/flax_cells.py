@@ -1,24 +1,28 @@
 """Flax's cells: which of ours each one is, and how it lays out its parameters."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.numpy import tanh
 
-from jaxrnn._src.builders.gated import gated
+from jaxrnn._src.builders.gated import Gated, gated
 from jaxrnn._src.cells.conv_lstm import conv_lstm
 from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.cells.ugrnn import ugrnn
+from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Array
 from jaxrnn.interop.layout import Layout, convolutional, joined, split
 
 
-def flax_mgu_update(state, x, r, rb):
+def flax_mgu_update(
+    state: tuple[Array, ...], x: tuple[Array, ...], r: tuple[Array, ...], rb: Array
+) -> tuple[Array, ...]:
     """The minimal gated unit as Flax has it.
 
         f = sigmoid(W_f x + R_f h + b_f)      n = tanh(W x + b + f * (R h + rb))
@@ -35,7 +39,7 @@ def flax_mgu_update(state, x, r, rb):
     return (h,)
 
 
-flax_mgu = gated(
+flax_mgu: Gated = gated(
     flax_mgu_update, gates=("f", "n"), bias=(1, 0), unit={"rb": jax.nn.initializers.zeros}
 )
 
@@ -52,10 +56,10 @@ class Row(NamedTuple):
     """
 
     name: str
-    make: Callable
+    make: Callable[..., Cell]
     layout: Layout
-    functions: dict = {}  # noqa: RUF012
-    options: dict = {}  # noqa: RUF012
+    functions: dict[str, str] = {}  # noqa: RUF012
+    options: dict[str, Any] = {}  # noqa: RUF012
 
 
 def _layers(inputs, states, bias, rb=False):
@@ -111,7 +115,9 @@ _MINIMAL = (("if", "in"), ("hf", "hn"), ("if", "in"))
 _LINEN_LSTM = _layers(("ii", "if", "ig", "io"), _LSTM, _LSTM)
 _LINEN_GRU = _layers(("ir", "iz", "in"), ("hr", "hz", "hn"), ("ir", "iz", "in"), rb=True)
 
-ROWS = {  # of several with the same constructor of ours, ours becomes the first
+ROWS: dict[
+    str, tuple[Row, ...]
+] = {  # of several with the same constructor of ours, ours becomes the first
     "linen": (
         Row("SimpleCell", elman, _layers(("i",), ("h",), ("i",)), _RNN),
         Row("OptimizedLSTMCell", lstm, _LINEN_LSTM, _BOTH),

@@ -1,7 +1,7 @@
 """Haiku's cores. Their parameters are a mapping by name, so Haiku itself is never needed."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -10,6 +10,8 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell, call_of
+from jaxrnn._src.core.typing import Params, Shape
 from jaxrnn.interop.layout import (
     Layout,
     check_places,
@@ -80,11 +82,11 @@ class _Kind(NamedTuple):
     """A core of Haiku's: what it calls the first module of it, our cell, and its parameters."""
 
     name: str
-    make: Callable
-    options: dict
+    make: Callable[..., Cell]
+    options: dict[str, Any]
     gates: int
     layout: Layout
-    modules: dict
+    modules: dict[str, tuple[str, ...]]
 
 
 _TWO = {"linear": ("w", "b"), "linear_1": ("w", "b")}
@@ -99,7 +101,13 @@ _KINDS = {
 }
 
 
-def from_haiku(params, kind, *, name=None, shape=None):
+def from_haiku(
+    params: Mapping[str, Any],
+    kind: Literal["VanillaRNN", "LSTM", "GRU", "Conv1DLSTM", "Conv2DLSTM", "Conv3DLSTM"],
+    *,
+    name: str | None = None,
+    shape: Shape | None = None,
+) -> tuple[Cell, Params]:
     """A recurrent core of Haiku's, with its numbers.
 
     Args:
@@ -157,7 +165,7 @@ def _fill(arrays):
         second.setdefault("b", jnp.zeros_like(first["b"]))
 
 
-def to_haiku(cell, params, *, name=None):
+def to_haiku(cell: Cell, params: Params, *, name: str | None = None) -> dict[str, Any]:
     """A cell's parameters as those of a core of Haiku's.
 
     Args:
@@ -181,7 +189,7 @@ def to_haiku(cell, params, *, name=None):
     {'gru': ['b', 'w_h', 'w_i']}
     """
     make = made_by(cell, (elman, lstm, gru, conv_lstm), "Haiku")
-    places = len(dict(cell.made.kwargs).get("shape", (1,)))
+    places = len(dict(call_of(cell).kwargs).get("shape", (1,)))
     kinds = [kind for kind, its in _KINDS.items() if its.make is make]
     kind = kinds[places - 1]  # of convolutions there is one for each number of axes
     its = _KINDS[kind]

@@ -1,6 +1,8 @@
 """Weights from and to Keras: its recurrent layers and cells, their directions and stacks."""
 
+import importlib
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Merge, Params, Theirs
 from jaxrnn._src.wrappers import stack
 from jaxrnn.interop import biases
 from jaxrnn.interop.layers import (
@@ -39,10 +43,16 @@ _ACTIVATIONS = {  # Keras's name of a function, and what a cell takes
         )
     },
 }  # fmt: skip
-_MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product", None: None}
+_MERGES: dict[str | None, Merge] = {
+    "concat": "concat",
+    "sum": "sum",
+    "ave": "mean",
+    "mul": "product",
+    None: None,
+}
 
 
-def from_keras(source, *, double_bias=False):
+def from_keras(source: Theirs, *, double_bias: bool = False) -> tuple[Cell, Params]:
     """A cell with the weights of a recurrent layer of Keras's.
 
     Args:
@@ -83,9 +93,9 @@ def from_keras(source, *, double_bias=False):
     return cell, params
 
 
-def _pairs(keras, source, double):
+def _pairs(keras: Any, source: Theirs, double: bool) -> list[tuple[Cell, Params]]:
     """Pairs of a cell and its parameters, from the first layer of ``source`` to the last."""
-    several = source if isinstance(source, (list, tuple)) else None
+    several = _listed(source)
     if keras is not None and several is None:
         if isinstance(source, keras.Sequential):
             several = source.layers
@@ -108,6 +118,10 @@ def _pairs(keras, source, double):
     if not several:
         raise ValueError("source: got no layers, want one or more")
     return [pair for one in several for pair in _pairs(keras, one, double)]
+
+
+def _listed(source: Theirs) -> Theirs:
+    return source if isinstance(source, (list, tuple)) else None
 
 
 def _cells(keras):
@@ -151,7 +165,7 @@ def _of_cell(keras, cell, double):
         want = "implementation=2: 1 draws for each gate by itself"
         raise ValueError(f"source: got {cell.name!r} with dropout, want {want}")
     hidden, is_gru = cell.units, isinstance(cell, keras.layers.GRUCell)
-    given = {"activation": _activation(keras, cell, "activation")}
+    given: dict[str, Any] = {"activation": _activation(keras, cell, "activation")}
     if isinstance(cell, keras.layers.SimpleRNNCell):
         made = elman(hidden, **given)
     else:
@@ -189,7 +203,7 @@ def _activation(keras, cell, which):
     raise ValueError(f"source: got {cell.name!r} with {which}={came}, want {want}")
 
 
-def to_keras(cell, params):
+def to_keras(cell: Cell, params: Params) -> Theirs:
     """A layer of Keras's with the weights of a cell, or a ``keras.Sequential`` of several.
 
     Args:
@@ -212,7 +226,8 @@ def to_keras(cell, params):
     >>> layer.merge_mode, layer.compute_output_shape((2, 5, 3))
     ('sum', (2, 5, 4))
     """
-    import keras
+    # Where it is not installed, a type checker takes `import keras` for this file.
+    keras: Theirs = importlib.import_module("keras")
 
     params = params_tree.dicts(params)
     dtype = check(cell, params)

@@ -1,15 +1,17 @@
 """A peer's cell is often one of ours with its arrays laid out otherwise."""
 
+import inspect
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import check_cell, repr_of
+from jaxrnn._src.core.cell import Cell, call_of, check_cell, repr_of
+from jaxrnn._src.core.typing import Array, Params, Shape
 
 
 class Layout(NamedTuple):
@@ -21,17 +23,17 @@ class Layout(NamedTuple):
       missing: names of our parameters that the peer has no place for: they are zero there.
     """
 
-    ours: Callable
-    theirs: Callable
+    ours: Callable[[Any], Params]
+    theirs: Callable[[Params], Any]
     missing: tuple[str, ...] = ()
 
 
-def to_params(cell, layout, arrays, name):
+def to_params(cell: Cell, layout: Layout, arrays: Mapping[str, Any], name: str) -> Params:
     """A peer's arrays as the parameters of our cell; ``name`` is what its caller calls them."""
     return layout.ours(_fitting(cell, layout.theirs, arrays, name))
 
 
-def to_arrays(cell, layout, params, peer):
+def to_arrays(cell: Cell, layout: Layout, params: Params, peer: str) -> dict[str, Any]:
     """Parameters of our cell as a peer's arrays."""
     params = _fitting(cell, lambda params: params, params, "params")
     for name in layout.missing:
@@ -45,7 +47,9 @@ def _fitting(cell, laid, arrays, name):
 
     The size of the input is whatever the first array says whose shape depends on it.
     """
-    unit = math.prod(dict(cell.made.kwargs).get("shape", ()))  # a feature at each place, if any
+    unit = math.prod(
+        dict(call_of(cell).kwargs).get("shape", ())
+    )  # a feature at each place, if any
 
     def shapes(features):
         init = lambda key: laid(cell.init(key, features * unit))
@@ -74,7 +78,9 @@ def _flat(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def made_by(cell, constructors, peer):
+def made_by(
+    cell: Cell, constructors: Iterable[Callable[..., Cell]], peer: str
+) -> Callable[..., Cell]:
     """The one of some constructors that made a cell."""
     check_cell("cell", cell)
     for constructor in constructors:
@@ -84,7 +90,7 @@ def made_by(cell, constructors, peer):
     raise TypeError(f"cell: got {cell}, want one of {names}: {peer} has no other")
 
 
-def options(cell, peer, held=(), **fixed):
+def options(cell: Cell, peer: str, held: tuple[str, ...] = (), **fixed: Any) -> dict[str, Any]:
     """The arguments of the call that made a cell, each of which a peer's cell can have.
 
     Args:
@@ -94,7 +100,8 @@ def options(cell, peer, held=(), **fixed):
         those that only say how parameters begin and what a backward keeps.
       fixed: what an argument is in the peer's, where it is not the default.
     """
-    given, parameters = dict(cell.made.kwargs), cell.made.constructor.__signature__.parameters
+    made = call_of(cell)
+    given, parameters = dict(made.kwargs), inspect.signature(made.constructor).parameters
     for name, value in given.items():
         want = fixed.get(name, parameters[name].default)
         free = name in ("hidden", "forget_bias", "residuals", *held)
@@ -110,29 +117,29 @@ def _same(name, value, other):
     return value == other
 
 
-def split(a, gates):
+def split(a: Array, gates: int) -> Array:
     """[..., G * H] -> [..., G, H]."""
     return a.reshape(*a.shape[:-1], gates, -1)
 
 
-def joined(a):
+def joined(a: Array) -> Array:
     """[..., G, H] -> [..., G * H]."""
     return a.reshape(*a.shape[:-2], -1)
 
 
-def from_igfo(kernel, bias):
+def from_igfo(kernel: Array, bias: Array) -> tuple[Array, Array]:
     """A kernel [..., 4 * H] and a bias, of an LSTM that adds 1 to f in a step, as ours."""
     swapped = lambda a: split(a, 4)[..., (0, 2, 1, 3), :]
     return swapped(kernel), swapped(bias).at[1].add(1)
 
 
-def to_igfo(kernel, bias):
+def to_igfo(kernel: Array, bias: Array) -> tuple[Array, Array]:
     """Back."""
     swapped = lambda a: joined(a[..., (0, 2, 1, 3), :])
     return swapped(kernel), swapped(bias.at[1].add(-1))
 
 
-def convolutional(inputs, state, kernel, bias):
+def convolutional(inputs: str, state: str, kernel: str, bias: str) -> Layout:
     """The layout of a convolutional LSTM with two convolutions, each with a bias.
 
     Args:
@@ -153,7 +160,7 @@ def convolutional(inputs, state, kernel, bias):
     return Layout(ours, theirs)
 
 
-def check_places(shape, kernel, peer):
+def check_places(shape: Shape | None, kernel: Shape | None, peer: str) -> None:
     """``shape`` is given for a convolution, which does not know it, and for nothing else."""
     if kernel is None and shape is not None:
         raise ValueError(f"shape: got {shape}, want None: {peer} has no places")

@@ -1,8 +1,10 @@
 """Weights from and to PyTorch: its RNN, LSTM and GRU, as modules or as state_dicts."""
 
+import importlib
 import re
 import sys
 from collections.abc import Mapping
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn._src.wrappers import stack
 from jaxrnn.interop import biases
 from jaxrnn.interop.layers import (
@@ -38,7 +42,14 @@ _PRODUCTS = {"w": "ih", "r": "hh"}
 _NONLINEARITIES = ("tanh", "relu")
 
 
-def from_torch(source, *, prefix="", double_bias=False, nonlinearity=None, dropout=None):
+def from_torch(
+    source: Theirs,
+    *,
+    prefix: str = "",
+    double_bias: bool = False,
+    nonlinearity: Literal["tanh", "relu"] | None = None,
+    dropout: float | None = None,
+) -> tuple[Cell, Params]:
     """A cell with the weights of a recurrent module of PyTorch's.
 
     Args:
@@ -100,7 +111,7 @@ def from_torch(source, *, prefix="", double_bias=False, nonlinearity=None, dropo
         made = [_cell(weights, nonlinearity, double_bias) for weights in directions]
         if pairs and dropout:
             pairs.append((stack.dropout(dropout), {}))
-        pairs.append(both(*made) if len(made) == 2 else made[0])
+        pairs.append(both(made[0], made[1]) if len(made) == 2 else made[0])
     cell, params = stacked(pairs)
     check(cell, params)
     return cell, params
@@ -218,6 +229,7 @@ def _cell(weights, nonlinearity, double):
     weights = {name: jnp.array(a) for name, a in weights.items()}
     params = {name: _from_rows(weights[f"weight_{of}"], gates) for name, of in _PRODUCTS.items()}
     if gates == 1:
+        assert nonlinearity is not None  # one of two
         cell = elman(hidden, activation=nonlinearity)
     elif gates == 3:
         cell = gru(hidden)
@@ -235,7 +247,7 @@ def _cell(weights, nonlinearity, double):
     return cell, params
 
 
-def to_torch(cell, params):
+def to_torch(cell: Cell, params: Params) -> Theirs:
     """A module of PyTorch's with the weights of a cell; its ``state_dict()`` is the other form.
 
     Args:
@@ -259,7 +271,8 @@ def to_torch(cell, params):
     >>> jaxrnn.interop.to_torch(cell, cell.init(jax.random.key(0), 3))
     GRU(3, 4, num_layers=2, dropout=0.5)
     """
-    import torch
+    # Where it is not installed, a type checker takes `import torch` for this file.
+    torch: Theirs = importlib.import_module("torch")
 
     params = params_tree.dicts(params)
     dtype = check(cell, params)

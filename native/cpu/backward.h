@@ -175,6 +175,10 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
         copy(slot[k] + i * padded, from + gates.place[k] * task.H + block.first, block.width);
         zero(slot[k] + i * padded + block.width, padded - block.width);
       }
+      for (int s = 0; s < task.states; ++s)
+        if (task.after[s].data)  // also at a step that is not real: the state is held there
+          add(block.state + (s * task.B + m + i) * padded,
+              at<T>(task.after[s], time, m + i) + block.first, block.width);
       T* sum = d_new[0] + i * padded;
       const T* held = block.state + (m + i) * padded;
       if (task.d_ys.data && real) {

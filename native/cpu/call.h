@@ -80,12 +80,16 @@ struct Call {
       before = read.arguments(states - kept, "states before", step, kT);
       if (has_d_final) d_final = read.arguments(states, "d_final", state_of_rows, kT);
       if (has_d_ys) d_ys = read.argument("d_ys", sequence(H), xs.storage);
+      for (int s = 0; s < states; ++s)
+        if (wants_after(s)) after[s] = read.argument("d_states after", step, kT);
     }
     if (has_mask) mask = read.argument("mask", flags, kFlag);
     if (has_starts) starts = read.argument("starts", flags, kFlag);
     if (!backward) {
       final = read.results(states, "final", state_of_rows, kT);
       if (want_y) ys = read.result("ys", sequence(H), xs.storage);
+      for (int s = 0; s < states; ++s)
+        if (wants_after(s)) after[s] = read.result("states after", step, kT);
       for (int i = 0; save && i < parts; ++i)
         packed.push_back(read.result("gates", {T_, B, gates_of_part(i) * H}, kT));
       if (save) before = read.results(states - kept, "states before", step, kT);
@@ -105,6 +109,7 @@ struct Call {
   bool backward;
   int32_t states, unit, has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
       batch_first, parts, again, want_x, want_w, want_r, want_y;
+  int32_t want_after;  // a bit for each state
   Gates gates;
   Program program;
   int64_t T_, B, I, H, N, D;
@@ -112,7 +117,7 @@ struct Call {
   Buffer xs, w, b, r, mask, starts, ys, d_ys;
   std::vector<Buffer> units, state, initial, packed, before, d_final;
   std::vector<Buffer> final, d_state, d_initial, d_unit;
-  Buffer d_w, d_b, d_r, d_xs;
+  Buffer d_w, d_b, d_r, d_xs, after[kMaxStates];
 
   int64_t member_count() const {
     int64_t count = 1;
@@ -152,6 +157,8 @@ struct Call {
     };
     all(t.state, state), all(t.initial, initial), all(t.final, backward ? d_final : final);
     all(t.d_state, d_state), all(t.d_initial, d_initial), all(t.d_unit, d_unit);
+    for (int s = 0; s < states; ++s)
+      t.after[s] = sequence(after[s], member, first, column, H, false);
     for (size_t i = 0; i < before.size(); ++i)
       t.before[kept + i] = sequence(before[i], member, first, column, H, false);
     for (size_t i = 0; i < packed.size(); ++i)
@@ -161,12 +168,12 @@ struct Call {
 
  private:
   void take_sizes(const Attributes& a) {
-    require(a.sizes.size() == 18, "sizes");
+    require(a.sizes.size() == 19, "sizes");
     int32_t registers, inputs;
     int i = 0;
     for (int32_t* to : {&states, &unit, &has_mask, &has_starts, &has_d_ys, &has_d_final, &reverse,
                         &save, &kept, &batch_first, &registers, &inputs, &parts, &again, &want_x,
-                        &want_w, &want_r, &want_y})
+                        &want_w, &want_r, &want_y, &want_after})
       *to = a.sizes.begin()[i++];
     auto within = [](int64_t i, int64_t least, int64_t most) { return least <= i && i <= most; };
     for (int32_t flag : {has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
@@ -176,6 +183,7 @@ struct Call {
     require(within(states, 1, kMaxStates) && within(unit, 0, kMaxUnit) &&
                 within(G, 1, kMaxGates) && within(parts, 0, kMaxParts),
             "more states, gates or weights than the kernel was made for");
+    require(within(want_after, 0, (1 << states) - 1), "sizes: a state that there is not");
     require(within(K, G, 2 * G) && static_cast<int64_t>(a.recurrent.size()) == G &&
                 static_cast<int64_t>(a.place.size()) == K,
             "gates: how many there are");
@@ -194,6 +202,8 @@ struct Call {
     require(inputs == taken + (backward ? states : 0), "program: the number of inputs");
     program = checked_program(a, registers, inputs, backward ? taken : states);
   }
+
+  bool wants_after(int state) const { return want_after >> state & 1; }
 
   int64_t gates_of_part(int part) const {
     return std::count(gates.part, gates.part + gates.slots, part);

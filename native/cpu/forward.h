@@ -76,6 +76,10 @@ void forward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
         for (int s = 0; s < task.states; ++s)
           copy(registers[s] + i * padded, registers[program.outputs[s]] + i * padded, padded);
       copy(next + (m + i) * row + block.first, state, block.width);
+      for (int s = 0; s < task.states; ++s)
+        if (task.after[s].data)
+          copy(at<T>(task.after[s], time, m + i) + block.first, registers[s] + i * padded,
+               block.width);
       if (!task.ys.data) continue;  // nobody uses them
       int64_t offset = time * task.ys.time + (m + i) * task.ys.row + block.first;
       if (real)

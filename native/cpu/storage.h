@@ -66,10 +66,11 @@ inline void zero(T* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = 0;
 }
 
-// Whole vectors.
 template <class T>
 inline void add(T* to, const T* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes<T>) store(to + i, load(to + i) + load(from + i));
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) store(to + i, load(to + i) + load(from + i));
+  for (; i < count; ++i) to[i] += from[i];
 }
 
 template <class T>

@@ -85,6 +85,7 @@ struct Task {
   Array final[kMaxStates];                       // the same; backward: its gradient
   Array packed[kMaxParts];  // what enters the gates; backward: in, forward: out
   Array before[kMaxStates];  // the states before each step; backward: in, forward: out
+  Array after[kMaxStates];   // those after it, if wanted; backward: their gradients
   Array d_ys, d_state[kMaxStates], d_initial[kMaxStates], d_unit[kMaxUnit];
 
   int32_t want_x, want_w, want_r, again;  // backward: which gradients; whether gates are made again

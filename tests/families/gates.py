@@ -80,6 +80,6 @@ ROWS = {
     ),
     "janet": Case(jaxrnn.janet, janet(1)),
     "janet_beta": Case(lambda h: jaxrnn.janet(h, beta=0.25, longest=50), janet(0.25)),
-    "slstm": Case(jaxrnn.slstm, slstm(truth.sigmoid)),
+    "slstm": Case(lambda h: jaxrnn.slstm(h, heads=1), slstm(truth.sigmoid)),
     "slstm_exp": Case(lambda h: jaxrnn.slstm(h, forget="exp", heads=2), slstm(np.exp), heads=2),
 }

@@ -1,5 +1,8 @@
 """Cells that see their inputs through a causal convolution over time."""
 
+import functools
+import operator
+
 import jax.numpy as jnp
 
 from jaxrnn._src.builders.lifted import zero_state
@@ -90,5 +93,5 @@ def _sum(inputs, params, dtype):
             return affine(x, w).astype(total)
         return x.astype(total) * jnp.broadcast_to(w.astype(total), x.shape)
 
-    z = sum(map(times, inputs, w))
+    z = functools.reduce(operator.add, map(times, inputs, w))
     return z + jnp.broadcast_to(b.astype(total), z.shape)

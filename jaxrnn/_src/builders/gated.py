@@ -3,8 +3,8 @@
 import functools
 import inspect
 import weakref
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,22 @@ from jaxrnn._src.core.closures import units
 from jaxrnn._src.core.dtypes import arithmetic
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.tags import untagged
+from jaxrnn._src.core.typing import Array, Initializer, Residuals, State, Update
 from jaxrnn._src.ops.recurrence import RESIDUALS, recur, reference
 from jaxrnn._src.ops.recurrence.elements import Mixed, Nodes, Unknown, every_equation, follow, held
 from jaxrnn._src.ops.recurrence.packed import Packing
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
 
 
-def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
+def gated(
+    update: Update,
+    *,
+    gates: int | Sequence[str],
+    states: int | Sequence[str] = 1,
+    bias: Sequence[float] | None = None,
+    unit: Mapping[str, Initializer] | None = None,
+    recurrent: Sequence[str | int] | None = None,
+) -> "Gated":
     """Makes the constructor of a cell from its elementwise update.
 
         x[k] = xs @ w[:, k] + b[k]      r[k] = h @ r[:, k]      for each gate k
@@ -80,11 +89,11 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     if len(bias) != len(gates):
         want = f"one for each of {len(gates)} gates: {', '.join(gates)}"
         raise ValueError(f"bias: got {len(bias)} numbers, want {want}")
-    unit = tuple(sorted(dict(unit or {}).items()))
-    form = Form(update, gates, states, bias, unit, _recurrent(gates, recurrent))
+    named = tuple(sorted(dict(unit or {}).items()))
+    form = Form(update, gates, states, bias, named, _recurrent(gates, recurrent))
     size = _check_update(form)
 
-    def build(hidden, *, heads=1, residuals="gates"):
+    def build(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
         if size is not None and hidden != size:
             why = f"update {update.__name__} closes over an array of so many units"
             raise ValueError(f"hidden: got {hidden}, want {size}: {why}")
@@ -97,11 +106,17 @@ def gated(update, *, gates, states=1, bias=None, unit=None, recurrent=None):
     return made
 
 
-def _recurrent(gates, recurrent):
+class Gated(Protocol):
+    """A ``constructor`` that ``gated`` made."""
+
+    def __call__(self, hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell: ...
+
+
+def _recurrent(gates: tuple[str, ...], recurrent: Sequence[str | int] | None) -> tuple[int, ...]:
     """The numbers of the gates that have a recurrent part, from their names or numbers."""
     if recurrent is None:
         return tuple(range(len(gates)))
-    found = tuple(gates.index(k) if k in gates else k for k in recurrent)
+    found: tuple[Any, ...] = tuple(gates.index(k) if k in gates else k for k in recurrent)
     if not set(found) <= set(range(len(gates))) or len(set(found)) < len(found):
         want = f"different gates of {', '.join(gates)}"
         raise ValueError(f"recurrent: got {tuple(recurrent)}, want {want}")
@@ -111,14 +126,14 @@ def _recurrent(gates, recurrent):
 class Form(NamedTuple):
     """What ``gated`` was called with."""
 
-    update: Callable
+    update: Update
     gates: tuple[str, ...]
     states: tuple[str, ...]
     bias: tuple[float, ...]
-    unit: tuple[tuple[str, Callable], ...]
+    unit: tuple[tuple[str, Initializer], ...]
     recurrent: tuple[int, ...]
 
-    def filled(self, r):
+    def filled(self, r: Array) -> Array:
         """The recurrent weights of all gates: zero for one that has none."""
         if self.whole:
             return r
@@ -127,11 +142,11 @@ class Form(NamedTuple):
         return jnp.stack([parts.get(k, zero) for k in range(len(self.gates))], -2)
 
     @property
-    def whole(self):
+    def whole(self) -> bool:
         return self.recurrent == tuple(range(len(self.gates)))
 
     @property
-    def summed(self):
+    def summed(self) -> tuple[int, ...]:
         """The gates whose two parts the update sees only as a sum, or that have but one."""
         update = untagged(_update(self))
         problem = Problem(update, len(self.gates), len(self.states), False, "gates", None)
@@ -148,12 +163,12 @@ class Parts(NamedTuple):
     """
 
     form: Form
-    step: Callable
-    gates: Callable
-    update: Callable
+    step: Callable[..., tuple[State, Array]]
+    gates: Callable[..., tuple[tuple[Array, ...], tuple[Array, ...], dict[str, Array]]]
+    update: Update
 
 
-def _update(form):
+def _update(form: Form) -> Update:
     """The update as ``recur`` calls it, with recurrent parts of all gates.
 
     The same function for the same form, as long as something uses it.
@@ -176,7 +191,7 @@ def _update(form):
 _updates = weakref.WeakValueDictionary()
 
 
-def _build(form, hidden, heads, residuals):
+def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
     hidden, heads = checks.heads(hidden, heads)
     if residuals not in RESIDUALS:
         raise ValueError(f"residuals: got {residuals!r}, want one of {RESIDUALS}")
@@ -207,7 +222,9 @@ def _build(form, hidden, heads, residuals):
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
         return changed(params, state, x)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
+    def unroll(
+        params, state, xs, mask, starts, reverse, key, implementation, initial=None, every=False
+    ):
         del key
         initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state = initial if state is None else state
@@ -215,7 +232,7 @@ def _build(form, hidden, heads, residuals):
         return recur(
             update, xs, given.w, given.b, given.r, given.unit, given.state,
             initial=None if starts is None else initial, mask=mask, starts=starts,
-            reverse=reverse, residuals=residuals, implementation=implementation,
+            reverse=reverse, residuals=residuals, implementation=implementation, every=every,
         )  # fmt: skip
 
     init = lambda key, in_size: param_spec.made(spec, key, in_size)
@@ -229,7 +246,7 @@ _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort
 _MOVING = {"gather", "scatter", "scatter-add", "dynamic_update_slice", "pad"}
 
 
-def _check_update(form):
+def _check_update(form: Form) -> int | None:
     """Traces ``update`` on rows of an odd size and looks for anything that is not elementwise.
 
     An update that closes over arrays of H units is traced on rows of that size, which is returned;

@@ -1,5 +1,7 @@
 """Cells whose step is not elementwise but for one product, or has no product at all."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +10,7 @@ from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.typing import Array, Params
 from jaxrnn._src.ops import step_loop
 
 
@@ -51,16 +54,18 @@ def lifted(
     def one(params, state, x, key=None):
         del key
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
-        *arrays, product = given(params, x)
-        state, y = step_loop.one(step, *arrays, state, product=product, bilinear=bilinear)
+        inner, weights, rest, product = given(params, x)
+        state, y = step_loop.one(
+            step, inner, weights, rest, state, product=product, bilinear=bilinear
+        )
         return state, finish(params, y, x).astype(x.dtype)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         del key
-        *arrays, product = given(params, xs)
+        inner, weights, rest, product = given(params, xs)
         initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state, ys = step_loop.loop(
-            step, *arrays, initial if state is None else state, product=product,
+            step, inner, weights, rest, initial if state is None else state, product=product,
             bilinear=bilinear, initial=None if starts is None else initial, mask=mask,
             starts=starts, reverse=reverse, implementation=implementation,
         )  # fmt: skip
@@ -91,5 +96,7 @@ def zero_state(widths, complex_=False):
     return initial_state
 
 
-def _named(names, params):
+def _named(
+    names: tuple[str, ...] | Callable[[Params], dict[str, Array]], params: Params
+) -> dict[str, Array]:
     return names(params) if callable(names) else {name: params[name] for name in names}

@@ -1,5 +1,7 @@
 """Cells without a state: the same function at every step, run for all steps at once."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -9,10 +11,11 @@ from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.typing import Activation, Array, Init, Params
 
 
 @constructor
-def stateless(init, apply):
+def stateless(init: Init, apply: Callable[[Params, Array], Array]) -> Cell:
     """Makes a cell of a function of the features alone.
 
     Args:
@@ -31,9 +34,10 @@ def stateless(init, apply):
         del key
         return state, apply(params, x)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
         del state, starts, reverse, key, implementation  # nothing is carried, nothing chosen
-        return (), select(mask, apply(params, xs), 0)
+        ys = select(mask, apply(params, xs), 0)
+        return (), (ys, ()) if every else ys
 
     initial_state = lambda params, batch_shape: ()
     whole = streamed(unroll, initial_state, lambda params, xs: ())
@@ -41,7 +45,7 @@ def stateless(init, apply):
 
 
 @constructor
-def project(hidden, *, activation=None):
+def project(hidden: int, *, activation: Activation | None = None) -> Cell:
     """A linear map of the features, with an activation: ``activation(x W + b)``.
 
     Args:
@@ -73,7 +77,7 @@ def project(hidden, *, activation=None):
 
 
 @constructor
-def layer_norm(*, epsilon=1e-6):
+def layer_norm(*, epsilon: float = 1e-6) -> Cell:
     """Layer normalisation over the features (Ba et al. 2016, arXiv:1607.06450).
 
         (x - mean) / sqrt(variance + epsilon) * scale + bias

@@ -8,9 +8,10 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Activation, Residuals
 
 
 @functools.lru_cache(256)
@@ -26,7 +27,9 @@ def _ran_update(activation):
 
 
 @constructor
-def ran(hidden, *, activation="tanh", heads=1, residuals="gates"):
+def ran(
+    hidden: int, *, activation: Activation = "tanh", heads: int = 1, residuals: Residuals = "gates"
+) -> Cell:
     """Recurrent additive network (Lee et al. 2017, arXiv:1705.07393).
 
         i, f = sigmoid(W x + R h + b)
@@ -68,7 +71,7 @@ def atr_update(state, x, r):
 
 
 @constructor
-def atr(hidden, *, heads=1, residuals="gates"):
+def atr(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
     """Addition-subtraction twin-gated recurrence (Zhang et al. 2018, arXiv:1810.12546).
 
         p = W x + b                               q = R h
@@ -103,7 +106,7 @@ def cfn_update(state, x, r):
 
 
 @constructor
-def cfn(hidden, *, heads=1, residuals="gates"):
+def cfn(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
     """Chaos-free network (Laurent & von Brecht 2016, arXiv:1612.06212).
 
         theta, eta = sigmoid(W x + R h + b)
@@ -139,7 +142,7 @@ def star_update(state, x, r):
 
 
 @constructor
-def star(hidden, *, heads=1, residuals="gates"):
+def star(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
     """Stackable recurrent cell (Turkoglu et al. 2019, arXiv:1911.11033).
 
         k = sigmoid(W x + R h + b)                z = tanh(W_z x + b_z)
@@ -167,7 +170,7 @@ def star(hidden, *, heads=1, residuals="gates"):
 
 
 @constructor
-def minimal_rnn(hidden):
+def minimal_rnn(hidden: int) -> Cell:
     """MinimalRNN (Chen 2017, arXiv:1711.06788).
 
         z = tanh(W x + b)                         u = sigmoid(R h + U z + b_u)

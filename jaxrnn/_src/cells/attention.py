@@ -14,12 +14,15 @@ from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.rotary import rotated
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Array
 from jaxrnn._src.ops.attention import attend, attend_ring
 from jaxrnn._src.wrappers.stack import residual, stack
 
 
 @constructor
-def attention(hidden, *, heads=4, window=None, context=1024):
+def attention(
+    hidden: int, *, heads: int = 4, window: int | None = None, context: int = 1024
+) -> Cell:
     """Multi-head causal self-attention (Vaswani et al. 2017, arXiv:1706.03762).
 
         q, k, v = W x        y_t = W_out sum_s softmax_s(q_t k_s / sqrt(D)) v_s
@@ -86,7 +89,10 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         stored = (a.astype(dtype) for a in (rotated(k, slot), v))
         caches = [_put(cache, slot, new) for cache, new in zip(caches, stored)]
         queries = rotated(q, slot), rotated(q, slot + room)
-        y = attend_ring(*(a.astype(dtype) for a in (*queries, *caches)), count)
+        y = attend_ring(
+            queries[0].astype(dtype), queries[1].astype(dtype), caches[0].astype(dtype),
+            caches[1].astype(dtype), count,
+        )  # fmt: skip
         y = _output(params, y, x.dtype)
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)
@@ -124,7 +130,8 @@ def attention(hidden, *, heads=4, window=None, context=1024):
         after = _cache(initial, before, (stored, v), position, episode, real, count, room)
         (q, blind), (k, v, bad) = _finite(q), _finite(k, v)
         poisoned = blind | _sees(bad & real, position, episode, window)
-        query = key_place = None
+        query: tuple[Array, Array] | None = None
+        key_place: tuple[Array, Array] | None = None
         if not plain:
             query, key_place = (position, episode), (position, jnp.where(real, episode, -1))
         if state is not None:
@@ -136,9 +143,9 @@ def attention(hidden, *, heads=4, window=None, context=1024):
             near = last >= 0 if window is None else (last >= 0) & (position - last < window)
             poisoned |= (episode == 0) & near
             k, v = (jnp.concatenate(pair, -3) for pair in zip(caches, (k, v)))
-            key_place = tuple(
-                jnp.concatenate([a, b], -1) for a, b in zip(cached, key_place)
-            )  # fmt: skip
+            assert key_place is not None  # a state is given, so this is not plain
+            places, episodes = zip(cached, key_place)
+            key_place = jnp.concatenate(places, -1), jnp.concatenate(episodes, -1)
         ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
         poisoned = poisoned if window else poisoned | (position >= room)
         ys, poisoned = (jnp.moveaxis(a, len(batch), 0) for a in (ys, poisoned & real))
@@ -149,7 +156,9 @@ def attention(hidden, *, heads=4, window=None, context=1024):
 
 
 @constructor
-def transformer_block(hidden, *, heads=4, window=None, context=1024, mlp=4):
+def transformer_block(
+    hidden: int, *, heads: int = 4, window: int | None = None, context: int = 1024, mlp: int = 4
+) -> Cell:
     """A block of the Transformer, normalised before (Xiong et al. 2020, arXiv:2002.04745).
 
         z = x + attention(norm(x))        y = z + W_2 gelu(W_1 norm(z) + b_1) + b_2

@@ -6,11 +6,19 @@ import jax
 
 from jaxrnn._src.builders.convolved import convolved
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.typing import Activation
 
 
 @constructor
-def conv1d(hidden, *, kernel, dilation=1, depthwise=False, activation=None):
+def conv1d(
+    hidden: int,
+    *,
+    kernel: int,
+    dilation: int = 1,
+    depthwise: bool = False,
+    activation: Activation | None = None,
+) -> Cell:
     """Causal convolution over time (WaveNet: van den Oord et al. 2016, arXiv:1609.03499).
 
         y_t = activation(b + sum_j w[j] x_{t - j * dilation})      for j from 0 to kernel - 1

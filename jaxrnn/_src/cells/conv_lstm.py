@@ -3,12 +3,20 @@
 from jaxrnn._src.builders.spatial import spatial
 from jaxrnn._src.cells.gru import reset_before
 from jaxrnn._src.cells.lstm import lstm_update
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.ops.step_loop import split
 
 
 @constructor
-def conv_lstm(hidden, *, shape, kernel=3, stride=1, dilation=1, forget_bias=1.0):
+def conv_lstm(
+    hidden: int,
+    *,
+    shape: tuple[int, ...],
+    kernel: int | tuple[int, ...] = 3,
+    stride: int | tuple[int, ...] = 1,
+    dilation: int | tuple[int, ...] = 1,
+    forget_bias: float = 1.0,
+) -> Cell:
     """Convolutional LSTM (Shi et al. 2015, arXiv:1506.04214), without its peepholes.
 
         i, f, o = sigmoid(W * x + R * h + b)      g = tanh(W_g * x + R_g * h + b_g)
@@ -58,7 +66,14 @@ def conv_lstm(hidden, *, shape, kernel=3, stride=1, dilation=1, forget_bias=1.0)
 
 
 @constructor
-def conv_gru(hidden, *, shape, kernel=3, stride=1, dilation=1):
+def conv_gru(
+    hidden: int,
+    *,
+    shape: tuple[int, ...],
+    kernel: int | tuple[int, ...] = 3,
+    stride: int | tuple[int, ...] = 1,
+    dilation: int | tuple[int, ...] = 1,
+) -> Cell:
     """Convolutional GRU (Ballas et al. 2016, arXiv:1511.06432).
 
         r, z = sigmoid(W * x + R * h + b)      n = tanh(W_n * x + R_n * (r h) + b_n)

@@ -4,12 +4,12 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
 
 
 @constructor
-def cornn(hidden, *, dt=0.042, gamma=2.7, epsilon=4.7):
+def cornn(hidden: int, *, dt: float = 0.042, gamma: float = 2.7, epsilon: float = 4.7) -> Cell:
     """Coupled oscillatory recurrent network (Rusch & Mishra 2020, arXiv:2010.00951).
 
         z = z + dt * (tanh(W x + R_y y + R_z z + b) - gamma * y - epsilon * z)

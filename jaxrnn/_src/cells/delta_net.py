@@ -14,13 +14,15 @@ from jaxrnn._src.builders.memory import (
 )
 from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag, tag_all
 
 
 @constructor
-def delta_net(hidden, *, heads=4, key=None, negative=False):
+def delta_net(
+    hidden: int, *, heads: int = 4, key: int | None = None, negative: bool = False
+) -> Cell:
     """DeltaNet (Schlag et al. 2021, arXiv:2102.11174; Yang et al. 2024, arXiv:2406.06484).
 
         q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = sigmoid(U x)
@@ -63,7 +65,9 @@ def delta_net(hidden, *, heads=4, key=None, negative=False):
 
 
 @constructor
-def gated_delta_net(hidden, *, heads=4, key=None, negative=False):
+def gated_delta_net(
+    hidden: int, *, heads: int = 4, key: int | None = None, negative: bool = False
+) -> Cell:
     """Gated DeltaNet (Yang et al. 2024, arXiv:2412.06464).
 
         q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = sigmoid(U_2 x)
@@ -110,7 +114,14 @@ def gated_delta_net(hidden, *, heads=4, key=None, negative=False):
 
 
 @constructor
-def kimi_delta(hidden, *, heads=4, key=None, rank=None, negative=False):
+def kimi_delta(
+    hidden: int,
+    *,
+    heads: int = 4,
+    key: int | None = None,
+    rank: int | None = None,
+    negative: bool = False,
+) -> Cell:
     """Kimi delta attention, KDA (Kimi Team 2025, arXiv:2510.26692).
 
         q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = sigmoid(U x)
@@ -163,7 +174,7 @@ def kimi_delta(hidden, *, heads=4, key=None, rank=None, negative=False):
 
 
 @constructor
-def delta_product(hidden, *, heads=4, key=None, writes=2):
+def delta_product(hidden: int, *, heads: int = 4, key: int | None = None, writes: int = 2) -> Cell:
     """DeltaProduct (Siems et al. 2025, arXiv:2502.10297).
 
         q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = 2 sigmoid(U x)

@@ -5,14 +5,14 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag
 
 
 @constructor
-def dreamer_gru(hidden, *, heads=1, epsilon=1e-3):
+def dreamer_gru(hidden: int, *, heads: int = 1, epsilon: float = 1e-3) -> Cell:
     """The GRU of DreamerV2 and V3 (Hafner et al. 2020, arXiv:2010.02193; 2023, arXiv:2301.04104).
 
         r, n, z = LN(W x + R h) * scale + bias          over all 3 H together

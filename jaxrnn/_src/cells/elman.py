@@ -4,8 +4,9 @@ import functools
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Activation, Residuals
 
 
 @functools.lru_cache(256)
@@ -19,7 +20,9 @@ def _update(activation):
 
 
 @constructor
-def elman(hidden, *, activation="tanh", heads=1, residuals="gates"):
+def elman(
+    hidden: int, *, activation: Activation = "tanh", heads: int = 1, residuals: Residuals = "gates"
+) -> Cell:
     """The simple recurrent network (Elman 1990).
 
         h = activation(W x + R h + b)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 
 from jaxrnn._src.builders.stateless import stateless
 from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 
 
 @constructor
-def embedding(vocabulary, features):
+def embedding(vocabulary: int, features: int) -> Cell:
     """A vector for each token, which is learned: the first cell of a stack that reads tokens.
 
         y = table[x]

@@ -6,8 +6,9 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Initializer, Residuals
 from jaxrnn._src.wrappers.reparameterised import checked, with_params
 
 
@@ -18,12 +19,12 @@ def fast_grnn_update(state, x, r, bz, bn, zeta, nu):
     return (h,)
 
 
-_unit = dict.fromkeys(("bz", "bn", "zeta", "nu"), param_spec.zeros)
+_unit: dict[str, Initializer] = dict.fromkeys(("bz", "bn", "zeta", "nu"), param_spec.zeros)
 _separate = gated(fast_grnn_update, gates=("a",), unit=_unit)
 
 
 @constructor
-def fast_grnn(hidden, *, heads=1, residuals="gates"):
+def fast_grnn(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
     """FastGRNN (Kusupati et al. 2018, arXiv:1901.02358).
 
         z = sigmoid(W x + R h + b_z)              n = tanh(W x + R h + b_n)

@@ -5,7 +5,7 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
 
 
@@ -30,7 +30,7 @@ def impulse(hidden, gates, update):
 
 
 @constructor
-def gilr(hidden, *, lower_bound=0.0):
+def gilr(hidden: int, *, lower_bound: float = 0.0) -> Cell:
     """Gated impulse linear recurrence (Martin & Cundy 2018, arXiv:1709.04057).
 
         g = sigmoid(W_g x + b_g)        i = tanh(W_i x + b_i)

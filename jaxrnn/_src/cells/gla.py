@@ -12,7 +12,7 @@ from jaxrnn._src.builders.memory import (
     queries_keys_values,
 )
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag, tag_all
 
@@ -20,7 +20,7 @@ _TEMPERATURE = 16  # the paper's tau: gates begin near 1
 
 
 @constructor
-def gla(hidden, *, heads=4, key=None, rank=16):
+def gla(hidden: int, *, heads: int = 4, key: int | None = None, rank: int = 16) -> Cell:
     """Gated linear attention (Yang et al. 2023, arXiv:2312.06635).
 
         q, k = W x, for each head                 v = V x
@@ -67,7 +67,9 @@ def gla(hidden, *, heads=4, key=None, rank=16):
 
 
 @constructor
-def hgrn2(hidden, *, heads=4, key=None, lower_bound=0.0):
+def hgrn2(
+    hidden: int, *, heads: int = 4, key: int | None = None, lower_bound: float = 0.0
+) -> Cell:
     """The hierarchically gated linear RNN with an expanded state, HGRN2 (Qin et al. 2024,
     arXiv:2404.07904).
 

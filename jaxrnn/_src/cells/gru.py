@@ -7,8 +7,9 @@ import jax
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Activation, Residuals
 from jaxrnn._src.ops.step_loop import split
 
 
@@ -43,9 +44,14 @@ gru_update, reset_before = _written(jax.nn.tanh, jax.nn.sigmoid)
 
 @constructor
 def gru(
-    hidden, *, reset_after=True, activation="tanh", gate_activation="sigmoid", heads=1,
-    residuals="gates",
-):  # fmt: skip
+    hidden: int,
+    *,
+    reset_after: bool = True,
+    activation: Activation = "tanh",
+    gate_activation: Activation = "sigmoid",
+    heads: int = 1,
+    residuals: Residuals = "gates",
+) -> Cell:
     """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
         r, z = sigmoid(W x + R h + b)             h = (1 - z) * n + z * h

@@ -4,13 +4,14 @@ import jax
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Activation
 
 
 @constructor
-def indrnn(hidden, *, activation="relu"):
+def indrnn(hidden: int, *, activation: Activation = "relu") -> Cell:
     """The independently recurrent network (Li et al. 2018, arXiv:1803.04831).
 
         h = activation(W x + u * h + b)

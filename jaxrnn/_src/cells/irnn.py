@@ -4,12 +4,13 @@ from jax.nn.initializers import normal
 
 from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.core import param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.typing import Residuals
 from jaxrnn._src.wrappers.initialized import initialized
 
 
 @constructor
-def irnn(hidden, *, heads=1, residuals="gates"):
+def irnn(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
     """Rectified linear units that begin with the identity (Le et al. 2015, arXiv:1504.00941).
 
         h = relu(W x + R h + b)

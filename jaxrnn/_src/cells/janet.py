@@ -7,8 +7,9 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Residuals
 from jaxrnn._src.wrappers.initialized import chrono, initialized
 
 
@@ -25,7 +26,14 @@ def _update(beta):
 
 
 @constructor
-def janet(hidden, *, beta=1.0, longest=None, heads=1, residuals="gates"):
+def janet(
+    hidden: int,
+    *,
+    beta: float = 1.0,
+    longest: float | None = None,
+    heads: int = 1,
+    residuals: Residuals = "gates",
+) -> Cell:
     """A forget gate and nothing else (van der Westhuizen & Lasenby 2018, arXiv:1804.04849).
 
         f = W_f x + R_f h + b_f               g = tanh(W x + R h + b)

@@ -7,14 +7,16 @@ from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.cells.gru import gru_update
 from jaxrnn._src.cells.lstm import lstm_update
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag
 
 
 @constructor
-def layer_norm_lstm(hidden, *, forget_bias=1.0, per_gate=False, epsilon=1e-5):
+def layer_norm_lstm(
+    hidden: int, *, forget_bias: float = 1.0, per_gate: bool = False, epsilon: float = 1e-5
+) -> Cell:
     """LSTM with layer normalisation (Ba et al. 2016, arXiv:1607.06450).
 
         a = LN(W x) * sw + LN(R h) * sr + b             LN(z) = (z - mean) / sqrt(variance + eps)
@@ -61,7 +63,7 @@ def layer_norm_lstm(hidden, *, forget_bias=1.0, per_gate=False, epsilon=1e-5):
 
 
 @constructor
-def layer_norm_gru(hidden, *, per_gate=False, epsilon=1e-5):
+def layer_norm_gru(hidden: int, *, per_gate: bool = False, epsilon: float = 1e-5) -> Cell:
     """GRU with layer normalisation (as in Haste, LMNT 2020, github.com/lmnt-com/haste).
 
         x_r, x_z, x_n = LN(W x) * sw + b     LN(z) = (z - mean) / sqrt(variance + eps)

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Activation, Residuals
 from jaxrnn._src.wrappers.reparameterised import checked, with_params
 
 
@@ -23,7 +24,15 @@ def _update(alpha, activation):
 
 
 @constructor
-def leaky(hidden, *, alpha, activation="tanh", signs=None, heads=1, residuals="gates"):
+def leaky(
+    hidden: int,
+    *,
+    alpha: float,
+    activation: Activation = "tanh",
+    signs: tuple[int, ...] | None = None,
+    heads: int = 1,
+    residuals: Residuals = "gates",
+) -> Cell:
     """A leaky or continuous-time network (Yang & Wang 2020, arXiv:2006.01001), with Dale's law.
 
         h = (1 - alpha) * h + alpha * activation(W x + R h + b)

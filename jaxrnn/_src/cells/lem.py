@@ -5,13 +5,13 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
 @constructor
-def lem(hidden, *, dt=1.0):
+def lem(hidden: int, *, dt: float = 1.0) -> Cell:
     """Long expressive memory (Rusch et al. 2021, arXiv:2110.04744).
 
         d, e = dt * sigmoid(W x + R y + b)

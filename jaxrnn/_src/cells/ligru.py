@@ -3,8 +3,9 @@
 from jax.nn import relu, sigmoid
 
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Residuals
 
 
 def ligru_update(state, x, r, drop=lambda g: g):
@@ -16,7 +17,7 @@ def ligru_update(state, x, r, drop=lambda g: g):
 
 
 @constructor
-def ligru(hidden, *, heads=1, residuals="gates"):
+def ligru(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
     """Light gated recurrent unit (Ravanelli et al. 2018, arXiv:1803.10225).
 
         z = sigmoid(W x + R h + b)                n = relu(W_n x + R_n h + b_n)

@@ -5,7 +5,7 @@ import numpy as np
 from jax.nn import elu
 
 from jaxrnn._src.builders.memory import joined, keys, memory, projected, queries_keys_values
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.rotary import rotated
 from jaxrnn._src.core.tags import tag_all
 
@@ -13,7 +13,7 @@ _LEAST = 1e-6  # added to what is divided by, as in the authors' code
 
 
 @constructor
-def linear_attention(hidden, *, heads=4, key=None):
+def linear_attention(hidden: int, *, heads: int = 4, key: int | None = None) -> Cell:
     """Linear attention (Katharopoulos et al. 2020, arXiv:2006.16236).
 
         q, k = elu(W x) + 1, for each head        v = V x
@@ -53,7 +53,7 @@ def linear_attention(hidden, *, heads=4, key=None):
 
 
 @constructor
-def retention(hidden, *, heads=4, key=None):
+def retention(hidden: int, *, heads: int = 4, key: int | None = None) -> Cell:
     """Retention, the memory of RetNet (Sun et al. 2023, arXiv:2307.08621).
 
         q, k = rotated(W x), for each head        v = V x

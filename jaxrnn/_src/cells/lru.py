@@ -5,11 +5,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.cells.state_space import state_space
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 
 
 @constructor
-def lru(hidden, *, state=None, r_min=0.0, r_max=1.0, max_phase=6.28):
+def lru(
+    hidden: int,
+    *,
+    state: int | None = None,
+    r_min: float = 0.0,
+    r_max: float = 1.0,
+    max_phase: float = 6.28,
+) -> Cell:
     """The linear recurrent unit (Orvieto et al. 2023, arXiv:2303.06349).
 
         a = exp(-exp(nu) + i exp(theta))

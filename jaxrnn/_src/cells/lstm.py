@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.cells.lstmp import lstmp
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Activation, Residuals
 
 
 @functools.lru_cache(256)
@@ -40,9 +41,18 @@ lstm_update = _update("ifgo", None, jax.nn.tanh, jax.nn.sigmoid)
 
 @constructor
 def lstm(
-    hidden, *, forget_bias=1.0, peepholes=False, coupled=False, cell_clip=None, activation="tanh",
-    gate_activation="sigmoid", projection=None, heads=1, residuals="gates",
-):  # fmt: skip
+    hidden: int,
+    *,
+    forget_bias: float = 1.0,
+    peepholes: bool = False,
+    coupled: bool = False,
+    cell_clip: float | None = None,
+    activation: Activation = "tanh",
+    gate_activation: Activation = "sigmoid",
+    projection: int | None = None,
+    heads: int = 1,
+    residuals: Residuals = "gates",
+) -> Cell:
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000).
 
         i, f, o = sigmoid(W x + R h + b)      g = tanh(W_g x + R_g h + b_g)

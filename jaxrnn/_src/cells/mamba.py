@@ -10,14 +10,14 @@ from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.builders.memory import by_head, joined, memory, spread
 from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag, tag_all
 
 
 @constructor
-def mamba(hidden, *, state=16, rank=None):
+def mamba(hidden: int, *, state: int = 16, rank: int | None = None) -> Cell:
     """The selective state space of Mamba, S6 (Gu & Dao 2023, arXiv:2312.00752).
 
         B, C = W x                                dt = softplus(R_2 R_1 x + c)
@@ -89,7 +89,7 @@ def _log_of_one_up(key, shape, dtype):
 
 
 @constructor
-def mamba2(hidden, *, heads=4, state=64):
+def mamba2(hidden: int, *, heads: int = 4, state: int = 64) -> Cell:
     """The state space of Mamba-2, SSD (Dao & Gu 2024, arXiv:2405.21060).
 
         v = silu(V x), for each head              B, C = silu(W x), for all heads

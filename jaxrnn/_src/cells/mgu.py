@@ -1,5 +1,7 @@
 """Minimal gated units."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.numpy import tanh
@@ -7,8 +9,9 @@ from jax.numpy import tanh
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Residuals
 from jaxrnn._src.wrappers.reparameterised import checked, with_params
 
 
@@ -46,7 +49,14 @@ def _filled(params):
 
 
 @constructor
-def mgu(hidden, *, variant=0, reset_after=True, heads=1, residuals="gates"):
+def mgu(
+    hidden: int,
+    *,
+    variant: Literal[0, 1, 2, 3] = 0,
+    reset_after: bool = True,
+    heads: int = 1,
+    residuals: Residuals = "gates",
+) -> Cell:
     """The minimal gated unit (Zhou et al. 2016, arXiv:1603.09420) and lighter ones.
 
         f = sigmoid(W_f x + R_f h + b_f)

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
 from jaxrnn._src.cells.gilr import impulse
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
 
 
 @constructor
-def min_gru(hidden, *, positive=True):
+def min_gru(hidden: int, *, positive: bool = True) -> Cell:
     """minGRU (Feng et al. 2024, arXiv:2410.01201).
 
         z = sigmoid(W_z x + b_z)        h = (1 - z) * h + z * n
@@ -44,7 +44,7 @@ def min_gru(hidden, *, positive=True):
 
 
 @constructor
-def min_lstm(hidden, *, positive=True):
+def min_lstm(hidden: int, *, positive: bool = True) -> Cell:
     """minLSTM (Feng et al. 2024, arXiv:2410.01201), its length-independent version.
 
         f, i = sigmoid(W x + b)         h = (f * h + i * n) / (f + i)

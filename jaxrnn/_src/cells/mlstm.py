@@ -1,5 +1,7 @@
 """The LSTM with a matrix for its memory."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
@@ -15,7 +17,7 @@ _LEAST = 1e-6  # what is divided by at least, for exp(-m) may be 0; the authors'
 
 
 @constructor
-def mlstm(hidden, *, heads=4, gate="exp"):
+def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp") -> Cell:
     """The mLSTM of the xLSTM (Beck et al. 2024, arXiv:2405.04517).
 
         q, v, o = W x + b       k = (W_k x + b_k) / sqrt(D)       i, f = U x + c, for each head
@@ -115,10 +117,10 @@ def mlstm(hidden, *, heads=4, gate="exp"):
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         del key
-        o, taken = inputs(params, xs)
+        o, (q, k, v, log_f, log_i) = inputs(params, xs)
         state = initial_state(params, xs.shape[1:-1]) if state is None else state
         state, read = matrix_memory.matrix_memory(
-            *taken, packed(state), stabilised=stabilised, mask=mask, starts=starts,
+            q, k, v, log_f, log_i, packed(state), stabilised=stabilised, mask=mask, starts=starts,
             reverse=reverse, implementation=implementation,
         )  # fmt: skip
         return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)

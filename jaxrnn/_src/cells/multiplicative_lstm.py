@@ -3,13 +3,13 @@
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.cells.lstm import lstm_update
 from jaxrnn._src.core import checks, linear, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
 @constructor
-def multiplicative_lstm(hidden, *, forget_bias=1.0):
+def multiplicative_lstm(hidden: int, *, forget_bias: float = 1.0) -> Cell:
     """Multiplicative long short-term memory (Krause et al. 2016, arXiv:1609.07959).
 
         m = (W_m x) * (R_m h)

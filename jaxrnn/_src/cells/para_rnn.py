@@ -6,13 +6,13 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import gates
 from jaxrnn._src.core.tags import tag
 
 
 @constructor
-def para_gru(hidden):
+def para_gru(hidden: int) -> Cell:
     """The GRU of ParaRNN (Danieli et al. 2025, arXiv:2510.21450).
 
         z, r = sigmoid(W x + a * h + b)           n = tanh(W_n x + a_n * (r * h) + b_n)
@@ -48,7 +48,7 @@ def para_gru(hidden):
 
 
 @constructor
-def para_lstm(hidden):
+def para_lstm(hidden: int) -> Cell:
     """The LSTM of ParaRNN (Danieli et al. 2025, arXiv:2510.21450).
 
         f = sigmoid(W_f x + a_f * h + p_f * c + b_f)       g = tanh(W_g x + a_g * h + b_g)

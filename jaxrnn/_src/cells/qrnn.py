@@ -1,18 +1,20 @@
 """Quasi-recurrent network."""
 
+from typing import Literal
+
 from jax.nn import sigmoid
 from jax.numpy import tanh
 
 from jaxrnn._src.builders.convolved import convolved
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.ops.linear_scan import linear_scan
 
 _GATES = {"f": 2, "fo": 3, "ifo": 4}  # of each pooling
 
 
 @constructor
-def qrnn(hidden, *, kernel=2, pooling="fo"):
+def qrnn(hidden: int, *, kernel: int = 2, pooling: Literal["f", "fo", "ifo"] = "fo") -> Cell:
     """Quasi-recurrent network (Bradbury et al. 2016, arXiv:1611.01576).
 
         z = tanh(W_z * x)      f, o, i = sigmoid(W * x)      W * x: a causal convolution, plus b

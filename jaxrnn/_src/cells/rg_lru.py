@@ -10,7 +10,7 @@ from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.builders.stateless import project
 from jaxrnn._src.cells.conv1d import conv1d
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop.problem import product, split
@@ -18,7 +18,7 @@ from jaxrnn._src.wrappers.stack import parallel, stack
 
 
 @constructor
-def rg_lru(hidden, *, heads=1):
+def rg_lru(hidden: int, *, heads: int = 1) -> Cell:
     """The real-gated linear recurrent unit of Griffin and Hawk (De et al. 2024, arXiv:2402.19427).
 
         r, i = sigmoid(W x + b)                 log a = -8 r * softplus(l)
@@ -84,7 +84,7 @@ def _ring(key, shape, dtype):
 
 
 @constructor
-def rg_lru_block(hidden, *, width=None, heads=1):
+def rg_lru_block(hidden: int, *, width: int | None = None, heads: int = 1) -> Cell:
     """The recurrent block of Griffin and Hawk (De et al. 2024, arXiv:2402.19427, section 2.3).
 
         y = W_o (rg_lru(conv1d(W_x x)) * gelu(W_y x))

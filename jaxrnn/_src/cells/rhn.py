@@ -6,14 +6,16 @@ from jax.numpy import tanh
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag
 from jaxrnn._src.ops.step_loop import split
 
 
 @constructor
-def rhn(hidden, *, depth=4, coupled=True, transform_bias=-2.0):
+def rhn(
+    hidden: int, *, depth: int = 4, coupled: bool = True, transform_bias: float = -2.0
+) -> Cell:
     """Recurrent highway network (Zilly et al. 2016, arXiv:1607.03474).
 
         s = h                                     then, for each of ``depth`` layers:

@@ -17,7 +17,7 @@ from jaxrnn._src.builders.memory import (
     unit,
 )
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag, tag_all
 
@@ -25,7 +25,7 @@ _FASTEST = math.exp(-0.5)  # of RWKV-7's decays, a step: w is above 0.545
 
 
 @constructor
-def rwkv6(hidden, *, heads=4, key=None, rank=16):
+def rwkv6(hidden: int, *, heads: int = 4, key: int | None = None, rank: int = 16) -> Cell:
     """The memory of RWKV-6, Finch (Peng et al. 2024, arXiv:2404.05892).
 
         r, k = W x, for each head                 v = V x
@@ -79,7 +79,7 @@ def rwkv6(hidden, *, heads=4, key=None, rank=16):
 
 
 @constructor
-def rwkv7(hidden, *, heads=4, key=None, rank=16):
+def rwkv7(hidden: int, *, heads: int = 4, key: int | None = None, rank: int = 16) -> Cell:
     """The memory of RWKV-7, Goose (Peng et al. 2025, arXiv:2503.14456).
 
         r, k = W x, for each head                 v = V x

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +11,20 @@ from jax import lax
 
 from jaxrnn._src.cells.state_space import state_space
 from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 
 
 @constructor
 def s5(
-    hidden,
+    hidden: int,
     *,
-    state=None,
-    blocks=1,
-    discretization="zoh",
-    dt_min=0.001,
-    dt_max=0.1,
-    clip_eigs=False,
-):
+    state: int | None = None,
+    blocks: int = 1,
+    discretization: Literal["zoh", "bilinear"] = "zoh",
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    clip_eigs: bool = False,
+) -> Cell:
     """The simplified state space layer, S5 (Smith et al. 2023, arXiv:2208.04933).
 
         L = lambda_re + i lambda_im                 D_t = exp(log_step)
@@ -76,7 +77,7 @@ def s5(
     spec = {
         "lambda_re": ((state,), jax.nn.initializers.constant(-0.5)),
         "lambda_im": ((state,), imaginary),
-        "log_step": ((state,), lambda *given: jax.random.uniform(*given, *steps)),
+        "log_step": ((state,), lambda k, s, dtype: jax.random.uniform(k, s, dtype, *steps)),
     }
 
     def discretized(params):

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ from jax.nn import sigmoid
 from jax.numpy import tanh
 
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Residuals
 from jaxrnn._src.wrappers.initialized import initialized
 
 _LOGARITHMS = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda f: f}
@@ -35,7 +37,13 @@ def _update(forget):
 
 
 @constructor
-def slstm(hidden, *, forget="sigmoid", heads=1, residuals="gates"):
+def slstm(
+    hidden: int,
+    *,
+    forget: Literal["sigmoid", "exp"] = "sigmoid",
+    heads: int = 4,
+    residuals: Residuals = "gates",
+) -> Cell:
     """The LSTM with exponential gates and scalar memories (Beck et al. 2024, arXiv:2405.04517).
 
         i = exp(W_i x + R_i h + b_i)          f, o = sigmoid(W x + R h + b)
@@ -48,12 +56,13 @@ def slstm(hidden, *, forget="sigmoid", heads=1, residuals="gates"):
     Args:
       hidden: H, the size of the state and the output.
       forget: what f is made by, "sigmoid" or "exp".
-      heads, residuals: see ``jaxrnn.gated``.
+      heads: N, a divisor of ``hidden``; 4, as in the paper and in ``jaxrnn.mlstm``.
+      residuals: see ``jaxrnn.gated``.
 
     Returns:
       A ``Cell``. State ``(h, c, n, m)``, each [..., H]; parameters ``w`` [I, 4, H], ``r``
-      [H, 4, H] and ``b`` [4, H], gates in the order i f z o. The bias of a sigmoid f goes from 3
-      to 6 over the units of each head at first.
+      [N, D, 4, D] with D = H / N, and ``b`` [4, H], gates in the order i f z o. The bias of a
+      sigmoid f goes from 3 to 6 over the units of each head at first.
 
     Raises:
       ValueError: ``forget`` is neither.

@@ -9,13 +9,13 @@ from jax.nn import sigmoid
 
 from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.core import checks, param_spec
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag
 
 
 @constructor
-def sru(hidden, *, project=False, highway_bias=0.0):
+def sru(hidden: int, *, project: bool = False, highway_bias: float = 0.0) -> Cell:
     """The simple recurrent unit (Lei et al. 2018, arXiv:1709.02755v5).
 
         f = sigmoid(W_f x + v_f * c + b_f)      c' = f * c + (1 - f) * W x
@@ -47,7 +47,7 @@ def sru(hidden, *, project=False, highway_bias=0.0):
     uniform = jax.nn.initializers.variance_scaling
     spec = {
         "w": ((param_spec.INPUTS, 3 + project, hidden), uniform(1.0, "fan_in", "uniform")),
-        "v": ((2, hidden), lambda *given: jax.random.uniform(*given, -1.0, 1.0) * math.sqrt(1.5)),
+        "v": ((2, hidden), _peephole),
         "b": ((2, hidden), param_spec.numbers(0.0, highway_bias)),
     }
 
@@ -77,3 +77,7 @@ def sru(hidden, *, project=False, highway_bias=0.0):
 
     cell = lifted(spec, {"c": hidden}, inputs, step, others=("v",))
     return dataclasses.replace(cell, init=init)
+
+
+def _peephole(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * math.sqrt(1.5)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.nn.initializers import variance_scaling
 
 from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.core import checks, param_spec
@@ -26,8 +27,11 @@ def state_space(hidden, state, spec, discretized, *, drawn, weight=1):
     """
     hidden, state = checks.size("hidden", hidden), checks.size("state", state)
     spec = spec | {
-        "b": ((param_spec.INPUTS, 2, state), jax.nn.initializers.variance_scaling(*_HALF)),
-        "c": ((state, 2, hidden), jax.nn.initializers.variance_scaling(*_WHOLE)),
+        "b": (
+            (param_spec.INPUTS, 2, state),
+            variance_scaling(0.5, "fan_in", "normal"),
+        ),
+        "c": ((state, 2, hidden), variance_scaling(1.0, "fan_in", "normal")),
         "d": ((hidden,), jax.nn.initializers.normal(1.0)),
     }
 
@@ -55,4 +59,3 @@ def state_space(hidden, state, spec, discretized, *, drawn, weight=1):
 
 
 # Of one part: a complex number has twice its variance (Orvieto et al. 2023, appendix A).
-_HALF, _WHOLE = (0.5, "fan_in", "normal"), (1.0, "fan_in", "normal")

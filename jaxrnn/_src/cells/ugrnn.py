@@ -4,8 +4,9 @@ from jax.nn import sigmoid
 from jax.numpy import tanh
 
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.core.cell import constructor
+from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Residuals
 
 
 def ugrnn_update(state, x, r, drop=lambda g: g):
@@ -17,7 +18,9 @@ def ugrnn_update(state, x, r, drop=lambda g: g):
 
 
 @constructor
-def ugrnn(hidden, *, forget_bias=1.0, heads=1, residuals="gates"):
+def ugrnn(
+    hidden: int, *, forget_bias: float = 1.0, heads: int = 1, residuals: Residuals = "gates"
+) -> Cell:
     """The update gate recurrent network (Collins et al. 2017, arXiv:1611.09913).
 
         g = sigmoid(W x + R h + b)            c = tanh(W_c x + R_c h + b_c)

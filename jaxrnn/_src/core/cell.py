@@ -21,19 +21,38 @@ import difflib
 import functools
 import inspect
 import pickle
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, dispatch, inputs
+from jaxrnn._src.core import checks, dispatch, every_step, inputs
 from jaxrnn._src.core.compile_once import once
-from jaxrnn._src.core.params_tree import Called, OfDicts, Step, dicts
+from jaxrnn._src.core.params_tree import Called, OfDicts, OfInputs, dicts
 from jaxrnn._src.core.sequence import resets, scan, select
 from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.time_axis import mapped, own_lengths
 from jaxrnn._src.core.time_division import divided
+from jaxrnn._src.core.typing import (
+    Array,
+    Device,
+    ImplementationName,
+    Init,
+    InitialState,
+    InputArray,
+    Inputs,
+    Outputs,
+    Params,
+    PRNGKey,
+    ShapeDtype,
+    State,
+    Step,
+    StepWithKey,
+    Unroll,
+)
+
+P = ParamSpec("P")
 
 
 @jax.tree_util.register_static
@@ -55,7 +74,9 @@ class Cell:
       unroll: ``(params, state, xs, mask, starts, reverse, key, implementation) -> (state, ys)``:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state. If it also takes ``initial``, this is what
-        ``starts`` puts back in place of the cell's own.
+        ``starts`` puts back in place of the cell's own. If it takes ``every``, with
+        ``every=True`` its second result is ``(ys, states)``, with the states after each step;
+        of a cell that does not, ``return_states`` scans the step.
       draws: whether it draws random numbers, and so needs a key to train: what a module asks.
       states: names of the arrays of its state, in order, for ``jaxrnn.trace``. Those that have
         none are ``h``, the first, and ``state_1`` and so on.
@@ -77,47 +98,47 @@ class Cell:
     (2, 8)
     """
 
-    init: Callable[..., Any]
-    initial_state: Callable[..., Any]
-    step: Callable[..., Any]
-    unroll: Callable[..., Any]
+    init: Init
+    initial_state: InitialState
+    step: Step
+    unroll: Unroll
     draws: bool = False
     states: tuple[str, ...] = ()
     # Not arguments: so `dataclasses.replace` drops them, which say nothing of a changed cell.
     made: "Made | None" = dataclasses.field(default=None, init=False)
-    gated: Any = dataclasses.field(default=None, init=False)
+    gated: Any = dataclasses.field(default=None, init=False)  # `Parts`, of a module above this one
 
-    def __post_init__(self):
-        kinds = {"init": Called, "initial_state": OfDicts, "step": Step, "unroll": OfDicts}
+    def __post_init__(self) -> None:
+        kinds = {"init": Called, "initial_state": OfDicts, "step": OfInputs, "unroll": OfDicts}
         for name, kind in kinds.items():
             function = getattr(self, name)
             if not isinstance(function, Called):
                 object.__setattr__(self, name, kind(function, name))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if self.made is not None:
             return repr(self.made)
         return f"Cell({', '.join(f'{n}={repr_of(f)}' for n, f in self._functions().items())})"
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Cell) and self._identity() == other._identity()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._identity())
 
-    def __pdoc__(self, **options):
+    def __pdoc__(self, **options: Any) -> Any:
         """The line that Equinox prints for a cell in a module."""
         from wadler_lindig import TextDoc
 
         return TextDoc(repr(self))
 
-    def __copy__(self):
+    def __copy__(self) -> "Cell":
         return self  # a constant, like a tuple of functions
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Cell":
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.made is not None:
             return self.made.again(), ()
         for name, function in self._functions().items():
@@ -130,21 +151,21 @@ class Cell:
                 ) from error
         return Cell, (*self._functions().values(), self.draws, self.states)
 
-    def _functions(self):
+    def _functions(self) -> dict[str, Callable[..., Any]]:
         names = ("init", "initial_state", "step", "unroll")
         return {name: getattr(self, name) for name in names}
 
-    def _identity(self):
+    def _identity(self) -> object:
         return self.made or (*self._functions().values(), self.draws, self.states)
 
 
-def check_cell(name, cell):
+def check_cell(name: str, cell: object) -> None:
     """``cell`` is one; ``name`` is what asks."""
     if not isinstance(cell, Cell):
         raise TypeError(f"{name}: got {checks.described(cell)}, want a Cell, as jaxrnn.lstm(128)")
 
 
-def check_deterministic(cell, deterministic, key):
+def check_deterministic(cell: Cell, deterministic: bool, key: PRNGKey | None) -> None:
     """Training, which ``deterministic=False`` says, has a key if the cell draws."""
     checks.check_bool("deterministic", deterministic)
     if not deterministic and key is None and cell.draws:
@@ -152,7 +173,7 @@ def check_deterministic(cell, deterministic, key):
         raise ValueError(f"key: got None and deterministic=False, want {want}")
 
 
-def labelled(cell, made=None, gated=None):
+def labelled(cell: Cell, made: "Made | None" = None, gated: Any = None) -> Cell:
     """The cell with what it says of itself; its functions alone say nothing."""
     cell = dataclasses.replace(cell)
     object.__setattr__(cell, "made", made)
@@ -160,32 +181,38 @@ def labelled(cell, made=None, gated=None):
     return cell
 
 
+def call_of(cell: Cell) -> "Made":
+    """The call that made a cell, which is known to come from a constructor."""
+    assert cell.made is not None
+    return cell.made
+
+
 class Made(NamedTuple):
     """The call that made a cell, or a constructor."""
 
-    constructor: Callable
-    args: tuple
-    kwargs: tuple
+    constructor: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         given = [repr_of(value) for value in self.args]
-        parameters = self.constructor.__signature__.parameters
+        parameters = inspect.signature(self.constructor).parameters
         for name, value in self.kwargs:
             if name not in parameters or value != parameters[name].default:
                 given.append(f"{name}={repr_of(value)}")
         return f"{self.constructor.__name__}({', '.join(given)})"
 
-    def again(self):
+    def again(self) -> functools.partial[Any]:
         """The call, not yet made: it pickles by the public names of what it is made of."""
         return functools.partial(self.constructor, *self.args, **dict(self.kwargs))
 
 
-def state_name(k):
+def state_name(k: int) -> str:
     """What the k-th array of a state is called, if nobody says."""
     return f"state_{k}" if k else "h"
 
 
-def repr_of(value):
+def repr_of(value: object) -> str:
     """A function by its name, anything else by its repr."""
     return getattr(value, "__qualname__", None) or repr(value)
 
@@ -193,7 +220,7 @@ def repr_of(value):
 _HIDDEN = ("hidden_size", "hidden_dim", "hidden_features", "features", "units", "num_units")
 
 
-class constructor:  # noqa: N801, a decorator
+class constructor(Generic[P]):  # noqa: N801, a decorator
     """Makes a function that builds a ``Cell`` remember its arguments in the cell.
 
     >>> @jaxrnn.constructor
@@ -208,14 +235,22 @@ class constructor:  # noqa: N801, a decorator
     (True, smooth(rate=0.25))
     """
 
-    def __init__(self, build, name=None, origin=None):
+    build: Callable[P, Cell]
+    origin: Made | None
+    __name__: str
+    __qualname__: str
+    __signature__: inspect.Signature
+
+    def __init__(
+        self, build: Callable[P, Cell], name: str | None = None, origin: Made | None = None
+    ) -> None:
         functools.update_wrapper(self, build)
         self.build = build
         self.__signature__ = inspect.signature(build)
         self.__name__ = name or build.__name__
         self.origin = origin  # what `Made` this constructor, if it was not a `def`
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Cell:
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
@@ -235,7 +270,7 @@ class constructor:  # noqa: N801, a decorator
             raise TypeError(f"{made}: a cell's arguments must be hashable: {error}") from None
         return labelled(cell, made, cell.gated)
 
-    def _mistake(self, error, kwargs):
+    def _mistake(self, error: object, kwargs: dict[str, Any]) -> str:
         """What is wrong with a call: a name that it does not know before one that it misses."""
         known = [n for n, p in self.__signature__.parameters.items() if p.kind != p.VAR_POSITIONAL]
         unknown = [name for name in kwargs if name not in known]
@@ -244,25 +279,37 @@ class constructor:  # noqa: N801, a decorator
             close = [n for n in ("hidden",) if unknown[0] in _HIDDEN and n in known] or close
             error = f"got an unexpected keyword argument {unknown[0]!r}"
             error += f", want {close[0]}=" if close else ""
-        return f"{error}; it takes {self.__name__}{self.__signature__}"
+        return f"{error}; it takes {self._usage()}"
 
-    def __repr__(self):
+    def _usage(self) -> str:
+        """The name with its arguments, without their types."""
+        parameters = self.__signature__.parameters.values()
+        plain = [p.replace(annotation=p.empty) for p in parameters]
+        return f"{self.__name__}{inspect.Signature(plain)}"
+
+    def __repr__(self) -> str:
         return self.__name__
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if self.origin is None:
             return self is other
         return isinstance(other, constructor) and self.origin == other.origin
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self) if self.origin is None else hash(self.origin)
 
-    def __reduce__(self):
+    def __reduce__(self) -> str | tuple[Callable[[], Any], tuple[()]]:
         return self.__qualname__ if self.origin is None else (self.origin.again(), ())
 
 
 @constructor
-def cell(init, initial_state, step, *, states=()):
+def cell(
+    init: Init,
+    initial_state: InitialState,
+    step: Callable[[Params, State, Array], tuple[State, Array]] | StepWithKey,
+    *,
+    states: tuple[str, ...] = (),
+) -> Cell:
     """Lifts a step to a ``Cell``: it gets everything but a fused kernel.
 
     Args:
@@ -288,7 +335,8 @@ def cell(init, initial_state, step, *, states=()):
     takes_key = "key" in inspect.signature(step).parameters
 
     def call(params, state, x, key):
-        result = step(params, state, x, key) if takes_key else step(params, state, x)
+        given = (params, state, x, key) if takes_key else (params, state, x)
+        result = step(*given)
         checks.check_result(result, state)
         return result
 
@@ -296,7 +344,9 @@ def cell(init, initial_state, step, *, states=()):
         state = checks.completed_state(initial_state, params, state, inputs.leading(x))
         return call(params, state, x, key)
 
-    def whole(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
+    def whole(
+        params, state, xs, mask, starts, reverse, key, implementation, initial=None, every=False
+    ):
         checks.check_lifted(implementation)
         dispatch.record_reference("scan of step", "only gated cells have one")
         initial = initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
@@ -305,28 +355,29 @@ def cell(init, initial_state, step, *, states=()):
         params, state, initial, xs, mask, starts = given
         return scan(
             lambda state, x: call(params, state, x, key),
-            state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse,
+            state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse, every=every,
         )  # fmt: skip
 
-    unroll = once(whole, "reverse", "implementation")
+    unroll = once(whole, "reverse", "implementation", "every")
     return Cell(init, initial_state, one, unroll, takes_key, states)
 
 
 def unroll(
-    cell,
-    params,
-    xs,
-    state=None,
+    cell: Cell,
+    params: Params,
+    xs: Inputs,
+    state: State | None = None,
     *,
-    lengths=None,
-    mask=None,
-    starts=None,
-    reverse=False,
-    key=None,
-    deterministic=None,
-    time_axis=None,
-    implementation=None,
-):
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    key: PRNGKey | None = None,
+    deterministic: bool | None = None,
+    time_axis: str | None = None,
+    return_states: bool = False,
+    implementation: ImplementationName | None = None,
+) -> tuple[State, Outputs]:
     """Runs a cell over a sequence: the same as scanning ``cell.step``.
 
     Args:
@@ -351,12 +402,17 @@ def unroll(
         time (``lru``, ``s5``, ``gilr``, ``min_gru``, ``min_lstm``, ``project``, in ``stack``,
         ``bidirectional`` and others). ``lengths`` are those of the whole sequences. Other cells
         refuse; one made by hand with a loop of its own cannot be seen, and must not be given.
+      return_states: whether to return the states after all steps too, with a gradient. Cells made
+        by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way: on a CPU in the
+        kernel, on a GPU or TPU in XLA's loop. Of others the step is scanned; ``explain`` says so.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
         can run.
 
     Returns:
       ``(state, ys)`` as ``jax.lax.scan``: the state after the last step processed, and the
-      outputs [T, ...batch, O] in the type of ``xs``, zero where a step is not real.
+      outputs [T, ...batch, O] in the type of ``xs``, zero where a step is not real. With
+      ``return_states``, ``(state, (ys, states))``: states have the structure of ``state``, with
+      time before all other axes; at a step that is not real, a state is held.
 
     Raises:
       ValueError, TypeError: at trace time, naming the argument, what came and what is wanted.
@@ -366,8 +422,14 @@ def unroll(
     >>> state, ys = jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 1]))
     >>> ys.shape, bool((ys[1:, 1] == 0).all())
     ((5, 2, 8), True)
+    >>> lstm = jaxrnn.lstm(hidden=8)
+    >>> params, xs = lstm.init(jax.random.key(0), 3), jnp.ones((5, 2, 3))
+    >>> state, (ys, (h, c)) = jaxrnn.unroll(lstm, params, xs, return_states=True)
+    >>> c.shape, bool((c[-1] == state[1]).all())
+    ((5, 2, 8), True)
     """
     check_cell("cell", cell)
+    checks.check_bool("return_states", return_states)
     checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
     if deterministic is not None:
@@ -385,7 +447,8 @@ def unroll(
     xs = select(mask, xs, 0)  # what stands in padding never meets a weight
 
     def run(params, state, xs, mask, starts, key):
-        return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
+        args = params, state, xs, mask, starts, reverse, key, implementation
+        return every_step.run(cell, *args, every=return_states)
 
     if time_axis is not None:
 
@@ -400,7 +463,15 @@ def unroll(
     return run(params, state, xs, mask, starts, key)
 
 
-def explain(cell, params, xs, state=None, *, platform=None, **options):
+def explain(
+    cell: Cell,
+    params: Params,
+    xs: ShapeDtype,
+    state: State | None = None,
+    *,
+    platform: str | Device | None = None,
+    **options: Any,  # those of `unroll`
+) -> dispatch.Explanation:
     """Says which implementation ``unroll`` runs on, and why the others don't.
 
     Args:
@@ -428,14 +499,14 @@ def explain(cell, params, xs, state=None, *, platform=None, **options):
         arrays = (dicts(params), xs, state, {k: v for k, v in options.items() if _is_array(v)})
         static = {k: v for k, v in options.items() if not _is_array(v)}
         jax.eval_shape(lambda p, x, s, a: unroll(cell, p, x, s, **a, **static), *arrays)
-    return dispatch.Explanation(repr(cell), target.chip or target.platform, tuple(choices))
+    return dispatch.Explanation(repr(cell), target.chip or str(target.platform), tuple(choices))
 
 
-def _is_array(value):
+def _is_array(value: object) -> bool:
     return hasattr(value, "shape")
 
 
-def output_size(cell, params, in_size):
+def output_size(cell: Cell, params: Params, in_size: int) -> int:
     """The size of a cell's output, with parameters for inputs of ``in_size`` features."""
 
     def run(xs):

@@ -4,9 +4,11 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +16,7 @@ from jaxrnn._src.core import inputs
 from jaxrnn._src.core.dispatch import NAMES, REFERENCE
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_device
+from jaxrnn._src.core.typing import Activation, Array
 
 _SWAPPED = "are time and batch swapped here, or in xs?"
 # What a caller may name: as JAX, "gpu" for whichever is there.
@@ -295,15 +298,15 @@ def target(platform):
     return Target(platform)
 
 
-def activation(value, name="activation"):
+def activation(value: Activation, name: str = "activation") -> Callable[[Array], Array]:
     """A function, given as itself or by its name in ``jax.nn`` or ``jax.numpy``."""
-    function = value
+    function: Any = value
     if isinstance(value, str):
         function = getattr(jax.nn, value, getattr(jnp, value, None))
     if not callable(function):
         wanted = "a function or the name of one in jax.nn or jax.numpy ('tanh', 'relu', ...)"
         raise ValueError(f"{name}: got {value!r}, want {wanted}")
-    return function
+    return cast(Callable[[Array], Array], function)
 
 
 def check_lifted(implementation):
@@ -356,7 +359,7 @@ def number(name, value, *, above=-math.inf, most=math.inf):
     """``value`` as a float greater than ``above`` and no greater than ``most``."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {value!r}, want a number")
-    if not above < value <= most:
+    if not above < float(value) <= most:
         limit = "" if most == math.inf else f" and up to {most}"
         raise ValueError(f"{name}: got {value}, want a number above {above}{limit}")
     return float(value)

@@ -10,6 +10,7 @@ import weakref
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 

@@ -1,14 +1,16 @@
 """Choosing an implementation, and saying why.
 
-A table of implementations is a dict from name to module, the best first. A module's
-``unsupported(problem, operands, target)`` is None where it can run, else the reason why not.
+A table of implementations is a dict from a name to an implementation, the best first.
 """
 
 import contextlib
 import contextvars
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+
+from jaxrnn._src.core.lowering_target import Target
 
 REFERENCE = "reference"
 # All that `implementation=` can be, of any operation.
@@ -18,6 +20,21 @@ NAMES = (REFERENCE, "xla", "cpu", "tpu", "gpu")
 # JAX's: a function that was traced and lowered without is traced and lowered again.
 keeping_kernels = jax.make_user_context(default_value=False)
 ON_REQUEST = "on request"  # what a module's EXPORTED may be, beside True, the default, and False
+
+
+class Candidate(Protocol):
+    """What an implementation is asked before it is chosen: a module with this function.
+
+    ``problem`` and ``operands`` are the operation's own. A module may also say ``EXPORTED =
+    False``: what it lowers to does not run without this library.
+    """
+
+    def unsupported(self, problem: Any, operands: Any, target: Target, /) -> str | None:
+        """The reason why it cannot run this on ``target``, as a user should read it, or None."""
+        ...
+
+
+C = TypeVar("C", bound=Candidate)
 
 
 class Choice(NamedTuple):
@@ -47,7 +64,7 @@ class Explanation(NamedTuple):
     platform: str
     choices: tuple[Choice, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{self.cell} on {self.platform}"]
         for choice in self.choices:
             lines.append(f"  {choice.operation}")
@@ -58,7 +75,7 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def choose(table, problem, operands, target):
+def choose(table: Mapping[str, C], problem: Any, operands: Any, target: Target) -> C:
     """The module that runs ``problem`` on a ``Target``.
 
     A program that is exported gets what can run without this library, unless it is named.
@@ -76,13 +93,13 @@ def choose(table, problem, operands, target):
     return table[name]
 
 
-def _stays(module):
+def _stays(module: Candidate) -> bool:
     """Whether an exported program may hold what the module makes."""
     exported = getattr(module, "EXPORTED", True)
     return keeping_kernels.value if exported == ON_REQUEST else exported
 
 
-def check(table, name):
+def check(table: Mapping[str, Candidate], name: str | None) -> None:
     """The operation has the implementation that was asked for, on some platform.
 
     Raises:
@@ -93,13 +110,15 @@ def check(table, name):
         raise ValueError(f"implementation: got {name!r}, but this operation has only {known}")
 
 
-_recorder = contextvars.ContextVar("recorder", default=None)
+_recorder: contextvars.ContextVar[tuple[Target, list[Choice]] | None] = contextvars.ContextVar(
+    "recorder", default=None
+)
 
 
 @contextlib.contextmanager
-def recording(target):
+def recording(target: Target) -> Iterator[list[Choice]]:
     """Collects into the list it gives the choices of all operations traced inside."""
-    choices = []
+    choices: list[Choice] = []
     token = _recorder.set((target, choices))
     try:
         yield choices
@@ -107,16 +126,16 @@ def recording(target):
         _recorder.reset(token)
 
 
-def is_recording():
+def is_recording() -> bool:
     """Whether somebody wants to know what is chosen."""
     return _recorder.get() is not None
 
 
-def record(operation, table, problem, operands):
+def record(operation: str, table: Mapping[str, Candidate], problem: Any, operands: Any) -> None:
     """Tells ``explain`` what ``operation`` runs on; nothing if nobody asked."""
-    if not is_recording():
+    if (recorder := _recorder.get()) is None:
         return
-    target, choices = _recorder.get()
+    target, choices = recorder
     asked, runs, others = problem.implementation, REFERENCE, {}
     if asked != REFERENCE:
         runs = _name(table, choose(table, problem, operands, target))
@@ -130,11 +149,11 @@ def record(operation, table, problem, operands):
     choices.append(Choice(operation, runs, others))
 
 
-def _name(table, module):
+def _name(table: Mapping[str, Candidate], module: Candidate) -> str:
     return next(name for name, known in table.items() if known is module)
 
 
-def only_reference(operation, why, name):
+def only_reference(operation: str, why: str, name: str | None) -> None:
     """``operation`` runs as its reference, for a reason that holds for all implementations.
 
     Raises:
@@ -145,8 +164,8 @@ def only_reference(operation, why, name):
     record_reference(operation, why)
 
 
-def record_reference(operation, why):
+def record_reference(operation: str, why: str) -> None:
     """The same for an operation that has no implementation but its reference."""
-    if is_recording():
+    if (recorder := _recorder.get()) is not None:
         others = {name: why for name in NAMES if name != REFERENCE}
-        _recorder.get()[1].append(Choice(operation, REFERENCE, others))
+        recorder[1].append(Choice(operation, REFERENCE, others))

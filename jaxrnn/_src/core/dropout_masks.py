@@ -1,9 +1,20 @@
 """Random masks: functions of the key, the row of the batch and a count of steps."""
 
+from typing import overload
+
 import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core.dtypes import promoted
+from jaxrnn._src.core.typing import PRNGKey
+
+
+@overload
+def fold(key: PRNGKey, number: int) -> PRNGKey: ...
+
+
+@overload
+def fold(key: None, number: int) -> None: ...
 
 
 def fold(key, number):

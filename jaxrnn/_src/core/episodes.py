@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks
+from jaxrnn._src.core.typing import Array, InputArray
 
 
-def from_dones(dones, before):
+def from_dones(dones: InputArray, before: InputArray | bool) -> Array:
     """``starts`` from the ends of episodes: where one ends, the next begins a step later.
 
     Step t takes an observation and acts on it; ``dones[t]`` says that this act ended the episode,

@@ -1,19 +1,21 @@
 """The closed loop: what a cell gives is, through a function, what it reads next."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import checks, dropout_masks, inputs, wide_scan
-from jaxrnn._src.core.cell import check_cell, check_deterministic, unroll
+from jaxrnn._src.core.cell import Cell, check_cell, check_deterministic, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.params_tree import dicts
 from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.typing import Array, InputArray, Inputs, Params, PRNGKey, State
 
 
 class Generated(NamedTuple):
@@ -33,9 +35,20 @@ class Generated(NamedTuple):
 
 
 def generate(
-    cell, params, prompt, steps, choose, *, state=None, lengths=None, key=None, stop=None,
-    teacher=None, forced=None, deterministic=True,
-):  # fmt: skip
+    cell: Cell,
+    params: Params,
+    prompt: Inputs,
+    steps: int,
+    choose: Callable[[Any, Any], Any],
+    *,
+    state: State | None = None,
+    lengths: InputArray | Sequence[int] | None = None,
+    key: PRNGKey | None = None,
+    stop: int | Callable[[Any], Array] | None = None,
+    teacher: Inputs | None = None,
+    forced: InputArray | None = None,
+    deterministic: bool = True,
+) -> Generated:
     """Runs a cell on a prompt, then on what is chosen from its own outputs.
 
         y_t = cell(x_t)      x_{t+1} = choose(key_t, y_t)
@@ -91,11 +104,11 @@ def generate(
     first = jax.tree.map(lambda a: a[-1], prompt)
     if lengths is not None:
         checks.combined_mask(prompt, lengths, None)  # checks them
-        lengths = jnp.asarray(lengths)
-        if not isinstance(lengths, jax.core.Tracer) and (lengths < 1).any():
-            raise ValueError(f"lengths: got {int(lengths.min())}, want 1 or more")
-        first = jax.tree.map(lambda a: _at(a, lengths - 1), prompt)
-        lengths = jnp.minimum(lengths, size) - 1
+        rows = jnp.asarray(lengths)
+        if not isinstance(rows, jax.core.Tracer) and (rows < 1).any():
+            raise ValueError(f"lengths: got {int(rows.min())}, want 1 or more")
+        first = jax.tree.map(lambda a: _at(a, rows - 1), prompt)
+        lengths = jnp.minimum(rows, size) - 1
     inner = None if deterministic else dropout_masks.fold(key, 0)
     before = jax.tree.map(lambda a: a[:-1], prompt)
     state, _ = unroll(cell, params, before, state, lengths=lengths, key=inner)
@@ -125,10 +138,10 @@ def _run(cell, params, state, x, timed, key, inner, choose, stop):
     return Generated(state, xs, ys, active.sum(0, dtype=jnp.int32))
 
 
-def _stopped(stop, x):
+def _stopped(stop, x) -> Array:
     ended = stop(x) if callable(stop) else x == stop
     checks.check_flags("stop", ended, inputs.leading(x), "[...batch]")
-    return ended
+    return jnp.asarray(ended)
 
 
 def _at(a, time):
@@ -170,20 +183,20 @@ class sample:  # noqa: N801, a function with what it was made of
     temperature: float = 1.0
     top_k: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if checks.number("temperature", self.temperature) < 0:
             raise ValueError(f"temperature: got {self.temperature}, want 0 or more")
         if self.top_k is not None:
             checks.size("top_k", self.top_k)
 
-    def __call__(self, key, logits):
+    def __call__(self, key: PRNGKey | None, logits: InputArray) -> Array:
         checks.check_floating("logits", logits)
         if self.temperature == 0:
             return jnp.argmax(logits, -1).astype(jnp.int32)
         if key is None:
             want = "a key: only temperature=0 draws nothing"
             raise ValueError(f"key: got None, want {want}")
-        logits = logits.astype(promoted(logits.dtype, jnp.dtype("float32")))
+        logits = jnp.asarray(logits).astype(promoted(logits.dtype, jnp.dtype("float32")))
         if self.top_k is not None:
             if self.top_k > logits.shape[-1]:
                 raise ValueError(f"top_k: got {self.top_k}, want {logits.shape[-1]} at most")

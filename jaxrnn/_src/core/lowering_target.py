@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-import jax
+from jaxrnn._src.core.typing import Device
 
 PLATFORMS = ("cpu", "tpu", "cuda", "rocm")  # those that a program is lowered for
 
@@ -48,6 +48,6 @@ def _is_of(device, platform):
     )
 
 
-def of_device(device: jax.Device):
+def of_device(device: Device) -> Target:
     """The ``Target`` of a program for one device."""
     return Target(device.platform, device.device_kind)

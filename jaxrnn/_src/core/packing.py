@@ -1,14 +1,19 @@
 """Ragged sequences in the rows of one array: several to a row, so that little of it is padding."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaxrnn._src.core import checks
+from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.typing import Array, InputArray, State
 
 
-def pack(sequences, length, *, rows=None):
+def pack(sequences: Iterable[Any], length: int, *, rows: int | None = None) -> tuple[Any, Any]:
     """Puts sequences of different lengths into rows, one after the other.
 
     The longest comes first, and each goes into the first row with room for it (first-fit
@@ -65,7 +70,7 @@ def pack(sequences, length, *, rows=None):
     return jax.tree.map(put, *sequences), put(*ids)
 
 
-def unpack(packed, segment_ids):
+def unpack(packed: Any, segment_ids: InputArray) -> list[Any]:
     """Takes sequences out of the rows that ``pack`` put them into.
 
     Args:
@@ -98,7 +103,7 @@ def unpack(packed, segment_ids):
     return found
 
 
-def from_segment_ids(segment_ids):
+def from_segment_ids(segment_ids: InputArray) -> tuple[Array, Array]:
     """``mask`` and ``starts`` of packed rows, from the number of the segment of each step.
 
     Args:
@@ -116,12 +121,7 @@ def from_segment_ids(segment_ids):
     >>> print(mask, starts)
     [ True  True False  True  True] [ True False False  True False]
     """
-    checks.check_array("segment_ids", segment_ids, "an int array [T, ...batch]")
-    if segment_ids.ndim == 0:
-        raise ValueError("segment_ids: got shape (), want [T, ...batch], one axis at least")
-    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
-        raise TypeError(f"segment_ids: got {segment_ids.dtype}, want an integer type")
-    ids = jnp.asarray(segment_ids)
+    ids = _ids(segment_ids)
     mask = ids != 0
     time = lax.broadcasted_iota(jnp.int32, ids.shape, 0)
     real = lax.cummax(jnp.where(mask, time, -1), axis=0)  # the last real step, this one included
@@ -130,13 +130,73 @@ def from_segment_ids(segment_ids):
     return mask, mask & ((before < 0) | (ids != last))
 
 
-def _steps(i, sequence, length):
+def final_states(
+    states: State, segment_ids: InputArray, count: int, *, reverse: bool = False
+) -> State:
+    """The state that each packed sequence ends in, whichever row it is in.
+
+    Args:
+      states: arrays [T, ...batch, ...], or a tree of them: the states after each step, which
+        ``jaxrnn.unroll(..., return_states=True)`` gives.
+      segment_ids: int [T, ...batch], from ``pack``: 1 to ``count``, and 0 for padding.
+      count: N, how many sequences there are.
+      reverse: the rows were run from the last step to the first.
+
+    Returns:
+      Arrays [N, ...], in the order that ``pack`` was given: of each sequence, the state after the
+      step that was its last one. Zeros for one that is not there.
+
+    Raises:
+      ValueError, TypeError: at trace time, of another shape or type.
+
+    >>> import numpy as np
+    >>> sequences = [np.ones((steps, 2), np.float32) for steps in (3, 5, 2)]
+    >>> xs, segment_ids = jaxrnn.pack(sequences, 6)
+    >>> mask, starts = jaxrnn.from_segment_ids(segment_ids)
+    >>> cell = jaxrnn.lstm(4)
+    >>> options = {"mask": mask, "starts": starts, "return_states": True}
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> _, (ys, states) = jaxrnn.unroll(cell, params, xs, **options)
+    >>> h, c = jaxrnn.final_states(states, segment_ids, 3)
+    >>> c.shape, bool((c[0] == states[1][2, 1]).all())
+    ((3, 4), True)
+    """
+    ids, count = _ids(segment_ids), checks.size("count", count)
+    for a in jax.tree.leaves(states):
+        if a.shape[: ids.ndim] != ids.shape:
+            want = f"[T, ...batch, ...] of segment_ids {ids.shape}"
+            raise ValueError(f"states: got shape {a.shape}, want {want}")
+    steps, *batch = ids.shape
+    if not ids.size:
+        return jax.tree.map(lambda a: jnp.zeros((count, *a.shape[ids.ndim :]), a.dtype), states)
+    time = lax.broadcasted_iota(jnp.int32, ids.shape, 0).reshape(-1)
+    row = lax.rem(jnp.arange(ids.size, dtype=jnp.int32), jnp.int32(ids.size // steps))
+    at = jnp.where(ids > 0, ids - 1, count).reshape(-1)  # padding: beyond the last, so dropped
+    none = jnp.full(count, -1, jnp.int32)
+    last = none.at[at].max(steps - 1 - time if reverse else time, mode="drop")
+    row = none.at[at].max(row, mode="drop")
+    last = jnp.where(last < 0, 0, steps - 1 - last if reverse else last)
+    index = (last, *(jnp.unravel_index(jnp.maximum(row, 0), tuple(batch)) if batch else ()))
+    return jax.tree.map(lambda a: select(row >= 0, a[index], 0), states)
+
+
+def _ids(segment_ids: InputArray) -> Array:
+    """Checked, as an array of JAX's."""
+    checks.check_array("segment_ids", segment_ids, "an int array [T, ...batch]")
+    if segment_ids.ndim == 0:
+        raise ValueError("segment_ids: got shape (), want [T, ...batch], one axis at least")
+    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
+        raise TypeError(f"segment_ids: got {segment_ids.dtype}, want an integer type")
+    return jnp.asarray(segment_ids)
+
+
+def _steps(i: int, sequence: Any, length: int) -> int:
     """The steps of a sequence, the same of all its arrays."""
     shapes = [a.shape for a in jax.tree.leaves(sequence)]
-    steps = {shape[0] if shape else None for shape in shapes}
-    if len(steps) != 1 or None in steps:
+    found = {shape[0] if shape else -1 for shape in shapes}
+    if len(found) != 1 or -1 in found:
         raise ValueError(f"sequences[{i}]: got shapes {shapes}, want [t, ...] of one t")
-    (steps,) = steps
+    (steps,) = found
     if not 1 <= steps <= length:
         raise ValueError(f"sequences[{i}]: got {steps} steps, want 1 to length={length}")
     return steps

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.dtypes import arithmetic, promoted
+from jaxrnn._src.core.typing import Array, Initializer, PRNGKey, Shape
 
 
 class Inputs(NamedTuple):
@@ -116,7 +117,7 @@ def made(spec, key, in_size):
     }
 
 
-def each_gate(init, key, shape):
+def each_gate(init: Initializer, key: PRNGKey, shape: Shape) -> Array:
     """``init`` of an array, gate by gate where it has gates."""
     dtype = jnp.result_type(float)
     if len(shape) < 3 or isinstance(init, whole):

@@ -9,7 +9,8 @@ a function that is jitted or differentiated may close over one.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -37,7 +38,9 @@ def dicts(params, name="params"):
 class Called:
     """A function of a cell, which errors call by its name there. Equals another of the same."""
 
-    def __init__(self, function, name):
+    __wrapped__: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
         functools.update_wrapper(self, function)
         self.name = name
 
@@ -77,8 +80,8 @@ class OfDicts(Called):
         return super().__call__(*args, **options)
 
 
-class Step(OfDicts):
-    """A cell's step."""
+class OfInputs(OfDicts):
+    """A cell's step, which is given inputs too."""
 
     def __call__(self, *args, **options):
         if len(args) > 2:
@@ -106,7 +109,7 @@ def parts(params, inits, own=()):
     return params if not empty else {**params, **empty}
 
 
-def is_empty(init, in_size=1):
+def is_empty(init: Callable[..., Any], in_size: Any = 1) -> bool:
     """Whether ``init`` makes no arrays; also if it wants another size, and so does not say."""
     try:
         made = jax.eval_shape(lambda: init(jax.random.key(0), in_size))

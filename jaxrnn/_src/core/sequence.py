@@ -3,14 +3,19 @@
 Every other way of running a recurrence has to give these numbers.
 """
 
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import time_division, wide_scan
+from jaxrnn._src.core.typing import Array
+
+Tree = TypeVar("Tree")
 
 
-def select(condition, new, old):
+def select(condition: Array | None, new: Tree, old: Any) -> Tree:
     """Picks between two trees of arrays row by row, without arithmetic (a NaN not picked is gone).
 
     Args:
@@ -79,7 +84,7 @@ def positions(first, mask, starts, reverse):
     return since(before, marks), since(total, marks.max(0, initial=-1))
 
 
-def scan(step, state, xs, *, initial=None, mask=None, starts=None, reverse=False):
+def scan(step, state, xs, *, initial=None, mask=None, starts=None, reverse=False, every=False):
     """Runs ``step(state, x) -> (state, y)`` over the leading axis of ``xs``.
 
     Args:
@@ -90,6 +95,7 @@ def scan(step, state, xs, *, initial=None, mask=None, starts=None, reverse=False
       mask: bool [T, ...batch], true at a real step. At any other, the state is held and y is 0.
       starts: bool [T, ...batch], true where ``initial`` is put back: see ``resets``.
       reverse: runs from the last step to the first; outputs stay at their input's time.
+      every: ys are ``(ys, states)``, with the states after each step.
 
     Returns:
       ``(state, ys)``, as ``jax.lax.scan``. Gradients of what ``step`` closes over are summed in
@@ -101,6 +107,7 @@ def scan(step, state, xs, *, initial=None, mask=None, starts=None, reverse=False
         if start is not None:
             state = select(start, initial, state)
         new, y = step(state, x)
-        return select(real, new, state), select(real, y, 0)
+        new, y = select(real, new, state), select(real, y, 0)
+        return new, (y, new) if every else y
 
     return wide_scan.scan(body, state, (xs, mask, starts), reverse=reverse)

@@ -6,6 +6,8 @@ varies; with explicit mesh axes it says how the array is sharded. Elsewhere noth
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ def _axes(a):
     return jax.typeof(a).manual_axis_type.varying
 
 
-def automatic(run, xs, features=1):
+def automatic(run: Callable[..., Any], xs: jax.Array, features: int = 1) -> Callable[..., Any]:
     """``run``, which returns ``(state, ys)``, with the sharding of all inside left to XLA.
 
     Explicit mesh axes become automatic ones inside; outside, the results are sharded as ``xs``

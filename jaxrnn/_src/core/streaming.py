@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
@@ -96,16 +97,19 @@ def streamed(unroll, initial_state, made):
         xs, mask, starts = flip((xs, mask, starts))
         reverse = static.reverse and not static.turned
         options = mask, starts, reverse, key, static.implementation
-        state, ys = unroll(params, state, xs, *options, **initial)
+        every = {"every": True} if static.every else {}
+        state, ys = unroll(params, state, xs, *options, **initial, **every)
         return state, flip(ys)
 
     @functools.wraps(unroll)
     def pieces(params, state, xs, mask, starts, reverse, key, implementation, **initial):
-        options = reverse, key, implementation
+        options, given = (reverse, key, implementation), initial
+        every = given.get("every", False)
+        initial = {name: value for name, value in given.items() if name != "every"}
         whole = dispatch.is_recording() or time_division.axis() is not None
         steps = None if whole else _size(bytes_made, params, xs)
         if steps is None:
-            return unroll(params, state, xs, mask, starts, *options, **initial)
+            return unroll(params, state, xs, mask, starts, *options, **given)
         if state is None:
             state = initial.get("initial")
         if state is None:
@@ -114,7 +118,7 @@ def streamed(unroll, initial_state, made):
         # So a piece is turned round, with the starts as they come in the order of processing.
         turned = reverse and starts is not None
         starts = resets(starts, mask, reverse)
-        static = _Static(reverse, turned, implementation)
+        static = _Static(reverse, turned, implementation, every)
         given = (params, key, initial), state, (xs, mask, starts)
         if _closes_over_traced(functools.partial(some, static), steps, *given):
             return some(static, *given)
@@ -123,7 +127,7 @@ def streamed(unroll, initial_state, made):
     # Both live as long as the cell. What is jitted compiles once, for calls outside of it too.
     in_pieces = jax.jit(functools.partial(_in_pieces, some), static_argnums=(0, 1), inline=True)
     bytes_made = functools.lru_cache(64)(functools.partial(_bytes, made))
-    pieces.made = made
+    vars(pieces)["made"] = made
     return pieces
 
 
@@ -133,6 +137,7 @@ class _Static(NamedTuple):
     reverse: bool
     turned: bool  # the steps of a piece run from the first to the last, in reverse order
     implementation: str | None
+    every: bool  # whether ys are (ys, states)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

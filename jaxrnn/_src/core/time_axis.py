@@ -51,7 +51,7 @@ def of_last(tree, axis, reverse=False):
 def resets_over(axis, starts, mask, reverse):
     """``sequence.resets`` of a stretch: a cut may have been met in one that is run before it."""
     found = resets(starts, mask, reverse)
-    if starts is None or not reverse:
+    if starts is None or found is None or not reverse:
         return found
     real = jnp.ones_like(starts) if mask is None else mask
     time = lax.broadcasted_iota(jnp.int32, starts.shape, 0)

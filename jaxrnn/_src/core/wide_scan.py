@@ -7,6 +7,7 @@ each step casts it back: a step computes with the same numbers, and the sum is a
 """
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.sequence import resets, select
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.tags import has_tags, is_tag
+from jaxrnn._src.core.typing import InputArray, Params, PRNGKey, State
 from jaxrnn._src.ops.recurrence.elements import called, opened
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -21,8 +23,17 @@ OUTPUT = "y"
 
 
 def trace(
-    cell, params, xs, state=None, *, lengths=None, mask=None, starts=None, reverse=False, key=None
-):  # fmt: skip
+    cell: Cell,
+    params: Params,
+    xs: InputArray,
+    state: State | None = None,
+    *,
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    key: PRNGKey | None = None,
+) -> dict[str, Any]:
     """Every gate, what enters it, and every state, at every step, by its name in the equation.
 
     Shown is what the cell's step tags by ``jax.ad_checkpoint.checkpoint_name``, under the last
@@ -70,10 +81,11 @@ def trace(
     check_cell("trace", cell)
     run = kept_by(cell, _run, "reverse", "implementation")
     # What checks a sequence's arguments checks them here too.
-    return unroll(
+    _, found = unroll(
         dataclasses.replace(cell, unroll=run), params, xs, state,
         lengths=lengths, mask=mask, starts=starts, reverse=reverse, key=key,
-    )[1]  # fmt: skip
+    )  # fmt: skip
+    return cast(dict[str, Any], found)  # in the place of ys
 
 
 def _run(cell, params, state, xs, mask, starts, reverse, key, implementation):
@@ -214,7 +226,8 @@ def _entering(form, update):
     def run(state, x, r, **options):
         for k, gate in enumerate(form.gates):
             if k not in form.summed:
-                checkpoint_name(x[k], f"x{gate}"), checkpoint_name(r[k], f"r{gate}")
+                checkpoint_name(x[k], f"x{gate}")
+                checkpoint_name(r[k], f"r{gate}")
             else:
                 checkpoint_name(x[k] + r[k] if k in form.recurrent else x[k], f"a_{gate}")
         return update(state, x, r, **options)

@@ -1,5 +1,8 @@
 """Programs that are exported with the C++ kernel in them, and what they need where they run."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.export
 
@@ -7,7 +10,9 @@ from jaxrnn._src.core import dispatch
 from jaxrnn._src.ops import native
 
 
-def export_with_kernels(function, *, platforms=None):
+def export_with_kernels(
+    function: Callable[..., Any], *, platforms: Sequence[str] | None = None
+) -> Callable[..., jax.export.Exported]:
     """As ``jax.export.export``, but what runs on a CPU keeps the C++ kernel.
 
     A program of ``jax.export.export`` runs where jaxrnn is not installed, and so on XLA's loop.
@@ -35,11 +40,10 @@ def export_with_kernels(function, *, platforms=None):
     ...     print(exported.out_avals)
     (ShapedArray(float32[5,2,8]),)
     """
-    if not hasattr(function, "lower"):
-        function = jax.jit(function)
+    jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
     names = [native.exported(name) for name in native.CALLS]
     disabled = [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
-    export = jax.export.export(function, platforms=platforms, disabled_checks=disabled)
+    export = jax.export.export(jitted, platforms=platforms, disabled_checks=disabled)
 
     def exported(*args, **kwargs):
         with dispatch.keeping_kernels(True):
@@ -55,7 +59,7 @@ def export_with_kernels(function, *, platforms=None):
     return exported
 
 
-def load_kernels():
+def load_kernels() -> None:
     """Makes the C++ kernel known to programs that ``export_with_kernels`` made.
 
     To be called once by a process before it runs such a program on a CPU.

@@ -58,7 +58,7 @@ def file(name: str = "cpu.so", variable: str = FILE) -> pathlib.Path | None:
     if given:
         return pathlib.Path(given).absolute()
     # An editable installation has the library in another directory than the sources.
-    paths = sys.modules[__package__].__path__
+    paths = sys.modules[str(__package__)].__path__
     files = [pathlib.Path(path, "lib", name) for path in paths]
     beside = next((f for f in files if f.exists()), None)
     return beside or _installed(name)[0]
@@ -95,12 +95,12 @@ def library() -> Library:
 
 def why_none(name: str = "cpu.so") -> str:
     """Why there is no library for the sources that were imported."""
-    return _installed(name)[1]
+    return str(_installed(name)[1])
 
 
-def _installed(name):
+def _installed(name: str) -> tuple[pathlib.Path | None, str | None]:
     """The installed distribution's library, None if there is none that fits; and then why."""
-    here = pathlib.Path(sys.modules[__package__].__path__[0])
+    here = pathlib.Path(sys.modules[str(__package__)].__path__[0])
     root, package = here.parents[2], sys.modules["jaxrnn"]
     try:
         installed = importlib.metadata.distribution("jaxrnn")
@@ -115,9 +115,8 @@ def _installed(name):
         version = f"jaxrnn {installed.version}, not for {package.__version__}"
         return None, f"{again} {version} as imported from {root}: pip install that one"
     for caller in CALLERS[name]:
-        theirs = files.get(
-            f"jaxrnn/_src/ops/{caller}", here / caller
-        )  # editable: the same sources
+        # An editable installation has no file of it: its sources are those that were imported.
+        theirs = files.get(f"jaxrnn/_src/ops/{caller}") or here / caller
         if pathlib.Path(theirs).read_bytes() != (here / caller).read_bytes():
             other = f"other sources than those in {root}: pip install them again"
             return None, f"{again} {other}"

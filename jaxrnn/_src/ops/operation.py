@@ -24,6 +24,8 @@ What nobody uses is not made: JAX's removal of dead code, which ``jit`` begins w
 
 import functools
 import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +33,49 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
+from jaxrnn._src.core.dispatch import Candidate
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_lowering
+from jaxrnn._src.core.typing import Array
 
 PLAIN = Target(None)  # plain JAX, for any platform
 WEIGHT = None  # in place of a batch axis: an operand shared by all rows of the batch
+
+
+class Implementation(Candidate, Protocol):
+    """One way to compute an operation: a module with these functions, of JAX or custom calls.
+
+    ``problem`` is static, and ``operands`` a NamedTuple of array trees; what their axes are, the
+    operation says.
+    """
+
+    def forward(
+        self, problem: Any, operands: Any, wanted: Sequence[bool], save: bool, target: Target, /
+    ) -> Sequence[Array | None]:
+        """The outputs, then the residuals if ``save``.
+
+        ``wanted`` says of each output whether anybody uses it; in place of one that is not wanted
+        may come anything, or None.
+        """
+        ...
+
+    def backward(
+        self,
+        problem: Any,
+        operands: Any,
+        outputs: Sequence[Array | None],
+        residuals: Sequence[Array],
+        cotangents: Sequence[Array | None],
+        wanted: Any,
+        target: Target,
+        /,
+    ) -> Any:
+        """The gradients, a tree like ``operands``.
+
+        ``outputs`` has None for one that ``reads`` of the operation leaves out, ``cotangents`` for
+        one on which nothing depends. ``wanted`` is a tree like ``operands`` that says of each
+        array whether its gradient is wanted; the others are thrown away.
+        """
+        ...
 
 
 class Operation:
@@ -54,22 +95,22 @@ class Operation:
       folded: ``problem -> problem``, called when ``vmap`` has added a batch axis that lies before
         all others in memory; the result means the same.
 
-    An implementation has two functions of plain JAX or custom calls:
-
-      forward(problem, operands, wanted, save, target) -> outputs, then residuals if ``save``
-      backward(problem, operands, outputs, residuals, cotangents, wanted, target) -> gradients
-
-    Forward, ``wanted`` says of each output whether anybody uses it; in place of one that is not
-    wanted may come anything, or None. Backward, ``outputs`` has None for one it does not read,
-    and ``cotangents`` for one nothing depends on. There, ``wanted`` has the structure of
-    ``operands`` and says of each array whether its gradient is wanted; gradients come as a tree
-    of that structure, and those not wanted are thrown away.
+    An operation lowers to ``forward`` and ``backward`` of an ``Implementation``.
     """
 
     def __init__(
-        self, name, *, reference, default, choose, operand_axes, output_axes, residual_axis,
-        reads, folded=lambda problem: problem,
-    ):  # fmt: skip
+        self,
+        name: str,
+        *,
+        reference: Callable[[Any, Any], Sequence[Array]],
+        default: Implementation,
+        choose: Callable[[Any, Any, Target], Implementation],
+        operand_axes: Mapping[str, int | None],
+        output_axes: Callable[[Any], tuple[int, ...]],
+        residual_axis: int,
+        reads: Callable[[Any, Any], tuple[bool, ...]],
+        folded: Callable[[Any], Any] = lambda problem: problem,
+    ) -> None:
         self.reference, self.default, self.choose = reference, default, choose
         self.operand_axes, self.output_axes = operand_axes, output_axes
         self.residual_axis, self.reads, self.folded = residual_axis, reads, folded
@@ -83,7 +124,7 @@ class Operation:
         pe.dce_rules[self.forward] = _unless_all_dead(self._forward_used)
         pe.dce_rules[self.backward] = _unless_all_dead(self._backward_used)
 
-    def __call__(self, problem, operands):
+    def __call__(self, problem: Any, operands: Any) -> tuple[Array, ...]:
         """Returns the outputs, a tuple of arrays."""
         flat, tree = jax.tree.flatten(operands)
         wanted = (True,) * len(self.output_axes(problem))
@@ -129,7 +170,7 @@ class Operation:
 
         return _mapped(function, maps, sums)
 
-    def _implementation(self, problem, operands, target):
+    def _implementation(self, problem: Any, operands: Any, target: Target) -> Implementation:
         if target is PLAIN:
             return self.default
         return self.choose(problem, operands, target)

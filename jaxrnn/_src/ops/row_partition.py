@@ -9,6 +9,7 @@ import itertools
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive

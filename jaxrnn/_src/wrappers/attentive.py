@@ -2,24 +2,33 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
+from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.cell import cell as from_step
-from jaxrnn._src.core.cell import check_cell, constructor, output_size
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.param_spec import input_init
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import InputArray, Params
 
 SCORES = ("additive", "general", "dot")
 
 
 @constructor
-def attentive(cell, memory, *, score="additive", size=None):
+def attentive(
+    cell: Cell,
+    memory: int,
+    *,
+    score: Literal["additive", "general", "dot"] = "additive",
+    size: int | None = None,
+) -> Cell:
     """A decoder that at each step reads from a memory of S rows m_s, which ``remember`` gives it.
 
         context = sum over s of softmax(score)_s m_s
@@ -70,7 +79,13 @@ def attentive(cell, memory, *, score="additive", size=None):
     )
 
 
-def remember(params, memory, *, lengths=None, mask=None):
+def remember(
+    params: Params,
+    memory: InputArray,
+    *,
+    lengths: InputArray | Sequence[int] | None = None,
+    mask: InputArray | None = None,
+) -> dict[str, Any]:
     """Parameters of an ``attentive`` cell that also hold a memory.
 
     What is made of the memory for every step is made here, once. Gradients flow to it.

@@ -1,23 +1,40 @@
 """Cells in modules: batch before time, as Flax has it, and one type for all products."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import checks, inputs, params_tree
-from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.core.cell import Cell, unroll
+from jaxrnn._src.core.typing import InputArray, Inputs, Outputs, Params, State
 
 LAYOUT = "[...batch, T, I]"
 
 
 def run(
-    cell, params, xs, *, dtype, state, initial_state, lengths, seq_lengths, mask, starts,
-    time_major, **options,
-):  # fmt: skip
+    cell: Cell,
+    params: Params,
+    xs: Inputs,
+    *,
+    dtype: DTypeLike | None,
+    state: State | None,
+    initial_state: State | None,
+    lengths: InputArray | Sequence[int] | None,
+    seq_lengths: InputArray | Sequence[int] | None,
+    mask: InputArray | None,
+    starts: InputArray | None,
+    time_major: bool,
+    return_states: bool = False,
+    **options: Any,
+) -> tuple[State, Outputs]:
     """``jaxrnn.unroll`` of xs [...batch, T, I], mask and starts [...batch, T].
 
     Parameters and inputs are cast to ``dtype``, unless it is None. ``initial_state`` and
     ``seq_lengths`` are Flax's names of ``state`` and ``lengths``. If ``time_major``, all arrays
-    are as for ``jaxrnn.unroll``.
+    are as for ``jaxrnn.unroll``. With ``return_states``, ys are ``(ys, states)``.
     """
     _, state = _either(state=state, initial_state=initial_state)
     name, lengths = _either(lengths=lengths, seq_lengths=seq_lengths)
@@ -32,7 +49,8 @@ def run(
         xs = jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), xs)
         mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
     mask = checks.combined_mask(xs, lengths, mask, name)
-    state, ys = unroll(cell, params, xs, state, mask=mask, starts=starts, **options)
+    options |= {"mask": mask, "starts": starts, "return_states": return_states}
+    state, ys = unroll(cell, params, xs, state, **options)
     return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), ys)
 
 

@@ -2,17 +2,22 @@
 
 import dataclasses
 import math
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import check_cell, constructor, labelled
+from jaxrnn._src.core.cell import Cell, check_cell, constructor, labelled
 from jaxrnn._src.core.param_spec import each_gate, input_init, recurrent_init
+from jaxrnn._src.core.typing import Array, Initializer, Initializers, PRNGKey, Shape
 
 
 @constructor
-def initialized(cell, scheme=None, **by_name):
+def initialized(
+    cell: Cell, scheme: Literal["torch", "keras"] | None = None, **by_name: Initializers
+) -> Cell:
     """The same cell, whose parameters begin otherwise.
 
     Args:
@@ -97,11 +102,11 @@ class chrono:  # noqa: N801, an initializer
     forget: int = 1
     input: int | None = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.longest > 2:
             raise ValueError(f"longest: got {self.longest}, want more than 2 steps")
 
-    def __call__(self, key, shape, dtype):
+    def __call__(self, key: PRNGKey, shape: Shape, dtype: DTypeLike) -> Array:
         count = shape[0]
         for name, gate in (("forget", self.forget), ("input", self.input)):
             if gate is not None and not 0 <= gate < count:
@@ -137,7 +142,7 @@ def _side_by_side(init):
     return made
 
 
-def _initializer(name, value):
+def _initializer(name: str, value: Any) -> Initializer:
     """``(key, shape, dtype) -> array`` of what a caller gives for a parameter."""
     if isinstance(value, tuple):
         each = [_initializer(name, one) for one in value]
@@ -154,11 +159,12 @@ def _initializer(name, value):
     if isinstance(value, str):
         make = getattr(jax.nn.initializers, value, None)
         try:
-            value = make if value in ("zeros", "ones") else make()
+            value = make if value in ("zeros", "ones") else make()  # pyright: ignore[reportOptionalCall]
         except TypeError:
             want = "the name of one in jax.nn.initializers that needs no arguments"
             raise ValueError(f"{name}: got {value!r}, want {want}, or a function") from None
     if not callable(value):
         want = "an initializer (key, shape, dtype) -> array, its name, or a tuple of these"
         raise TypeError(f"{name}: got {value!r}, want {want}")
-    return lambda key, shape, dtype: each_gate(value, key, shape).astype(dtype)
+    made_by = cast(Initializer, value)
+    return lambda key, shape, dtype: each_gate(made_by, key, shape).astype(dtype)

@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, params_tree
-from jaxrnn._src.core.cell import check_cell, constructor
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
+from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.reparameterised import with_params
 
 NAMES = ("w", "r", "p")  # of the weights that products take; all else stays as it is
 _MOST = 127  # -128 is left out: a weight and its negative are equally far from zero
 
 
-def quantize(cell, params):
+def quantize(cell: Cell, params: Params) -> tuple[Cell, Params]:
     """Rounds a cell's weights to int8, one scale for each output of each gate.
 
         scale = max |w| / 127      w ~ int8 * scale      with an error of scale / 2 at most
@@ -53,7 +54,7 @@ def quantize(cell, params):
 
 
 @constructor
-def int8(cell):
+def int8(cell: Cell) -> Cell:
     """A cell whose weights are int8, with scales: what ``jaxrnn.quantize`` gives, for inference.
 
     Args:

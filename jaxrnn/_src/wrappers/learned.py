@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._src.core import checks, inputs, params_tree
+from jaxrnn._src.core import checks, every_step, inputs, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
 
 
 @constructor
-def learned_state(cell):
+def learned_state(cell: Cell) -> Cell:
     """The initial state is a parameter, the same for all rows and episodes.
 
     Args:
@@ -58,16 +58,17 @@ def learned_state(cell):
     scanned = from_step(init, initial_state, step)
     takes_initial = "initial" in inspect.signature(cell.unroll).parameters
 
-    def unroll(params, state, xs, *options):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+        options = mask, starts, reverse, key, implementation
         params = parts(params)
         initial = initial_state(params, inputs.leading(xs)[1:])
         state = initial if state is None else state
         if takes_initial:
-            return cell.unroll(params["cell"], state, xs, *options, initial=initial)
-        _, starts, *_ = options
+            args = params["cell"], state, xs, *options
+            return every_step.run(cell, *args, every=every, initial=initial)
         if starts is None:
-            return cell.unroll(params["cell"], state, xs, *options)
-        return scanned.unroll(params, state, xs, *options)
+            return every_step.run(cell, params["cell"], state, xs, *options, every=every)
+        return every_step.run(scanned, params, state, xs, *options, every=every)
 
     return Cell(init, initial_state, scanned.step, unroll, cell.draws)
 

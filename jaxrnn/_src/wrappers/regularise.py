@@ -10,6 +10,7 @@ from jaxrnn._src.core import checks, dropout_masks
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
 from jaxrnn._src.core.sharding import nowhere
+from jaxrnn._src.core.typing import Per
 from jaxrnn._src.wrappers.stack import dropout
 from jaxrnn._src.wrappers.views import views
 
@@ -17,7 +18,7 @@ _counter = dropout(0.0)  # its state is the number of steps
 
 
 @constructor
-def zoneout(cell, rate):
+def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
     """Units keep their previous values at random (Krueger et al. 2017, arXiv:1606.01305).
 
         new = cell's state after the step       state = old with probability rate, else new
@@ -76,7 +77,7 @@ def zoneout(cell, rate):
 
 
 @constructor
-def recurrent_dropout(cell, rate, *, per="step"):
+def recurrent_dropout(cell: Cell, rate: float, *, per: Per = "step") -> Cell:
     """Drops what is added to the state, at random (Semeniuta et al. 2016, arXiv:1603.05118).
 
         lstm: c = f * c + i * d(g)        gru: h = (1 - z) * d(n) + z * h
@@ -121,7 +122,7 @@ def recurrent_dropout(cell, rate, *, per="step"):
 
 
 @constructor
-def variational_dropout(cell, rate):
+def variational_dropout(cell: Cell, rate: float) -> Cell:
     """Drops units of h before its products, the same at every step (arXiv:1512.05287).
 
         r[k] = R_k d(h)      for each gate k, with one mask a sequence (Gal & Ghahramani 2016)

@@ -2,16 +2,22 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 
 import jax
 
 from jaxrnn._src.core import checks, dropout_masks, param_spec
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
+from jaxrnn._src.core.typing import Init, Params, PRNGKey
 from jaxrnn._src.wrappers.views import views
 
 
 @constructor
-def with_params(cell, transform, init=None):
+def with_params(
+    cell: Cell,
+    transform: Callable[[Params], Params] | Callable[[Params, PRNGKey | None], Params],
+    init: Init | None = None,
+) -> Cell:
     """A cell whose parameters are a function of others.
 
     Args:
@@ -30,7 +36,8 @@ def with_params(cell, transform, init=None):
     """
     check_cell("with_params", cell)
     draws = len(inspect.signature(transform).parameters) > 1
-    transformed = transform if draws else lambda params, key: transform(params)
+    function: Callable[..., Params] = transform
+    transformed = function if draws else lambda params, key: function(params)
 
     def initial_state(params, batch_shape):
         return cell.initial_state(transformed(params, None), batch_shape)
@@ -56,7 +63,7 @@ def checked(cell, spec):
 
 
 @constructor
-def weight_dropout(cell, rate, *, names=("r",)):
+def weight_dropout(cell: Cell, rate: float, *, names: tuple[str, ...] = ("r",)) -> Cell:
     """Zeroes weights at random and scales up the others (DropConnect, Wan et al. 2013).
 
     With the recurrent weights of an LSTM, the weight-dropped LSTM of Merity et al. 2018
@@ -85,8 +92,9 @@ def weight_dropout(cell, rate, *, names=("r",)):
     def dropped(params, key):
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
         own = [getattr(path[-1], "key", None) for path, _ in leaves]
-        if not set(names) <= set(own):
-            raise ValueError(f"names: got {names}, want some of {sorted(set(own))}: {cell}")
+        known = {name for name in own if name is not None}  # None for an element of a tuple
+        if not set(names) <= known:
+            raise ValueError(f"names: got {names}, want some of {sorted(known)}: {cell}")
         if key is None or rate == 0:
             return params
         weights = [w for _, w in leaves]

@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.builders.stateless import stateless
-from jaxrnn._src.core import checks, dropout_masks, param_spec, params_tree
+from jaxrnn._src.core import checks, dropout_masks, every_step, param_spec, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Merge, Per
 from jaxrnn._src.wrappers.views import views
 
 
 @constructor
-def stack(*cells):
+def stack(*cells: Cell) -> Cell:
     """Cells in layers, each fed with the output of the one before: a deep network.
 
     Args:
@@ -39,7 +40,7 @@ def stack(*cells):
 
 
 @constructor
-def parallel(*cells, merge="concat"):
+def parallel(*cells: Cell, merge: Merge = "concat") -> Cell:
     """Cells side by side, each fed with the same input.
 
     Args:
@@ -110,7 +111,7 @@ def _several(whole, cells, output, deep=False, zero=True):
 
 
 @constructor
-def residual(cell):
+def residual(cell: Cell) -> Cell:
     """Adds a cell's input to its output (He et al. 2016, arXiv:1512.03385).
 
     Args:
@@ -137,7 +138,7 @@ def residual(cell):
 
 
 @constructor
-def highway(cell, *, bias=-1.0):
+def highway(cell: Cell, *, bias: float = -1.0) -> Cell:
     """Mixes a cell's output with its input, by a gate (Srivastava et al. 2015, arXiv:1505.00387).
 
         y = t * cell(x) + (1 - t) * x      t = sigmoid(W x + b)
@@ -181,7 +182,7 @@ def highway(cell, *, bias=-1.0):
 
 
 @constructor
-def dense(cell):
+def dense(cell: Cell) -> Cell:
     """Concatenates a cell's input and its output (Huang et al. 2017, arXiv:1608.06993).
 
     Args:
@@ -213,7 +214,7 @@ _MERGES = {
 
 
 @constructor
-def bidirectional(forward, backward=None, *, merge="concat"):
+def bidirectional(forward: Cell, backward: Cell | None = None, *, merge: Merge = "concat") -> Cell:
     """Two cells, one run from each end (Schuster & Paliwal 1997).
 
     With ``lengths`` or ``mask`` the backward cell begins at the last real step; with ``starts``
@@ -261,30 +262,27 @@ def bidirectional(forward, backward=None, *, merge="concat"):
     def step(params, state, x, key=None):
         raise ValueError("bidirectional has no step: it needs the whole sequence; use unroll")
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
         params = params_tree.parts(params, inits)
-        first, second = (None, None) if state is None else state
-        first, ahead = forward.unroll(
-            params["forward"],
-            first,
-            xs,
-            mask,
-            starts,
-            reverse,
-            dropout_masks.fold(key, 0),
-            implementation,
-        )
-        second, back = backward.unroll(
-            params["backward"], second, xs, mask, starts, not reverse, dropout_masks.fold(key, 1),
-            implementation,
-        )  # fmt: skip
-        return (first, second), select(mask, merged(ahead, back), 0)
+        given = (None, None) if state is None else state
+        ways = (forward, "forward", reverse), (backward, "backward", not reverse)
+        final, ys, states = [], [], []
+        for n, (cell, name, turned) in enumerate(ways):
+            own = dropout_masks.fold(key, n)
+            args = params[name], given[n], xs, mask, starts, turned, own, implementation
+            after, both = every_step.run(cell, *args, every=every)
+            y, after_each = both if every else (both, None)
+            final.append(after)
+            ys.append(y)
+            states.append(after_each)
+        ys = select(mask, merged(*ys), 0)
+        return tuple(final), (ys, tuple(states)) if every else ys
 
     return Cell(init, initial_state, step, unroll, forward.draws or backward.draws)
 
 
 @constructor
-def dropout(rate, *, per="step"):
+def dropout(rate: float, *, per: Per = "step") -> Cell:
     """Zeroes features at random and scales up the others (Srivastava et al. 2014).
 
     Without a key (evaluation) it is the identity. The mask is a function of the key, the row of
@@ -321,11 +319,12 @@ def dropout(rate, *, per="step"):
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
         return state + 1, drop(x, state, key)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
         first = initial_state(params, xs.shape[1:-1]) if state is None else state
         real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
-        return after, jax.vmap(drop, (0, 0, None))(xs, before, key)
+        ys = jax.vmap(drop, (0, 0, None))(xs, before, key)
+        return after, (ys, before + real.astype(before.dtype)) if every else ys
 
     whole = streamed(unroll, initial_state, lambda params, xs: ())
     return Cell(lambda key, in_size: {}, initial_state, step, whole, draws=rate > 0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._src.core import checks, wide_scan
+from jaxrnn._src.core import checks, every_step, wide_scan
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.sequence import resets
@@ -12,7 +12,7 @@ from jaxrnn._src.core.sharding import varying
 
 
 @constructor
-def truncated(cell, chunk):
+def truncated(cell: Cell, chunk: int) -> Cell:
     """Truncated back-propagation through time (Williams & Peng 1990).
 
     The sequence is run in chunks. At the seams between them the state is carried and its gradient
@@ -54,7 +54,7 @@ def truncated(cell, chunk):
     check_cell("truncated", cell)
     chunk = checks.size("chunk", chunk)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
         steps, *batch, _ = xs.shape
         state = cell.initial_state(params, tuple(batch)) if state is None else state
         one_step = lambda xs: cell.step(params, state, xs.sum(0), key)
@@ -64,7 +64,8 @@ def truncated(cell, chunk):
         params, state, given = varying((params, state, given))
 
         def run(state, given):
-            return cell.unroll(params, state, *given, False, key, implementation)
+            args = params, state, *given, False, key, implementation
+            return every_step.run(cell, *args, every=every)
 
         def one_chunk(state, given):
             state, ys = run(state, given)
@@ -75,9 +76,10 @@ def truncated(cell, chunk):
         if seams:
             chunks = lambda a: a[:cut].reshape(seams, chunk, *a.shape[1:])
             state, most = wide_scan.scan(one_chunk, state, jax.tree.map(chunks, given))
-            ys = [most.reshape(cut, *most.shape[2:])]
+            ys = [jax.tree.map(lambda a: a.reshape(cut, *a.shape[2:]), most)]
         state, last = run(state, jax.tree.map(lambda a: a[cut:], given))
-        return state, in_order(jnp.concatenate([*ys, last]))
+        joined = jax.tree.map(lambda *parts: in_order(jnp.concatenate(parts)), *ys, last)
+        return state, joined
 
-    whole = once(unroll, "reverse", "implementation")
+    whole = once(unroll, "reverse", "implementation", "every")
     return Cell(cell.init, cell.initial_state, cell.step, whole, cell.draws)

@@ -1,5 +1,6 @@
 """What cells made of cells share."""
 
+from jaxrnn._src.core import every_step
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 
@@ -14,12 +15,24 @@ def views(run, initial_state, zero=True):
     def step(params, state, x, key=None):
         return run(params, state, x, key, lambda cell, *args: cell.step(*args))
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        def call(cell, params, state, xs, key):
-            return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+        found = []
 
-        state, ys = run(params, state, xs, key, call)
-        return state, ys if zero else select(mask, ys, 0)
+        def call(cell, params, state, xs, key):
+            args = params, state, xs, mask, starts, reverse, key, implementation
+            state, ys = every_step.run(cell, *args, every=every)
+            if every:
+                ys, states = ys
+                found.append((states, ys))
+            return state, ys
+
+        final, ys = run(params, state, xs, key, call)
+        ys = ys if zero else select(mask, ys, 0)
+        if not every:
+            return final, ys
+        again = iter(found)  # how states of the cells make one of the whole, only `run` knows
+        states, _ = run(params, state, xs, key, lambda *_: next(again))
+        return final, (ys, states)
 
     def made(params, xs):
         """What the cells make, and their outputs; None if one has to see the whole sequence."""

@@ -1,11 +1,16 @@
 """The activation functions of ONNX's recurrent operators."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 
-FUNCTIONS = {  # in the operators' words; further arguments are alpha and beta
+from jaxrnn._src.core.typing import Array
+
+FUNCTIONS: dict[
+    str, Callable[..., Array]
+] = {  # in the operators' words; further arguments are alpha and beta
     "Relu": jax.nn.relu,
     "Tanh": jnp.tanh,
     "Sigmoid": jax.nn.sigmoid,
@@ -20,7 +25,7 @@ FUNCTIONS = {  # in the operators' words; further arguments are alpha and beta
 }
 # What alpha and beta are where they are not given: the default of the operator of that name. There
 # is none named Affine or ScaledTanh: these have no default.
-DEFAULTS = {
+DEFAULTS: dict[str, tuple[float | None, ...]] = {
     "Affine": (None, None),
     "LeakyRelu": (0.01,),
     "ThresholdedRelu": (1.0,),
@@ -52,12 +57,12 @@ class Activation:
     beta: float | None = None
     clip: float | None = None
 
-    def __call__(self, a):
+    def __call__(self, a: Array) -> Array:
         a = a if self.clip is None else jnp.clip(a, -self.clip, self.clip)
         return FUNCTIONS[self.name](a, *self.numbers)
 
     @property
-    def numbers(self):
+    def numbers(self) -> tuple[float, ...]:
         return tuple(n for n in (self.alpha, self.beta) if n is not None)
 
 
@@ -76,12 +81,12 @@ _OURS = {
 _PLAIN = {activation: name for name, activation in _OURS.items() if not activation.numbers}
 
 
-def named(activation):
+def named(activation: Activation) -> str | Activation:
     """An ``Activation``, by its name in ``jax.nn`` if it has one: what a cell is called with."""
     return _PLAIN.get(activation, activation)
 
 
-def described(value):
+def described(value: object) -> Activation:
     """What a cell was called with, a name or a function, as an ``Activation``.
 
     Raises:
@@ -96,7 +101,9 @@ def described(value):
     raise ValueError(f"activation: got {came!r}, want one that ONNX has: {tuple(_OURS)}")
 
 
-def read(names, alphas, betas):
+def read(
+    names: Iterable[str], alphas: Iterable[float], betas: Iterable[float]
+) -> tuple[Activation, ...]:
     """Activations of a node's attributes: numbers go in turn to the functions that take them.
 
     Raises:

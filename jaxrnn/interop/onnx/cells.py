@@ -3,9 +3,10 @@
 import functools
 
 from jaxrnn._src.builders.gated import gated
-from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.core import checks, every_step, param_spec
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.typing import Activation
 
 
 @functools.lru_cache(256)
@@ -28,8 +29,12 @@ def _lstm_update(f, g, h, input_forget):
 
 @constructor
 def onnx_lstm(
-    hidden, *, activations=("sigmoid", "tanh", "tanh"), peepholes=False, input_forget=False
-):  # fmt: skip
+    hidden: int,
+    *,
+    activations: tuple[Activation, ...] = ("sigmoid", "tanh", "tanh"),
+    peepholes: bool = False,
+    input_forget: bool = False,
+) -> Cell:
     """ONNX's LSTM, with three activations.
 
         i, f, o = f(W x + R h + b)            g = g(W_g x + R_g h + b_g)
@@ -60,7 +65,7 @@ def onnx_lstm(
 
 
 @constructor
-def backward(cell):
+def backward(cell: Cell) -> Cell:
     """A cell run from the last step to the first: ONNX's ``direction="reverse"``.
 
     Args:
@@ -85,7 +90,8 @@ def backward(cell):
     def step(params, state, x, key=None):
         raise ValueError("backward has no step: it needs the whole sequence; use unroll")
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        return cell.unroll(params, state, xs, mask, starts, not reverse, key, implementation)
+    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+        args = params, state, xs, mask, starts, not reverse, key, implementation
+        return every_step.run(cell, *args, every=every)
 
     return Cell(cell.init, cell.initial_state, step, unroll, cell.draws)

@@ -11,7 +11,8 @@ from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.irnn import irnn
 from jaxrnn._src.cells.lstm import lstm
-from jaxrnn._src.core.cell import unroll
+from jaxrnn._src.core.cell import Cell, call_of, unroll
+from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.initialized import initialized
 from jaxrnn.interop.biases import double_bias, parted, summed, without_bias
 from jaxrnn.interop.onnx.activations import Activation, described, named
@@ -71,7 +72,7 @@ class Direction(NamedTuple):
     p: np.ndarray | None = None
 
 
-def to_cell(one, double):
+def to_cell(one: Direction, double: bool) -> tuple[Cell, Params]:
     """``(cell, params)`` of a ``Direction``; ``double`` keeps its two biases apart."""
     kind = OPERATORS[one.op]
     clips = [one.clip if clipped else None for clipped in kind.clipped]
@@ -92,7 +93,7 @@ def to_cell(one, double):
     if double:
         return double_bias(cell), params
     b, rb = params.pop("b"), params.pop("rb")
-    if one.b is None and cell.made.constructor is not onnx_lstm:
+    if one.b is None and call_of(cell).constructor is not onnx_lstm:
         return without_bias(cell), params
     return cell, params | summed(b, rb, candidate=one.op == "GRU" and one.flag)
 
@@ -122,7 +123,7 @@ def _negated(gates):
     return np.concatenate([-gates[..., :1, :], gates[..., 1:, :]], -2)
 
 
-def from_cell(cell, params):
+def from_cell(cell: Cell, params: Params) -> Direction:
     """The ``Direction`` that a cell is, with parameters as NumPy arrays.
 
     Raises:
@@ -132,7 +133,7 @@ def from_cell(cell, params):
     while made is not None and made.constructor in (initialized, double_bias, without_bias):
         made = dict(made.kwargs)["cell"].made
     make = None if made is None else made.constructor
-    if make not in _READ:
+    if made is None or make not in _READ:
         names = ", ".join(sorted(known.__name__ for known in _READ))
         raise ValueError(f"cell: got {cell}, want what ONNX has operators for: {names}")
     try:
@@ -176,7 +177,7 @@ def from_cell(cell, params):
 
 def _check_params(cell, params):
     """The parameters are those of the cell, as it checks them itself."""
-    known = isinstance(params, dict) and np.ndim(params.get("w")) > 0
+    known = isinstance(params, dict) and np.ndim(params.get("w", 0)) > 0
     xs = jax.ShapeDtypeStruct((1, len(params["w"]) if known else 1), "float32")
     jax.eval_shape(lambda p, xs: unroll(cell, p, xs), params, xs)
 

@@ -1,17 +1,20 @@
 """From a cell to a model of recurrent nodes."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from jaxrnn._src.core import params_tree
-from jaxrnn._src.core.cell import check_cell
+from jaxrnn._src.core.cell import Cell, check_cell
+from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn._src.wrappers.stack import bidirectional, dropout, stack
 from jaxrnn.interop.onnx.activations import DEFAULTS
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, from_cell
 
 
-def to_onnx(cell, params, *, lengths=False, state=False):
+def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = False) -> Theirs:
     """A cell as an ONNX model of the operators RNN, GRU and LSTM, with free T and B.
 
     Its input is ``xs`` [T, B, I] and its first output ``ys`` [T, B, O], as of ``jaxrnn.unroll`` in
@@ -192,7 +195,7 @@ class _Written:
         ]
 
 
-def _attributes(parts, kind, way):
+def _attributes(parts, kind, way) -> dict[str, Any]:
     """A node's attributes: those that are not their defaults."""
     one = parts[0]
     activations = [a for part in parts for a in part.activations]

@@ -1,6 +1,11 @@
 """A model's graph: what is constant in it, and what only moves numbers about."""
 
+from collections.abc import Container, Mapping
+from typing import Any
+
 import numpy as np
+
+from jaxrnn._src.core.typing import InputArray, Theirs
 
 RECURRENT = ("RNN", "GRU", "LSTM")
 # Operators that give back the numbers of their inputs, moved about or left out.
@@ -18,21 +23,24 @@ class Graph:
       weights: arrays by the names of tensors, in place of what the model has, or has not.
     """
 
-    def __init__(self, model, weights):
+    def __init__(self, model: Theirs, weights: Mapping[str, InputArray]) -> None:
         graph = model.graph
         self.model = model
-        self.nodes = [node for node in graph.node if is_recurrent(node)]
-        self.maker = {name: node for node in graph.node for name in node.output if name}
-        self.place = {id(node): i for i, node in enumerate(graph.node)}
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.weights = {name: np.asarray(array) for name, array in weights.items()}
+        self.nodes: list[Theirs] = [node for node in graph.node if is_recurrent(node)]
+        makers = ((name, node) for node in graph.node for name in node.output if name)
+        self.maker: dict[str, Theirs] = dict(makers)
+        self.place: dict[int, int] = {id(node): i for i, node in enumerate(graph.node)}
+        self.constants: dict[str, Theirs] = {tensor.name: tensor for tensor in graph.initializer}
+        self.weights: dict[str, np.ndarray[Any, Any]] = {
+            name: np.asarray(array) for name, array in weights.items()
+        }
         read = {name for node in graph.node for name in node.input if name}
         if unknown := set(weights) - read:
             raise ValueError(
                 f"weights: got {sorted(unknown)}, want names of tensors: {sorted(read)}"
             )
 
-    def behind(self, name, stop=()):
+    def behind(self, name: str, stop: Container[str] = ()) -> tuple[list[Theirs], set[str]]:
         """What a tensor is made of.
 
         Args:
@@ -52,9 +60,11 @@ class Graph:
             elif id(node) not in nodes:
                 nodes[id(node)] = node
                 left += [name for name in node.input if name]
-        return [nodes[key] for key in sorted(nodes, key=self.place.get)], leaves
+        return [nodes[key] for key in sorted(nodes, key=lambda key: self.place[key])], leaves
 
-    def value(self, name, given=None):
+    def value(
+        self, name: str, given: Mapping[str, Any] | None = None
+    ) -> np.ndarray[Any, Any] | None:
         """The value of a tensor, or None if it is not known before the model runs.
 
         Args:
@@ -63,7 +73,7 @@ class Graph:
         """
         from onnx import helper, numpy_helper
 
-        known = self.weights | (given or {})
+        known = self.weights | dict(given or {})
         nodes, leaves = self.behind(name, known)
         if not leaves <= known.keys() | self.constants.keys():
             return None
@@ -85,15 +95,16 @@ class Graph:
             helper.make_graph(nodes, "part", inputs, [output]),
             opset_imports=self.model.opset_import, functions=self.model.functions,
         )  # fmt: skip
-        return ReferenceEvaluator(part).run([name], arrays)[0]
+        (made,) = ReferenceEvaluator(part).run([name], arrays)
+        return np.asarray(made)
 
-    def source(self, name):
+    def source(self, name: str) -> str:
         """The tensor whose numbers another one holds, moved about: through first inputs."""
         while (node := self.maker.get(name)) is not None and moves(node) and node.input:
             name = node.input[0]
         return name
 
-    def steps_and_rows(self, name, layout):
+    def steps_and_rows(self, name: str, layout: int) -> tuple[int, int]:
         """T and B of a tensor, [T, ..., B, ...] or, with ``layout``, [B, T, ...]: any if free."""
         from onnx import shape_inference
 
@@ -107,17 +118,17 @@ class Graph:
         return 3, 2
 
 
-def is_recurrent(node):
+def is_recurrent(node: Theirs) -> bool:
     """One of the operators RNN, GRU and LSTM."""
     return node.op_type in RECURRENT and node.domain in ("", "ai.onnx")
 
 
-def moves(node):
+def moves(node: Theirs) -> bool:
     """Whether a node gives back the numbers of its input, moved about."""
     trains = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
     return node.op_type in MOVING and node.domain in ("", "ai.onnx") and not trains
 
 
-def label(node):
+def label(node: Theirs) -> str:
     """A node as an error names it."""
     return f"{node.op_type} {node.name or next(filter(None, node.output), '')!r}"

@@ -1,11 +1,15 @@
 """From a model's recurrent nodes to a cell."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import checks
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import InputArray, Params, Theirs
 from jaxrnn._src.wrappers.learned import learned_state
 from jaxrnn._src.wrappers.stack import bidirectional, stack
 from jaxrnn.interop.onnx import activations
@@ -21,7 +25,13 @@ ATTRIBUTES = {
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 
-def from_onnx(model, weights=None, *, node=None, double_bias=False):
+def from_onnx(
+    model: Theirs,
+    weights: Mapping[str, InputArray] | None = None,
+    *,
+    node: str | None = None,
+    double_bias: bool = False,
+) -> tuple[Cell, Params]:
     """The recurrent nodes of an ONNX model as a cell: RNN, GRU and LSTM with all they can say.
 
     What a node is given when it runs is what ``jaxrnn.unroll`` is given:
@@ -137,10 +147,10 @@ def _layer(graph, node, double):
     each = len(kind.activations)
     found = []
     for d in range(count):
-        b, p = (None if weights[name] is None else weights[name][d] for name in ("B", "P"))
+        b, p = (None if a is None else a[d] for a in (weights["B"], weights["P"]))
         one = Direction(
             node.op_type, hidden, functions[each * d : each * (d + 1)], clip,
-            bool(given.get(kind.flag, 0)), w[d], r[d], b, p,
+            bool(given.get(kind.flag or "", 0)), w[d], r[d], b, p,
         )  # fmt: skip
         found.append(to_cell(one, double))
     _check_lengths(graph, inputs.get("sequence_lens"))
@@ -155,16 +165,15 @@ def _layer(graph, node, double):
     return backward(cell) if way == "reverse" else cell, params
 
 
-def _attributes(node):
+def _attributes(node: Theirs) -> dict[str, Any]:
     """A node's attributes by name, with text for bytes."""
     from onnx import helper
 
     found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    known = ATTRIBUTES | {OPERATORS[node.op_type].flag}
+    flag = OPERATORS[node.op_type].flag
+    known = ATTRIBUTES | ({flag} if flag else set())
     if unknown := set(found) - known:
-        raise ValueError(
-            f"attributes: got {sorted(unknown)}, want none but {sorted(known - {None})}"
-        )
+        raise ValueError(f"attributes: got {sorted(unknown)}, want none but {sorted(known)}")
     text = lambda value: value.decode() if isinstance(value, bytes) else value
     return {k: [*map(text, v)] if isinstance(v, list) else text(v) for k, v in found.items()}
 

@@ -10,9 +10,10 @@ from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.ops.attention import blockwise, cpu, cudnn, reference
 from jaxrnn._src.ops.attention.problem import Operands, Problem
 from jaxrnn._src.ops.attention.ring import attend_ring
-from jaxrnn._src.ops.operation import Operation
+from jaxrnn._src.ops.operation import Implementation, Operation
 
-IMPLEMENTATIONS = {"cpu": cpu, "gpu": cudnn, "xla": blockwise}  # the best first
+# The best first.
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "gpu": cudnn, "xla": blockwise}
 
 
 def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=None):

@@ -2,13 +2,15 @@
 
 import jax.numpy as jnp
 
+from jaxrnn._src.core.typing import Array
+
 
 def block_size(most, length):
     """``most``, or less for a shorter axis; the length may be symbolic (``jax.export``)."""
     return min(most, length) if isinstance(length, int) else most
 
 
-def blocks(a, size, axis, fill=0):
+def blocks(a: Array, size: int, axis: int, fill: complex = 0) -> Array:
     """Axis ``axis`` (negative) in blocks of ``size``, the last filled up: [n, ..., size, ...]."""
     axis += a.ndim
     count = -(-a.shape[axis] // size)

@@ -12,15 +12,18 @@ With a and b the memory is also read at b before it decays, and what is read is 
     RWKV-7                    w of each step         a, b and k apart
 """
 
+from typing import Any
+
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
-from jaxrnn._src.ops.delta_rule import chunked, reference
+from jaxrnn._src.ops.delta_rule import reference, xla
 from jaxrnn._src.ops.delta_rule.problem import Operands, Problem
 from jaxrnn._src.ops.delta_rule.reference import step as one  # noqa: F401, for cells
+from jaxrnn._src.ops.operation import Operation
 
-IMPLEMENTATIONS = {"xla": chunked}  # `reference` runs only if asked
+IMPLEMENTATIONS: dict[str, Any] = {"xla": xla}  # `reference` runs only if asked
 
 
 def delta_rule(
@@ -46,15 +49,25 @@ def delta_rule(
       ``(state, ys)``: ys [T, B, N, E].
     """
     starts = resets(starts, mask, reverse)
-    operands = varying(Operands(*taken, state, mask, starts))
+    operands = varying(Operands._make((*taken, state, mask, starts)))
     problem = Problem(before, reverse, implementation)
     dispatch.check(IMPLEMENTATIONS, implementation)
     dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-    run = _reference if implementation == dispatch.REFERENCE else _chunked
-    return run(problem, operands)
+    run = _reference if implementation == dispatch.REFERENCE else _operation
+    return tuple(run(problem, operands))
 
 
-_reference, _chunked = once_each(reference.run), once_each(chunked.run)
+_reference = once_each(reference.run)
+_operation = Operation(
+    "delta_rule",
+    reference=reference.run,
+    default=xla,
+    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
+    operand_axes=Operands(q=1, k=1, v=1, log_w=1, a=1, b=1, state=0, mask=1, starts=1)._asdict(),
+    output_axes=lambda problem: (0, 1),
+    residual_axis=1,
+    reads=lambda problem, operands: (False, False),
+)
 
 
 def _describe(operands):

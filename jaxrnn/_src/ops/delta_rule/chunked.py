@@ -3,8 +3,7 @@
 Linear attention in chunks is Hua et al. 2022's (arXiv:2202.10447), with decays Yang et al. 2023's
 (arXiv:2312.06635). What each step of a chunk reads at b, as if nothing had been written at a, is
 one product; what it reads in fact is the solution of a triangular system (Yang et al. 2024,
-arXiv:2406.06484), whose inverse is made from those of its halves. Backward makes a chunk again
-from the memory before it, so what is kept grows with T as the values do.
+arXiv:2406.06484), whose inverse is made from those of its halves.
 
 Each decay between two steps is the exponential of a sum of logarithms, at most 0. It is summed
 directly: the difference of two sums would have the rounding errors of the larger.
@@ -18,62 +17,39 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrnn._src.core.sequence import select
-from jaxrnn._src.ops.attention.blocks import blocks, joined
-
-_CHUNK = 32
 _BLOCK = 4  # steps of a chunk whose decays are taken pair by pair
 _LEAST = -1e3  # of a decay's logarithm, whose exponential is 0 in any type; -inf times 0 is NaN
 
 
-def unsupported(problem, operands, target):
-    """Why this implementation can't run the problem: None, it runs every one."""
-    del problem, operands, target
+def chunk(before, memory, taken, starts):
+    """A chunk of L steps, none of them padding, from the memory [B, N, D, E] before it.
+
+    Args:
+      before: each step reads the memory that it finds.
+      taken: ``(q, k, v, log_w, a, b)`` as the operation has them, [L, B, N, ...].
+      starts: bool [L, B] or None.
+
+    Returns:
+      ``(memory, ys)``: ys [L, B, N, E].
+    """
+    starts = jnp.zeros(taken[0].shape[:-2], bool) if starts is None else starts
+    one = jax.vmap(functools.partial(_chunk, before), (0, 1, None), (0, 1))
+    for _ in starts.shape[1:]:
+        one = jax.vmap(one, (0, 1, 1), (0, 1))
+    return one(memory, taken, starts[..., None])
 
 
-class Chunk(NamedTuple):
-    """L steps of one row and head, in the order of processing."""
-
-    q: jax.Array  # [L, D]
-    k: jax.Array  # [L, D]
-    v: jax.Array  # [L, E]
-    log_w: jax.Array  # [L, D] or [L, 1]
-    a: jax.Array | None  # [L, D]
-    b: jax.Array | None  # [L, D]
-    starts: jax.Array  # bool [L, 1]
+def pulled(before, memory, taken, starts, d_memory, d_ys):
+    """The gradients of ``chunk``'s memory and taken, with the cotangents of its results."""
+    _, pull = jax.vjp(lambda *moving: chunk(before, *moving, starts), memory, taken)
+    return pull((d_memory, d_ys))
 
 
-def run(problem, operands):
-    """The whole sequence: (state, ys)."""
-    q, k, v, log_w, a, b = operands[:6]
-    steps, *batch, _, _ = q.shape
-    log_w = jnp.zeros_like(q[..., :1]) if log_w is None else jnp.maximum(log_w, _LEAST)
-    k, log_w, a = select(operands.mask, (k, log_w, a), 0)  # the memory is held
-    starts = operands.starts
-    starts = jnp.zeros((steps, *batch), bool) if starts is None else starts
-    xs = Chunk(q, k, v, log_w, a, b, starts[..., None])
-    if problem.reverse:
-        xs = jax.tree.map(lambda x: x[::-1], xs)
-    size = _size(steps)
-    cut = jax.tree.map(lambda x: blocks(jnp.moveaxis(x, 0, -2), size, -2), xs)
-    one = jax.vmap(functools.partial(_chunk, problem.before), (0, Chunk(*(0,) * 6, None)))
-    for _ in batch:
-        one = jax.vmap(one)
-    one = jax.checkpoint(one, prevent_cse=False)  # which a scan prevents
-    state, ys = lax.scan(one, operands.state, cut)
-    ys = jnp.moveaxis(joined(ys, -2, steps), -2, 0)
-    return state, select(operands.mask, ys[::-1] if problem.reverse else ys, 0)
-
-
-def _size(steps):
-    """A power of two: ``_CHUNK``, or less for a shorter sequence; steps may be symbolic."""
-    return min(_CHUNK, 1 << max(steps - 1, 0).bit_length()) if isinstance(steps, int) else _CHUNK
-
-
-def _chunk(before, memory, chunk):
-    """A chunk from the memory [D, E] before it: (memory, ys [L, E])."""
-    broken, chunk = _without_broken(chunk)
-    q, k, v, log_w, a, b, starts = chunk
+def _chunk(before, memory, taken, starts):
+    """The same for one row and head: without the axes B and N, and starts [L, 1]."""
+    q, k, v, log_w, a, b = taken
+    log_w = jnp.zeros_like(q[:, :1]) if log_w is None else jnp.maximum(log_w, _LEAST)
+    broken, (k, v, log_w, a, b) = _without_broken((k, v, log_w, a, b))
     size = len(log_w)
     episode = lax.cumsum(starts.astype(jnp.int32))
     first = episode == 0  # the episode that the memory is of
@@ -92,7 +68,7 @@ def _chunk(before, memory, chunk):
     # The episode of a broken step is NaN from there on.
     new = jnp.where((last & broken).any(), jnp.nan, new)
     ys = jnp.where((seen & broken.T).any(-1, keepdims=True), jnp.nan, ys)
-    if a is None:
+    if a is None or b is None:
         return new, ys
     # What is not finite in the memory would reach later episodes, as 0 times NaN.
     finite = jnp.where(jnp.isfinite(memory), memory, 0)
@@ -104,17 +80,14 @@ def _chunk(before, memory, chunk):
     return new, ys
 
 
-def _without_broken(chunk):
-    """Which steps write what is not finite, bool [L, 1], and a chunk in which they write nothing.
+def _without_broken(written):
+    """Which steps write what is not finite, bool [L, 1], and the same with them writing nothing.
 
     In a product over steps, 0 times NaN would reach steps before them, and other episodes.
     """
-    written = [x for x in (chunk.k, chunk.v, chunk.log_w, chunk.a, chunk.b) if x is not None]
-    broken = functools.reduce(
-        jnp.logical_or, [~jnp.isfinite(x).all(-1, keepdims=True) for x in written]
-    )
-    k, v, log_w, a, b = jax.tree.map(lambda x: jnp.where(broken, 0, x), chunk[1:6])
-    return broken, Chunk(chunk.q, k, v, log_w, a, b, chunk.starts)
+    each = [~jnp.isfinite(x).all(-1, keepdims=True) for x in jax.tree.leaves(written)]
+    broken = functools.reduce(jnp.logical_or, each)
+    return broken, jax.tree.map(lambda x: jnp.where(broken, 0, x), written)
 
 
 class Decays(NamedTuple):

@@ -10,9 +10,9 @@ def step(before, state, taken):
     q, k, v, log_w, a, b = taken
     new = state if log_w is None else jnp.exp(log_w)[..., None] * state
     if a is not None:
-        new += _outer(a, _read(state, b))
-    new += _outer(k, v)
-    return new, _read(state if before else new, q)
+        new += outer(a, read(state, b))
+    new += outer(k, v)
+    return new, read(state if before else new, q)
 
 
 def run(problem, operands):
@@ -28,9 +28,9 @@ def run(problem, operands):
     )
 
 
-def _outer(key, value):
+def outer(key, value):
     return key[..., :, None] * value[..., None, :]
 
 
-def _read(memory, key):
+def read(memory, key):
     return jnp.einsum("...d,...de->...e", key, memory)

@@ -6,22 +6,33 @@ Elementwise: no channel sees another.
 """
 
 import functools
+from typing import Any, Literal
 
 from jaxrnn._src.core import dispatch, time_division
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.time_axis import mapped, resets_over
+from jaxrnn._src.core.typing import Array, InputArray
 from jaxrnn._src.ops.linear_scan import over_time, reference, tpu, xla
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, completed, keeps
-from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 
-IMPLEMENTATIONS = {"tpu": tpu, "xla": xla}  # the best first; `reference` runs only if asked
+# The best first; `reference` runs only if asked.
+IMPLEMENTATIONS: dict[str, Implementation] = {"tpu": tpu, "xla": xla}
 
 
 def linear_scan(
-    a, b, h0=None, *, mask=None, starts=None, reverse=False, time_axis=None, implementation=None
-):  # fmt: skip
+    a: InputArray,
+    b: InputArray,
+    h0: InputArray | None = None,
+    *,
+    mask: InputArray | None = None,
+    starts: InputArray | None = None,
+    reverse: bool = False,
+    time_axis: str | None = None,
+    implementation: Literal["reference", "xla", "tpu"] | None = None,
+) -> tuple[Array, Array]:
     """Runs the linear recurrence h_t = a_t * h_{t-1} + b_t, elementwise, over time.
 
     It is the core of the LRU (Orvieto et al. 2023, arXiv:2303.06349), S5 (Smith et al. 2023,
@@ -75,7 +86,7 @@ def linear_scan(
     return automatic(run, operands.b, features=0)(operands)
 
 
-def _run(problem, operands, time_axis):
+def _run(problem, operands, time_axis) -> tuple[Any, Any]:
     mask, reverse = operands.mask, problem.reverse
     if time_axis is None:
         starts = resets(operands.starts, mask, reverse)
@@ -88,7 +99,8 @@ def _run(problem, operands, time_axis):
     run = _reference if problem.implementation == dispatch.REFERENCE else _operation
     whole = functools.partial(run, problem)
     if time_axis is None:
-        return tuple(whole(operands))
+        state, ys = whole(operands)
+        return state, ys
     return over_time.run(whole, operands, time_axis, reverse)
 
 
@@ -104,7 +116,7 @@ _operation = Operation(
     reference=reference.run,
     default=xla,
     choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
-    operand_axes=Operands(b=1, a=1, constant=WEIGHT, h0=0, mask=1, starts=1)._asdict(),
+    operand_axes={"b": 1, "a": 1, "constant": WEIGHT, "h0": 0, "mask": 1, "starts": 1},
     output_axes=lambda problem: (0, 1),
     residual_axis=1,
     reads=lambda problem, operands: (False, not keeps(operands)),

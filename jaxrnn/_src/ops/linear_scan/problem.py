@@ -35,11 +35,16 @@ class Operands(NamedTuple):
     @property
     def factor_dtype(self) -> Any:
         """The type of the factors."""
-        return (self.constant if self.a is None else self.a).dtype
+        return self._factors(self.a).dtype
 
     def factor(self, a: Array | None, like: Array) -> Array:
         """A step's factors, in the shape and type of its state; ``a`` is its part of ``a``."""
-        return jnp.broadcast_to((self.constant if a is None else a).astype(like.dtype), like.shape)
+        return jnp.broadcast_to(self._factors(a).astype(like.dtype), like.shape)
+
+    def _factors(self, a: Array | None) -> Array:
+        factors = self.constant if a is None else a
+        assert factors is not None  # one of the two is given
+        return factors
 
 
 def cut(start: Array | None, state: Array) -> Array:

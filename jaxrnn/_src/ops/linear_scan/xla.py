@@ -45,7 +45,7 @@ def forward(problem, operands, wanted, save, target):
         return select(real, new, h), (out, h if save else None)
 
     final, (hs, kept) = _run(step, operands, operands.h0, operands.b, problem.reverse, target)
-    if wanted[1]:
+    if hs is not None:  # it is wanted
         # Not in the step: there, XLA of JAX 0.10 for CPUs converts the whole of a bfloat16 array.
         hs = hs.astype(operands.b.dtype)
     return [final, hs, *([kept] if save else [])]

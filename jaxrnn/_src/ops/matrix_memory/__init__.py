@@ -18,7 +18,7 @@ from jaxrnn._src.ops.matrix_memory import chunked, reference
 from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
 from jaxrnn._src.ops.matrix_memory.reference import step as one  # noqa: F401, for cells
 
-IMPLEMENTATIONS = {"xla": chunked}  # `reference` runs only if asked
+IMPLEMENTATIONS: dict[str, dispatch.Candidate] = {"xla": chunked}  # `reference` runs only if asked
 
 
 def matrix_memory(

@@ -15,12 +15,12 @@ from jaxrnn._src.core.closures import closed_update
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying, wants_devices
-from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, reference, tpu, xla
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
 
 # The best first; `reference` runs only if asked.
-IMPLEMENTATIONS = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
 RESIDUALS = ("gates", "states", "chunks")
 
 
@@ -39,6 +39,7 @@ def recur(
     reverse=False,
     residuals="gates",
     implementation=None,
+    every=False,
 ):
     """Runs an elementwise update over time.
 
@@ -62,9 +63,11 @@ def recur(
         "states", the states alone, from which a large product makes the gates again; or "chunks",
         the state before every chunk of about sqrt(T) steps, which are then run again.
       implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can run.
+      every: ys are ``(ys, states)``.
 
     Returns:
-      ``(state, ys)``: the final state, and ys [T, B, H].
+      ``(state, ys)``: the final state, and ys [T, B, H]; ``states``, each [T, B, H], are those
+      after each step.
     """
     starts = resets(starts, mask, reverse)
     dispatch.check(IMPLEMENTATIONS, implementation)
@@ -79,7 +82,8 @@ def recur(
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
     kept = "gates" if residuals == "chunks" else residuals  # within a chunk
     problem = Problem(
-        update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices()
+        update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices(),
+        every=every,
     )  # fmt: skip
     described = _describe(problem, operands)
     if closed.why is None:
@@ -87,15 +91,18 @@ def recur(
     else:
         dispatch.only_reference(described, closed.why, implementation)
     if xs.shape[0] == 0:
-        return operands.state, jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
+        ys = jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
+        states = tuple(jnp.zeros((0, *s.shape), s.dtype) for s in operands.state)
+        return operands.state, (ys, states) if every else ys
     if as_it_is:
         chunked = residuals == "chunks"
         run = functools.partial(chunks.run, reference.run) if chunked else reference.run
     else:
         run = _reference if is_reference else _operation
         run = _IN_CHUNKS[run] if residuals == "chunks" else run
-    *final, ys = run(problem, operands)
-    return tuple(final), ys
+    out = run(problem, operands)
+    final, ys, states = out[: len(state)], out[len(state)], out[len(state) + 1 :]
+    return tuple(final), (ys, tuple(states)) if every else ys
 
 
 def _describe(problem, operands):
@@ -105,18 +112,28 @@ def _describe(problem, operands):
     return f"{problem.update.__name__} {sizes} {operands.xs.dtype}"
 
 
+def _after(problem):
+    """How many outputs are states after each step."""
+    return problem.states * problem.every
+
+
 _reference = once_each(reference.run)
 _operation = Operation(
     "recur",
     reference=reference.run,
     default=xla,
     choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
-    operand_axes=Operands(
-        xs=1, w=WEIGHT, b=WEIGHT, r=WEIGHT, unit=WEIGHT, state=0, initial=0, mask=1, starts=1
-    )._asdict(),
-    output_axes=lambda problem: (*(0,) * problem.states, 1),
+    operand_axes={
+        **dict.fromkeys(("w", "b", "r", "unit"), WEIGHT),
+        **{"xs": 1, "state": 0, "initial": 0, "mask": 1, "starts": 1},
+    },
+    output_axes=lambda problem: (*(0,) * problem.states, 1, *(1,) * _after(problem)),
     residual_axis=1,
-    reads=lambda problem, operands: (*(False,) * problem.states, xla.first_kept(operands) > 0),
+    reads=lambda problem, operands: (
+        *(False,) * problem.states,
+        xla.first_kept(operands) > 0,
+        *(False,) * _after(problem),
+    ),  # fmt: skip
     folded=lambda problem: problem._replace(batch_first=True),
 )
 _IN_CHUNKS = {

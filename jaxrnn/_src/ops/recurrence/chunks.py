@@ -33,8 +33,8 @@ def run(whole, problem, operands):
 
     @jax.checkpoint
     def chunk(shared, state, part):
-        *state, ys = whole(problem, shared._replace(state=state, **part))
-        return tuple(state), ys
+        out = whole(problem, shared._replace(state=state, **part))
+        return tuple(out[: problem.states]), out[problem.states :]
 
     def several(state, first):
         """``count`` chunks, from time ``first``."""
@@ -46,7 +46,7 @@ def run(whole, problem, operands):
             lambda state, part: chunk(shared, state, part),
             state, jax.tree.map(parts, timed), reverse=problem.reverse,
         )  # fmt: skip
-        return state, ys.reshape(count * size, *ys.shape[2:])
+        return state, jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), ys)
 
     def others(state, first):
         part = jax.tree.map(lambda a: a[first : first + rest], timed)
@@ -60,4 +60,4 @@ def run(whole, problem, operands):
         state, before = several(state, 0)
         state, after = others(state, count * size)
     ys = [part for part in (before, after) if part is not None]
-    return (*state, jnp.concatenate(ys) if rest else ys[0])
+    return (*state, *(jnp.concatenate(both) for both in zip(*ys)))

@@ -48,14 +48,16 @@ def unsupported(problem, operands, target):
 
 
 def forward(problem, operands, wanted, save, target):
-    """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    """Returns the outputs, then what ``xla.forward`` keeps."""
     del target
+    want_y, *every = wanted[problem.states :]
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
     parts = packing.sizes if save and problem.residuals == "gates" else ()
     kept = xla.first_kept(operands)
     out = [
         *[plan.rows()] * problem.states,
-        *[plan.outer_steps(plan.hidden, operands.xs.dtype)] * wanted[-1],
+        *[plan.outer_steps(plan.hidden, operands.xs.dtype)] * want_y,
+        *[plan.steps(plan.hidden)] * sum(every),
         *[plan.steps(n * plan.hidden) for n in parts],
         *[plan.steps(plan.hidden)] * ((problem.states - kept) * save),
     ]
@@ -66,11 +68,12 @@ def forward(problem, operands, wanted, save, target):
         *plan.flags,
     ]
     program = _programs(problem, operands)[0]
-    flags = dict(save=save, kept=kept, parts=len(parts), want_y=wanted[-1])
+    flags = dict(save=save, kept=kept, parts=len(parts), want_y=want_y, after=_bits(every))
     out = iter(plan.call("forward", out, args, packing, program, flags))
     final = [plan.unflat(next(out), 0) for _ in operands.state]
-    ys = plan.inner(next(out)) if wanted[-1] else None
-    return [*final, ys, *(plan.unflat(a, 1) for a in out)]
+    ys = plan.inner(next(out)) if want_y else None
+    after = [plan.unflat(next(out), 1) if want else None for want in every]
+    return [*final, ys, *after, *(plan.unflat(a, 1) for a in out)]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -80,16 +83,17 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     packed, before = packing.kept(residuals)
     packed = jax.tree.leaves(packed)
     kept, states = xla.first_kept(operands), problem.states
-    *d_final, d_ys = cotangents
+    d_final, (d_ys, *d_after) = cotangents[:states], cotangents[states:]
     given = any(d is not None for d in d_final)
     zero = jnp.zeros_like(operands.state[0])
     d_final = [zero if d is None else d for d in d_final] if given else []
     args = [
         *plan.arrays,
-        *([plan.flat_rows(operands.state[0]), plan.outer(outputs[-1])] if kept else []),
+        *([plan.flat_rows(operands.state[0]), plan.outer(outputs[states])] if kept else []),
         *map(plan.flat, (*packed, *before)),
         *map(plan.flat_rows, d_final),
         *([] if d_ys is None else [plan.outer(d_ys)]),
+        *(plan.flat(d) for d in d_after if d is not None),
         *plan.flags,
     ]
     names, weights = sorted(operands.unit), [a.array for a in plan.arrays[1:4]]
@@ -109,6 +113,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     flags = dict(
         kept=kept, parts=len(packed), has_d_ys=d_ys is not None, has_d_final=given,
         again=not packed, want_x=wanted.xs, want_w=of_w, want_r=wanted.r,
+        after=_bits(d is not None for d in d_after),
     )  # fmt: skip
     program = _programs(problem, operands)[1]
     out = iter(plan.call("backward", sum(results.values(), []), args, packing, program, flags))
@@ -203,6 +208,7 @@ class _Plan:
             "want_w": False,
             "want_r": False,
             "want_y": False,
+            "after": 0,
         } | flags
         attributes = dict(
             sizes=np.array(list(flags.values()), np.int32),
@@ -221,6 +227,11 @@ class _Plan:
             return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
 
         return call(launch, args, out)
+
+
+def _bits(flags):
+    """A number with a bit for each flag, the first one's the lowest."""
+    return sum(flag << k for k, flag in enumerate(flags))
 
 
 class _Places(NamedTuple):

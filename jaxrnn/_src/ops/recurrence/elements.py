@@ -9,6 +9,7 @@ import functools
 import math
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 

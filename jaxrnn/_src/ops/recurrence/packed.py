@@ -121,9 +121,10 @@ class Packing:
         x, r = tuple(xs[k] for k in gates), tuple(rs[k] for k in gates)
         return tuple(self.problem.update(state, x, r, **unit))
 
-    def recurrent_part(self, packed):
+    def recurrent_part(self, packed: Packed) -> Array:
         """The gradient of the state's part of all gates, [..., G * H]."""
         if self.whole:
+            assert packed.sums is not None  # every gate is in it
             return packed.sums
         return jnp.concatenate(self._gates(packed.sums, packed.recurrents), -1)
 

@@ -23,6 +23,7 @@ class Problem(NamedTuple):
     implementation: str | None
     batch_first: bool = False  # how xs and ys lie in memory, whatever their axes: a hint
     devices: Any = None  # see `placement.wants_devices`
+    every: bool = False  # whether the states after each step are outputs, after ys
 
 
 class Operands(NamedTuple):
@@ -45,6 +46,11 @@ class Operands(NamedTuple):
     def product_dtype(self) -> Any:
         """The type products are taken in; they are summed in the state's."""
         return promoted(self.xs.dtype, self.w.dtype)
+
+
+def only_last(problem: Problem) -> str | None:
+    """Why an implementation that gives the last states alone can't run it, or None."""
+    return "it does not give the states after each step" if problem.every else None
 
 
 def dot(a: Array, m: Array, operands: Operands) -> Array:

@@ -5,7 +5,7 @@ registers used again. What the programs are made of is in ``native/cpu/operation
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -173,7 +173,7 @@ class _Graph(Nodes):
             instructions.append((self.numbers[name], register[node], *used))
         return Program(
             tuple(instructions),
-            tuple(self.value(n) for n in constants),
+            tuple(cast(float, self.value(n)) for n in constants),
             tuple(register[n] for n in outputs),
             inputs,
             count,

@@ -19,9 +19,9 @@ def in_pieces(forward, problem, operands, wanted, save, target):
 
     def some(state, part):
         given = operands._replace(state=state, **part)
-        *final, ys = forward(problem, given, wanted, save, target)
-        return tuple(final), ys
+        out = forward(problem, given, wanted, save, target)
+        return tuple(out[: problem.states]), out[problem.states :]
 
     timed = {"xs": operands.xs, "mask": operands.mask, "starts": operands.starts}
     state, ys = streaming.run(some, operands.state, timed, size, reverse=problem.reverse)
-    return [*state, ys]
+    return [*state, *ys]

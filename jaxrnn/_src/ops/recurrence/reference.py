@@ -19,7 +19,7 @@ def given(operands: Operands, gates: int, state, x, h):
 
 
 def run(problem: Problem, operands: Operands):
-    """The whole sequence: (*final state, ys)."""
+    """The whole sequence: (*final state, ys), then the states after each step, if wanted."""
     final, ys = scan(
         lambda state, x: step(problem, operands, state, x),
         operands.state,
@@ -28,5 +28,7 @@ def run(problem: Problem, operands: Operands):
         mask=operands.mask,
         starts=operands.starts,
         reverse=problem.reverse,
+        every=problem.every,
     )
-    return (*final, ys)
+    ys, states = ys if problem.every else (ys, ())
+    return (*final, ys, *states)

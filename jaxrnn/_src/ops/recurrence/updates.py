@@ -25,9 +25,10 @@ def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Prog
     Raises:
       Unknown: the update has another operation, or no derivative.
     """
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     return _programs(
         problem.update, problem.gates, problem.states, tuple(sorted(operands.unit)),
-        operands.state[0].dtype, operations, jax.config.jax_enable_x64,
+        operands.state[0].dtype, operations, x64,
     )  # fmt: skip
 
 

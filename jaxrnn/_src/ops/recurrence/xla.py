@@ -41,7 +41,7 @@ def unsupported(problem, operands, target):
 
 
 def forward(problem, operands, wanted, save, target):
-    """Returns (*final state, ys), then what enters the gates and the states before each step."""
+    """Returns the outputs, then what enters the gates and the states before each step."""
     if target.platform in ("cpu", None):
         return _forward(problem, operands, wanted, save, target)
     return in_pieces(_forward, problem, operands, wanted, save, target)
@@ -49,7 +49,8 @@ def forward(problem, operands, wanted, save, target):
 
 def _forward(problem, operands, wanted, save, target):
     packing = Packing(problem, operands.unit)
-    unit = _unit(operands)
+    unit, want_y = _unit(operands), wanted[problem.states]
+    every = wanted[problem.states + 1 :]  # of each state, whether it is wanted after each step
     if target.platform == "tpu":
         operands = _laid_out(operands)
     xs, gates = _gates(packing, operands, target)
@@ -60,14 +61,16 @@ def _forward(problem, operands, wanted, save, target):
             state = select(start, operands.initial, state)
         packed = gates(x, state[0])
         new = packing.update(state, packed, unit)
-        y = select(real, new[0].astype(operands.xs.dtype), 0) if wanted[-1] else None
+        y = select(real, new[0].astype(operands.xs.dtype), 0) if want_y else None
         kept = (packed if problem.residuals == "gates" else (), state[first_kept(operands) :])
-        return select(real, new, state), (y, kept if save else ())
+        new = select(real, new, state)
+        after = [a if want else None for a, want in zip(new, every)]
+        return new, (y, after, kept if save else ())
 
     inputs = (xs, operands.mask, operands.starts)
     run = loops.scan_in_chunks if target.platform in _GPUS else lax.scan
-    final, (ys, kept) = run(step, operands.state, inputs, reverse=problem.reverse)
-    return [*final, ys, *jax.tree.leaves(kept)]
+    final, (ys, after, kept) = run(step, operands.state, inputs, reverse=problem.reverse)
+    return [*final, ys, *after, *jax.tree.leaves(kept)]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -75,9 +78,9 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     del wanted  # what nobody uses, XLA removes
     packing = Packing(problem, operands.unit)
     unit, transposed = _unit(operands), p.recurrent_transposed(operands)
-    *d_final, d_ys = cotangents
+    d_final, (d_ys, *d_after) = cotangents[: problem.states], cotangents[problem.states :]
     packed, states = saved(packing, operands, outputs, residuals)
-    inputs = (tuple(states), d_ys, operands.mask, operands.starts)
+    inputs = (tuple(states), d_ys, d_after, operands.mask, operands.starts)
     gpu = target.platform in _GPUS
 
     pulls, size = None, operands.state[0].size
@@ -86,7 +89,9 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
 
     def step(carry, inputs, packed):
         d_state, d_initial, d_unit = carry
-        (state, d_y, real, start), pull = inputs
+        (state, d_y, d_after, real, start), pull = inputs
+        if d_after:  # also of a step that is not real: the state is held there
+            d_state = tuple(d if a is None else d + a for d, a in zip(d_state, d_after))
         pull = packing.vjp(state, packed, unit) if pull is None else pull
         d_new = d_state
         if d_y is not None:
@@ -130,7 +135,8 @@ def saved(packing, operands, outputs, residuals):
     packed, states = packing.kept(residuals)
     if first_kept(operands):
         first = operands.state[0]
-        states.insert(0, _before(outputs[-1], first, packing.problem.reverse))
+        ys = outputs[packing.problem.states]
+        states.insert(0, _before(ys, first, packing.problem.reverse))
     if packed is None:
         packed = packing.pack(p.project(operands.xs, operands), p.recurrent(states[0], operands))
     return packed, states

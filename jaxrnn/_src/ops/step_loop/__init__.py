@@ -16,11 +16,11 @@ from jaxrnn._src.core.closures import closed_over
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
-from jaxrnn._src.ops.operation import WEIGHT, Operation
+from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.step_loop import reference, xla
 from jaxrnn._src.ops.step_loop.problem import Operands, Problem, split
 
-IMPLEMENTATIONS = {"xla": xla}  # `reference` runs only if asked
+IMPLEMENTATIONS: dict[str, Implementation] = {"xla": xla}  # `reference` runs only if asked
 
 
 def one(step, x, weights, others, state, *, product, bilinear=None):
@@ -96,9 +96,10 @@ _operation = Operation(
     reference=reference.run,
     default=xla,
     choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
-    operand_axes=Operands(
-        xs=1, weights=WEIGHT, others=WEIGHT, state=0, initial=0, mask=1, starts=1
-    )._asdict(),
+    operand_axes={
+        **dict.fromkeys(("weights", "others"), WEIGHT),
+        **{"xs": 1, "state": 0, "initial": 0, "mask": 1, "starts": 1},
+    },
     output_axes=lambda problem: (*(0,) * problem.states, 1),
     residual_axis=1,
     reads=lambda problem, operands: (False,) * (problem.states + 1),

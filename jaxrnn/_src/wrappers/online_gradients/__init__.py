@@ -1,11 +1,12 @@
 """Gradients forward in time: a step has the gradient so far, and the past is not kept."""
 
 import dataclasses
+from typing import Literal
 
 from jax import lax
 
+from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
-from jaxrnn._src.core.cell import check_cell, constructor
 from jaxrnn._src.wrappers.online_gradients import exact, local, rank_one
 
 # How an influence begins, and a step.
@@ -18,7 +19,7 @@ RULES = {
 
 
 @constructor
-def online(cell, rule="rtrl"):
+def online(cell: Cell, rule: Literal["rtrl", "snap1", "eprop", "uoro"] = "rtrl") -> Cell:
     """A cell whose gradients go forward in time: each step's is whole, and needs no past.
 
     The state carries, beside that of ``cell``, the influence of the parameters on it. So the

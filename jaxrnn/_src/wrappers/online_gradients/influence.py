@@ -99,12 +99,14 @@ def _structure(cell, tree, types, features):
 def _traced(cell, params, state, types, features):
     """The jaxpr of a step of one row."""
     sizes = {1, *(n for shape, _ in types for n in shape)} if features is None else {features}
+    why = None
     for size in sorted(sizes):
         x = jax.ShapeDtypeStruct((size,), arithmetic(params))
         try:
             return jax.make_jaxpr(lambda *args: cell.step(*args))(params, state, x)
         except (TypeError, ValueError) as error:
             why = error
+    assert why is not None  # there is a size at least
     raise why
 
 

@@ -104,7 +104,7 @@ def _influenced(params, state, estimate, drawn):
         if not drawn:
             raise ValueError("key: got None, want one: rule 'uoro' draws signs for its gradient")
         batch = count.ndim
-        moved = 0
+        moved = jnp.zeros(())
         for w, t in zip(*map(jax.tree.leaves, (weights, tangents[0]))):
             product = w * jnp.broadcast_to(t.astype(w.dtype), w.shape)
             moved = moved + product.sum(tuple(range(batch, w.ndim)))

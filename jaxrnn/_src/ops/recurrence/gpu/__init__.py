@@ -41,6 +41,8 @@ def unsupported(problem, operands, target):
     missing = launch.missing(target)
     if missing:
         return missing
+    if problem.every:
+        return p.only_last(problem)
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
@@ -57,13 +59,14 @@ def unsupported(problem, operands, target):
         programs(problem, operands, code.OPERATIONS)
     except Unknown as unknown:
         return f"the update has an operation that the kernel has not: {unknown}"
-    plans = [plan(_layer(problem, operands), chip, backward=b) for b in (False, True)]
-    if None in plans:
+    layer = _layer(problem, operands)
+    forth, back = plan(layer, chip, backward=False), plan(layer, chip, backward=True)
+    if forth is None or back is None:
         return (
             f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
             f" blocks of {chip.shared // KIB} KiB"
         )
-    launches = max(plan.launches for plan in plans)
+    launches = max(forth.launches, back.launches)
     if launches > 1 and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
     return None
@@ -206,14 +209,17 @@ class _Plan:
         program, chip = self.program(name), launch.chip(self.target)
         backward = name == "derivative"
         dtype = self.operands.product_dtype.name
-        precise = jax.config.jax_default_matmul_precision not in _ROUNDED
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        precise = precision not in _ROUNDED
         defined = [f"PRODUCT_{dtype.upper()}"]
         defined += [] if backward else ["FORWARD"]
         defined += ["PRECISE"] if precise and dtype == "float32" else []
 
         def run(shapes, args, members, rows):
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
+            assert chip is not None  # `unsupported` said so
             chosen = plan(layer, chip, backward=backward)
+            assert chosen is not None
             text = source.text(
                 program=program, defined=tuple(defined), alone=chosen.alone,
                 constants=constants

@@ -40,6 +40,7 @@ def compiled(source: str, architecture: str = "sm_90") -> tuple[np.ndarray, str]
       Failed: the compiler does not take the source.
     """
     nvrtc, program = library(), ctypes.c_void_p()
+    assert nvrtc is not None  # `launch.missing` said so
     options = [
         f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v",
         "--device-as-default-execution-space",

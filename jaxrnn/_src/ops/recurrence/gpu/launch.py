@@ -4,11 +4,13 @@ import ctypes
 import functools
 import hashlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.recurrence.gpu import compiler, tiling
 from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS
@@ -21,10 +23,10 @@ MOST_POLLS = 1 << 24
 RING = 64  # places of a ring, whose words are emptied half of it ahead: see exchange.cu
 MOST_EXCHANGE = 16 << 20  # bytes of an exchange without a ring: they stay in the L2 cache
 FILE = "JAXRNN_GPU_LIBRARY"  # environment: another library than the installed one
-EMULATED = None  # in tests: runs a kernel's source on a CPU
+EMULATED: Any = None  # in tests: runs a kernel's source on a CPU
 
 
-def missing(target):
+def missing(target: Target) -> str | None:
     """Why no kernel can be made here, or None. For no GPU in particular, all is there."""
     return None if EMULATED or target.chip is None else _loaded()
 
@@ -46,13 +48,13 @@ def _loaded():
     return None
 
 
-def chip(target):
+def chip(target: Target) -> tiling.Chip | None:
     """What the kernel knows of where it will run; None if nothing."""
     if EMULATED:
         return EMULATED.chip
     if target.platform == "gpu" and target.chip is None:
         return min(CHIPS.values())  # of a GPU in general: the least of those it knows
-    return CHIPS.get(target.chip)
+    return None if target.chip is None else CHIPS.get(target.chip)
 
 
 def ring(plan: tiling.Plan, steps: int) -> int:

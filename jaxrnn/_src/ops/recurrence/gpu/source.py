@@ -36,8 +36,8 @@ def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> s
     head, rest = _file("kernel").split("// (the constants)\n")
     common, run = rest.split("// (the products)\n")
     products = _file("alone" if alone else "exchange")
-    defined = [f"#define {word}" for word in defined]
-    return "\n".join([*defined, head, *lines, functions, common, products, run])
+    words = [f"#define {word}" for word in defined]
+    return "\n".join([*words, head, *lines, functions, common, products, run])
 
 
 @functools.cache

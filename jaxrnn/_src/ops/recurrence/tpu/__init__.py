@@ -28,6 +28,7 @@ def unsupported(problem, operands, target):
         types=(operands.xs.dtype.name, operands.state[0].dtype.name),
         specs="in_specs=(P(), P(None, 'batch')), out_specs=P(None, 'batch')",
     )  # fmt: skip
+    why = why or p.only_last(problem)
     if why is not None or operands.state[0].size == 0:
         return why
     if bound(problem.update):

@@ -98,13 +98,14 @@ def forward(plan, arrays, y, *, save, first_kept):
         "states": [_over_time(plan)] * kept * bool(save),
     }
 
-    def kernel(ref, out, gates_in=None, h=None):
+    def kernel(ref, out, gates_in: Any = None, h: Any = None):
         @pl.when(pl.program_id(1) == 0)
         def _():
             _put(out["final"], _get(ref["state"]))
 
         if projects:
-            _project(plan, ref["x"][0], *ref["w"], gates_in)
+            w, b = ref["w"]
+            _project(plan, ref["x"][0], w, b, gates_in)
         else:
             (gates_in,) = ref["x"]
         (r,) = ref["r"]
@@ -197,7 +198,7 @@ def backward(plan, arrays, *, starts, used):
         "d_gates": [_over_time(plan, n, plan.product) for n in packing.sizes],
     }
 
-    def kernel(ref, out, through=None):
+    def kernel(ref, out, through: Any = None):
         @pl.when(pl.program_id(1) == 0)
         def _():
             _put(out["d_state"], _get(ref["d_state"]))

@@ -35,7 +35,8 @@ class Layout:
         heads = operands.r.shape[0] if operands.r.ndim == 4 else 1
         self.lanes = lanes(operands.w.shape[2], problem.gates, heads)
         self.total, self.product = operands.state[0].dtype, operands.product_dtype
-        if target.platform == "tpu" and jax.config.jax_default_matmul_precision in _ROUNDED:
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        if target.platform == "tpu" and precision in _ROUNDED:
             self.product = jnp.dtype(jnp.bfloat16)
         self._fit(tiles.vmem(target.chip))
 

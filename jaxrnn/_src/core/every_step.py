@@ -1,0 +1,42 @@
+"""The states after each step, of any cell."""
+
+import inspect
+from typing import Any
+
+from jaxrnn._src.core import dispatch, inputs
+from jaxrnn._src.core.compile_once import kept_by
+from jaxrnn._src.core.sequence import resets, scan
+from jaxrnn._src.core.sharding import varying
+
+
+def run(cell: Any, *args: Any, every: bool, **initial: Any) -> tuple[Any, Any]:
+    """A cell's ``unroll``; if ``every``, its ys are ``(ys, states)``, each [T, ...batch, ...].
+
+    If the cell's ``unroll`` takes ``every``, it makes the states on its way. Else the cell's step
+    is scanned.
+    """
+    if not every:
+        return cell.unroll(*args, **initial)
+    if "every" in inspect.signature(cell.unroll).parameters:
+        return cell.unroll(*args, every=True, **initial)
+    return kept_by(cell, _scanned, "reverse", "implementation")(*args, **initial)
+
+
+def _scanned(cell, params, state, xs, mask, starts, reverse, key, implementation, initial=None):
+    dispatch.only_reference(
+        "scan of step", f"{cell!r} does not give the states after each step", implementation
+    )
+    initial = cell.initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
+    state = initial if state is None else state
+    given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
+    params, state, initial, xs, mask, starts = given
+    return scan(
+        lambda state, x: cell.step(params, state, x, key),
+        state,
+        xs,
+        initial=initial,
+        mask=mask,
+        starts=starts,
+        reverse=reverse,
+        every=True,
+    )
