@@ -166,8 +166,9 @@ def _microseconds_alone(*, backward, gates, work, depth):
     """What a step takes, about: predicted, for an H100 at 1.7 GHz, and not yet measured.
 
     A barrier, the trip through shared memory and the waits in between: 250 cycles. A matrix
-    instruction keeps its quarter of a multiprocessor busy for 8 cycles. Two rows and two units of
-    a thread take 4 times some 16 instructions a gate, and half as many again backward.
+    instruction keeps its quarter of a multiprocessor busy for 8 cycles. Of other instructions,
+    there are some 20 for each gate of a unit, and 35 backward, as ``python -m benchmarks
+    registers`` counts them.
 
     Args:
       backward: the kernel.
@@ -176,7 +177,7 @@ def _microseconds_alone(*, backward, gates, work, depth):
       depth: of a gate's products, in pieces.
     """
     multiplied = work / 4 * gates * depth * 2 * 8
-    updated = work / 4 * 4 * gates * (24 if backward else 16)
+    updated = work / 4 * 4 * gates * (35 if backward else 20)
     return (250 + max(multiplied, 150) + updated) / 1700
 
 
