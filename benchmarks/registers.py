@@ -27,17 +27,13 @@ import jax.numpy as jnp
 
 import jaxrnn
 from benchmarks.shared import display, machine, record
-from jaxrnn._src.ops.recurrence.gpu import compiler, launch, tiling
-from jaxrnn._src.ops.recurrence.gpu.tiling import KIB, Chip
+from jaxrnn._src.ops.recurrence.gpu import chips, compiler, launch, tiling
 
-# A GPU of each architecture.
-CHIPS = {
-    "sm_90a": Chip(132, 227 * KIB),  # H100 SXM, H200
-    "sm_80": Chip(108, 163 * KIB),  # A100
-    "sm_89": Chip(128, 99 * KIB),  # RTX 4090
-    "sm_100": Chip(148, 227 * KIB),  # B200
-    "sm_120": Chip(170, 99 * KIB),  # RTX 5090
-}
+GPUS = (  # one of each architecture
+    "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "NVIDIA B200",
+    "NVIDIA GeForce RTX 5090",
+)  # fmt: skip
+CHIPS = {chips.CHIPS[name].architecture: chips.CHIPS[name] for name in GPUS}
 CELLS = {"lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
 PRODUCTS = {  # the type of a layer, and JAX's precision of its products
     "bfloat16": ("bfloat16", "default"),

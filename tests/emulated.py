@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from instead import instead
 
-from jaxrnn._src.ops.recurrence.gpu import launch, tiling
-from jaxrnn._src.ops.recurrence.gpu.tiling import Chip
+from jaxrnn._src.ops.recurrence.gpu import chips, launch, tiling
+from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
 HEADER = pathlib.Path(__file__).with_name("emulate.h")
 _ONE_AT_A_TIME = threading.Lock()
@@ -150,10 +150,8 @@ def emulated(
 class Made:
     """In place of a GPU, kernels are made and not run."""
 
-    chip = tiling.CHIPS["NVIDIA H200"]
-
-    def __init__(self):
-        self.texts, self.numbers = [], []
+    def __init__(self, chip):
+        self.chip, self.texts, self.numbers = chip, [], []
 
     def __call__(self, text, shapes, args, numbers, **attributes):
         self.texts.append(text)
@@ -163,8 +161,8 @@ class Made:
 
 
 @contextlib.contextmanager
-def made():
-    """Inside, implementation "gpu" is lowered on a CPU, as for an H200: what is made for it."""
-    found = Made()
+def made(chip=chips.CHIPS["NVIDIA H200"]):
+    """Inside, implementation "gpu" is lowered on a CPU, as for a chip: what is made for it."""
+    found = Made(chip)
     with instead((launch, "EMULATED", found)):
         yield found

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from cases import BASE, GATED, REFERENCE, TOLERANCE, Case, Shape, cotangents, error, example
 from emulated import emulated, made, run_text
+from instead import instead
 from laws import options, value_and_grads, wide
 
 import jaxrnn
 from jaxrnn._src.core import lowering_target
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.ops.recurrence.gpu import code, tiling
+from jaxrnn._src.ops.recurrence import cpu
+from jaxrnn._src.ops.recurrence.gpu import chips, code, tiling
 
 CELLS = (
     "elman", "lstm", "lstm_heads", "gru", "gru_heads", "mgu", "candidate_first", "peephole",
@@ -125,7 +127,7 @@ def test_as_many_warps_as_on_a_gpu():
 
 def test_weights_in_shared_memory():
     """What registers cannot hold lies there."""
-    layer, chip = tiling.Layer(4, 4, 130, 1, 3), tiling.CHIPS["NVIDIA H200"]
+    layer, chip = tiling.Layer(4, 4, 130, 1, 3), chips.CHIPS["NVIDIA H200"]
     before = tiling.plan(layer, chip, backward=False)
     with emulated(held=8):
         assert tiling.plan(layer, chip, backward=False).shared > before.shared
@@ -255,9 +257,58 @@ def test_sharded_rows_stay_where_they_are():
     with made() as found:
         program = run.lower(e.params, jax.device_put(e.xs, rows)).compile()
     assert "all-gather" not in program.as_text()
-    *_, last = found.numbers  # before, they are made for all rows, to see what comes out
-    _, _, _, _, _, count, _, _ = last
-    assert count == 2
+    assert len(found.numbers) == 2  # and none is made for all rows, to see what comes out
+    assert all(count == 2 for _, _, _, _, _, count, _, _ in found.numbers)
+
+
+def made_for_a_gpu(function, *args):
+    """What is made when a function is lowered for a GPU, by the kernel's own choice."""
+    with made() as found:
+        jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",))
+    return found.numbers
+
+
+def test_rows_are_those_of_a_device():
+    """Eight devices with 64 rows each run what one of them can, and one does not run 512."""
+    cell = jaxrnn.lstm(1024)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), params)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
+    run = lambda params, xs: jaxrnn.unroll(cell, params, xs)[1].astype(jnp.float32).sum()
+    grad = jax.grad(run)
+    xs = jax.ShapeDtypeStruct((3, 512, 8), jnp.bfloat16)
+    assert not made_for_a_gpu(grad, params, xs)
+    divided = jax.ShapeDtypeStruct(xs.shape, xs.dtype, sharding=rows)
+    with made() as found, instead((cpu, "unsupported", lambda *_: "it is a GPU here")):
+        jax.jit(grad).lower(params, divided).compile()
+    assert len(found.numbers) == 2
+    for _, at_once, _, _, _, count, _, groups in found.numbers:
+        assert count == 64 and at_once == groups
+
+
+@pytest.mark.parametrize(
+    ("hidden", "members", "steps", "at_once"),
+    [(512, (64,), 3, False), (64, (4, 16), 3, True), (512, (64,), 100_000, None)],
+)
+def test_members_are_one_call(hidden, members, steps, at_once):
+    """In one launch where all are on the chip at once, else in few; None: they would exchange too
+    much, though one of them would not."""
+    cell = jaxrnn.lstm(hidden)
+    like = lambda p, sizes: jax.ShapeDtypeStruct((*sizes, *p.shape), jnp.bfloat16)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
+    one, all_of_them = (
+        jax.tree.map(functools.partial(like, sizes=sizes), params) for sizes in ((), members)
+    )
+    xs = jax.ShapeDtypeStruct((steps, 4, 8), jnp.bfloat16)
+    run = jax.grad(lambda p, xs: jaxrnn.unroll(cell, p, xs)[1].astype(jnp.float32).sum())
+    assert len(made_for_a_gpu(run, one, xs)) == 2
+    for _ in members:
+        run = jax.vmap(run, (0, None))
+    calls = made_for_a_gpu(run, all_of_them, xs)
+    assert len(calls) == (0 if at_once is None else 2)
+    for _, most, _, _, _, _, _, groups in calls:
+        assert groups == 64 and (most == groups) == at_once
 
 
 LAYERS = [
@@ -272,7 +323,7 @@ LAYERS = [
 @pytest.mark.parametrize("backward", (False, True))
 def test_plans_fit(backward):
     """Every row and every unit is somebody's, and all blocks of a launch run at once."""
-    chip = tiling.CHIPS["NVIDIA H200"]
+    chip = chips.CHIPS["NVIDIA H200"]
     for layer in LAYERS:
         plans = tiling.plans(layer, chip, backward)
         assert plans, layer

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import sys
 
 import jax
 import pytest
@@ -36,3 +37,28 @@ def test_calls(driver):
     include = "-isystem", jax.ffi.include_dir()
     build(HERE / "driven.cc", "-o", program, "-ldl", *include)
     with_stub(driver, [program])
+
+
+ASK = """
+from jaxrnn._src.ops.recurrence.gpu import compiler, library
+
+compiler.library = lambda: "some NVRTC"
+assert library.missing() is None, library.missing()
+print(*library.facts(0), sep=",")
+print(library.facts(1))
+"""
+
+
+def test_facts(driver):
+    """As Python gets them; of a process that MPS confines, the multiprocessors it may use."""
+    gpu = driver / "gpu.so"
+    build(
+        "-fPIC", "-shared", "-fvisibility=hidden", HERE.parent / "native/gpu/gpu.cc", "-o", gpu,
+        "-ldl", "-isystem", jax.ffi.include_dir(),
+    )  # fmt: skip
+    said = with_stub(
+        driver, [sys.executable, "-c", ASK], JAXRNN_GPU_LIBRARY=str(gpu), STUB_DRIVER="12080",
+        STUB_CAPABILITY="89", STUB_MULTIPROCESSORS="142", STUB_SHARED="101376",
+        STUB_AFFINITY="71", STUB_COOPERATIVE="0",
+    )  # fmt: skip
+    assert said.splitlines() == ["12080,89,71,101376,0", "as the stub wants"]

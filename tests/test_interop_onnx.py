@@ -276,6 +276,14 @@ def test_alpha_of_a_thresholded_relu():
     assert theirs.ravel().tolist() == [0, 0, 1.5]
 
 
+def test_the_operators_defaults():
+    """LSTM has no P, and no input_forget, unless a model says so."""
+    params = onnx_lstm(4).init(jax.random.key(0), 3)
+    assert {name: a.shape for name, a in params.items()} == {
+        "w": (3, 4, 4), "r": (4, 4, 4), "b": (4, 4)
+    }  # fmt: skip
+
+
 def test_a_length_of_zero():
     """ONNX Runtime gives zeros for the final state of an empty row; by the text it is the last
     output, of which there is none. We give back the initial state."""

@@ -17,12 +17,14 @@ class Target(NamedTuple):
       chip: ``jax.Device.device_kind``; None if unknown.
       devices: over how many XLA divides the arrays; 1 inside of ``jax.shard_map``.
       exported: the program is kept, to run elsewhere.
+      members: of an ensemble, those that run at once, by ``jax.vmap`` over weights.
     """
 
     platform: str | None
     chip: str | None = None
     devices: int = 1
     exported: bool = False
+    members: int = 1
 
 
 def of_lowering(platform, context):

@@ -386,7 +386,11 @@ class Operation:
             return shapes(avals, tuple(sorted(parameters.items(), key=lambda p: p[0])))
 
         def lower(platform, context, *args, **parameters):
-            function = build(of_lowering(platform, context) if platform else PLAIN, **parameters)
+            target = PLAIN
+            if platform:
+                members = _members(context.avals_in, parameters["maps"])
+                target = of_lowering(platform, context)._replace(members=members)
+            function = build(target, **parameters)
             return mlir.lower_fun(function, multiple_results=True)(context, *args)
 
         primitive.def_impl(evaluate)
@@ -440,6 +444,15 @@ def _mapped(function, maps, sums=()):
         kept = sums[level] if sums else None
         function = functools.partial(_sum_unmapped, mapped, kept)
     return function
+
+
+def _members(args, maps):
+    """How many runs of a function ``_mapped`` makes of one."""
+    count = 1
+    for depth, flags in enumerate(maps):
+        first = flags.index(True)
+        count *= args[first].shape[sum(level[first] for level in maps[:depth])]
+    return count
 
 
 def _sum_unmapped(mapped, kept, *args):

@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
-from jaxrnn._src.ops.recurrence.gpu import code, launch, source, tiling
-from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS, KIB, Layer, plan
+from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, source, tiling
+from jaxrnn._src.ops.recurrence.gpu.chips import KIB
+from jaxrnn._src.ops.recurrence.gpu.tiling import Layer, plan
 from jaxrnn._src.ops.recurrence.packed import Packed, Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
 from jaxrnn._src.ops.recurrence.projected import in_pieces
@@ -35,15 +36,13 @@ def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
     if target.platform not in ("cuda", "gpu") and not launch.EMULATED:
         return f"it is for NVIDIA GPUs, not for {target.platform}"
+    why = launch.why_not(target)
+    if why:
+        return why
     chip = launch.chip(target)
-    if chip is None:
-        return f"the kernel knows {', '.join(CHIPS)}; this is {target.chip or 'an unknown chip'}"
-    missing = launch.missing(target)
-    if missing:
-        return missing
     if problem.every:
         return p.only_last(problem)
-    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2])
+    sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2], target.members)
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
     if operands.state[0].dtype != jnp.float32:
@@ -59,22 +58,30 @@ def unsupported(problem, operands, target):
         programs(problem, operands, code.OPERATIONS)
     except Unknown as unknown:
         return f"the update has an operation that the kernel has not: {unknown}"
-    layer = _layer(problem, operands)
-    forth, back = plan(layer, chip, backward=False), plan(layer, chip, backward=True)
+    # Those of one device. XLA says only later whether it divides rows over all of them; if it does
+    # not, the kernel is launched for some after others.
+    rows = -(-math.prod(operands.xs.shape[1:-1]) // target.devices)
+    one = _layer(problem, operands, 1, rows)
+    forth, back = plan(one, chip, backward=False), plan(one, chip, backward=True)
     if forth is None or back is None:
         return (
             f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
             f" blocks of {chip.shared // KIB} KiB"
         )
+    # Launches for more and more members follow one another. That costs no more than XLA's loop,
+    # which reads the weights of all of them at each step; with more and more rows it would. A block
+    # that has all units reads its weights once, and nothing waits for it.
     launches = max(forth.launches, back.launches)
-    if launches > 1 and problem.implementation is None:
+    alone = forth.alone and back.alone
+    if launches > 1 and not alone and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
+    if problem.implementation is None:
+        return chips.unconfirmed(chip)
     return None
 
 
-def _layer(problem, operands, members=1, rows=None):
+def _layer(problem, operands, members, rows):
     heads = operands.r.shape[0] if operands.r.ndim == 4 else 1
-    rows = rows or math.prod(operands.xs.shape[1:-1])
     hidden = operands.w.shape[2]
     size = operands.product_dtype.itemsize
     return Layer(size, problem.gates, hidden // heads, heads * members, rows)
@@ -217,7 +224,6 @@ class _Plan:
 
         def run(shapes, args, members, rows):
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
-            assert chip is not None  # `unsupported` said so
             chosen = plan(layer, chip, backward=backward)
             assert chosen is not None
             text = source.text(
@@ -227,7 +233,9 @@ class _Plan:
                 | {"WARPS": chosen.warps, "RING": launch.ring(chosen, self.time)}
                 | {"ENSEMBLE": math.prod(members) > 1},
             )  # fmt: skip
-            return launch.call(text, chosen, layer, shapes, args, members, self.time)
+            return launch.call(
+                text, chip.architecture, chosen, layer, shapes, args, members, self.time
+            )
 
         out = iter(call(run, sum(arguments.values(), []), sum(results.values(), [])))
         return {key: [next(out) for _ in some] for key, some in results.items()}

@@ -8,6 +8,8 @@ import os
 
 import numpy as np
 
+OPTIONS = ("--std=c++17", "--ptxas-options=-v", "--device-as-default-execution-space")
+
 
 class Failed(Exception):
     """The compiler's own words."""
@@ -32,6 +34,26 @@ def _candidates():
     yield from ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 
 
+@functools.cache
+def version() -> tuple[int, int]:
+    """NVRTC's, which is that of its CUDA."""
+    nvrtc, major, minor = library(), ctypes.c_int(), ctypes.c_int()
+    assert nvrtc is not None
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
+@functools.cache
+def capabilities() -> tuple[int, ...]:
+    """The compute capabilities for which it compiles, 10 * major + minor each."""
+    nvrtc, count = library(), ctypes.c_int()
+    assert nvrtc is not None
+    nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    found = (ctypes.c_int * count.value)()
+    nvrtc.nvrtcGetSupportedArchs(found)
+    return tuple(found)
+
+
 @functools.lru_cache(256)
 def compiled(source: str, architecture: str = "sm_90") -> tuple[np.ndarray, str]:
     """Machine code, as numbers of 32 bits, and what the assembler says of it.
@@ -40,11 +62,8 @@ def compiled(source: str, architecture: str = "sm_90") -> tuple[np.ndarray, str]
       Failed: the compiler does not take the source.
     """
     nvrtc, program = library(), ctypes.c_void_p()
-    assert nvrtc is not None  # `launch.missing` said so
-    options = [
-        f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v",
-        "--device-as-default-execution-space",
-    ]  # fmt: skip
+    assert nvrtc is not None  # `library.missing` said so
+    options = [f"--gpu-architecture={architecture}", *OPTIONS]
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:
         flags = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))

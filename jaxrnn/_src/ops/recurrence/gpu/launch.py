@@ -1,7 +1,9 @@
-"""A kernel's call: code and numbers for ``native/gpu/gpu.cc``, which hands them to the driver."""
+"""A kernel's call: code and numbers for ``native/gpu/gpu.cc``, which hands them to the driver.
 
-import ctypes
-import functools
+A call is a primitive, so a kernel is compiled when it is lowered. To know the shapes of results,
+as for arrays before they are divided over devices, compiles nothing.
+"""
+
 import hashlib
 import math
 from typing import Any
@@ -9,52 +11,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.ops import native
-from jaxrnn._src.ops.recurrence.gpu import compiler, tiling
-from jaxrnn._src.ops.recurrence.gpu.tiling import CHIPS
+from jaxrnn._src.ops.recurrence.gpu import chips, cubins, library, tiling
+from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
 MOST_ARRAYS = 48  # of a kernel: see native/gpu/gpu.cc
-FLAG = 128  # bytes before the exchange: see kernel.cu
+FLAG = 128  # bytes before the exchange: see exchange.cu
 # How often a thread polls in vain before it gives up; some ten seconds, far more than anything
 # that comes takes.
 MOST_POLLS = 1 << 24
 RING = 64  # places of a ring, whose words are emptied half of it ahead: see exchange.cu
 MOST_EXCHANGE = 16 << 20  # bytes of an exchange without a ring: they stay in the L2 cache
-FILE = "JAXRNN_GPU_LIBRARY"  # environment: another library than the installed one
 EMULATED: Any = None  # in tests: runs a kernel's source on a CPU
 
 
-def missing(target: Target) -> str | None:
-    """Why no kernel can be made here, or None. For no GPU in particular, all is there."""
-    return None if EMULATED or target.chip is None else _loaded()
-
-
-@functools.cache
-def _loaded():
-    """Loads the library once and tells XLA of its function; why not, or None."""
-    if compiler.library() is None:
-        return "there is no NVRTC (nvidia-cuda-nvrtc), which comes with jax[cuda12] or jax[cuda13]"
-    found = native.file("gpu.so", FILE)
-    if found is None:
-        return native.why_none("gpu.so")
-    try:
-        lib = ctypes.CDLL(str(found))
-    except OSError as error:
-        return f"its library cannot be loaded: {error}"
-    handler = jax.ffi.pycapsule(lib.jaxrnn_gpu)
-    jax.ffi.register_ffi_target("jaxrnn_gpu", handler, platform="CUDA")
-    return None
-
-
-def chip(target: Target) -> tiling.Chip | None:
-    """What the kernel knows of where it will run; None if nothing."""
+def why_not(target: Target) -> str | None:
+    """Why no kernel can be made for a target or launched there, or None."""
     if EMULATED:
-        return EMULATED.chip
-    if target.platform == "gpu" and target.chip is None:
-        return min(CHIPS.values())  # of a GPU in general: the least of those it knows
-    return None if target.chip is None else CHIPS.get(target.chip)
+        return None
+    # For no GPU in particular, all is there.
+    missing = None if target.chip is None else library.missing()
+    found = missing or chips.find(target)
+    return found if isinstance(found, str) else None
+
+
+def chip(target: Target) -> Chip:
+    """What a kernel may take on a target, for which there is no ``why_not``."""
+    found = EMULATED.chip if EMULATED else chips.find(target)
+    assert isinstance(found, Chip)
+    return found
 
 
 def ring(plan: tiling.Plan, steps: int) -> int:
@@ -62,7 +50,7 @@ def ring(plan: tiling.Plan, steps: int) -> int:
     return RING if steps > RING and steps * plan.exchange > MOST_EXCHANGE else 0
 
 
-def call(text, plan, layer, shapes, args, members, steps):
+def call(text, architecture, plan, layer, shapes, args, members, steps):
     """Runs a kernel's source on arrays [...members, ...]; gives arrays like ``shapes``."""
     levels = len(members)
 
@@ -84,13 +72,35 @@ def call(text, plan, layer, shapes, args, members, steps):
         blocks=plan.blocks, at_once=plan.at_once, threads=32 * plan.warps, shared=plan.shared,
         steps=steps, rows=layer.rows, tiles=plan.tiles, groups=layer.groups * plan.tiles,
     )  # fmt: skip
-    numbers = np.array(list(numbers.values()), np.int64)
-    members = np.array([*map(stride, (*args, *shapes)), 0], np.int64)
-    if EMULATED:
-        return EMULATED(text, [*shapes, exchange], args, numbers=numbers, members=members)[:-1]
-    code, _ = compiler.compiled(text)
-    hashed = np.frombuffer(hashlib.sha256(code).digest()[:16], np.int64)  # what loaded code has
-    out = jax.ffi.ffi_call("jaxrnn_gpu", [*shapes, exchange])(
-        *args, code=code, members=members, numbers=np.concatenate([numbers, hashed])
-    )
+    out = _kernel.bind(
+        *args, text=text, architecture=architecture, shapes=(*shapes, exchange),
+        members=(*map(stride, (*args, *shapes)), 0), numbers=tuple(numbers.values()),
+    )  # fmt: skip
     return out[:-1]
+
+
+_kernel = Primitive("jaxrnn_gpu")
+_kernel.multiple_results = True
+
+
+@_kernel.def_abstract_eval
+def _shapes(*avals, shapes, **_):
+    return jax.make_jaxpr(jax.ffi.ffi_call("jaxrnn_gpu", shapes))(*avals).out_avals
+
+
+def _lower(context, *args, text, architecture, shapes, members, numbers):
+    members, numbers = np.array(members, np.int64), np.array(numbers, np.int64)
+
+    def run(*args):
+        if EMULATED:
+            return EMULATED(text, shapes, args, numbers=numbers, members=members)
+        code = cubins.machine_code(text, architecture)
+        hashed = np.frombuffer(hashlib.sha256(code.tobytes()).digest()[:16], np.int64)
+        return jax.ffi.ffi_call("jaxrnn_gpu", shapes)(
+            *args, code=code, members=members, numbers=np.concatenate([numbers, hashed])
+        )
+
+    return mlir.lower_fun(run, multiple_results=True)(context, *args)
+
+
+mlir.register_lowering(_kernel, _lower)

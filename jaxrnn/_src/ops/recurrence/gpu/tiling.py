@@ -6,7 +6,8 @@ The constants and formulas are those of ``exchange.cu`` and ``alone.cu``.
 import math
 from typing import NamedTuple
 
-KIB = 1 << 10
+from jaxrnn._src.ops.recurrence.gpu.chips import Chip
+
 WARPS = 8  # of a block: more would leave a thread fewer than 255 registers
 ALONE = True  # whether a block may have all units of a head
 _PIECE = 64  # bytes of K that two matrix instructions take
@@ -15,23 +16,6 @@ _MOST_WARPS, _MOST_ALONE, _MOST_USED = 8, 128, 200  # of a block that is alone; 
 _MOST_SUMS = 64  # registers of sums in a thread
 _MOST_UNITS = 4  # of a thread
 _REGISTERS = 1 << 16  # of a multiprocessor
-
-
-class Chip(NamedTuple):
-    """What a kernel may take: blocks at a time, and the bytes of shared memory of each."""
-
-    blocks: int
-    shared: int
-
-
-_HOPPER = Chip(132, 227 * KIB)
-CHIPS = {
-    "NVIDIA H100 80GB HBM3": _HOPPER,
-    "NVIDIA H100 NVL": _HOPPER,
-    "NVIDIA H100 PCIe": Chip(114, 227 * KIB),
-    "NVIDIA H200": _HOPPER,
-    "NVIDIA GH200 480GB": _HOPPER,
-}
 
 
 class Layer(NamedTuple):

@@ -1,0 +1,128 @@
+"""Which GPUs the kernel runs on, and where its machine code is kept."""
+
+import os
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from instead import instead
+
+import jaxrnn
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.recurrence.gpu import chips, compiler, cubins, library
+from jaxrnn._src.ops.recurrence.gpu.chips import CHIPS, KIB, Chip
+from jaxrnn._src.ops.recurrence.gpu.library import Facts
+
+HOPPER = Facts(cuda=13000, capability=90, multiprocessors=132, shared=227 * KIB, cooperative=1)
+ALL = 80, 89, 90, 100, 120
+
+
+def found(*facts, name="a name", capabilities=ALL, version=(13, 0)):
+    """What is found out of GPUs, each with its facts."""
+    devices = [
+        types.SimpleNamespace(device_kind="a name", local_hardware_id=i) for i in range(len(facts))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chips, "_devices", lambda: devices)
+        patch.setattr(library, "facts", lambda ordinal: facts[ordinal])
+        patch.setattr(compiler, "version", lambda: version)
+        patch.setattr(compiler, "capabilities", lambda: capabilities)
+        return chips.find(Target("cuda", name))
+
+
+def test_a_chip_is_what_the_driver_says():
+    """Whatever its name is; of several, what all have; of a part of one, that part."""
+    assert found(HOPPER) == Chip(132, 227 * KIB, 90)
+    part = HOPPER._replace(multiprocessors=16)
+    assert found(HOPPER, part) == Chip(16, 227 * KIB, 90)
+    ada = Facts(12040, 89, 58, 99 * KIB, 1)
+    assert found(ada, version=(12, 9)) == Chip(58, 99 * KIB, 89)
+    assert found(ada, version=(12, 9)).architecture == "sm_89"
+
+
+@pytest.mark.parametrize(
+    ("facts", "given", "why"),
+    [
+        (HOPPER._replace(cooperative=0), {}, "no cooperative kernels"),
+        (HOPPER._replace(capability=75), {}, "needs 8.0 as compute capability; this is compute"),
+        (HOPPER._replace(cuda=12090), {}, "NVRTC is of CUDA 13.0, and the driver knows CUDA 12.9"),
+        (HOPPER._replace(capability=100), {"capabilities": (80, 90)}, "nothing for compute"),
+        ("no device", {}, "CUDA's driver says nothing of it: no device"),
+        (HOPPER, {"name": "another"}, "no another is here to be asked"),
+    ],
+)
+def test_what_cannot_be_launched_is_known_before(facts, given, why):
+    assert why in found(facts, **given)
+
+
+def test_a_driver_may_be_newer_and_a_minor_version_older():
+    assert isinstance(found(HOPPER, version=(12, 9)), Chip)
+    assert isinstance(found(HOPPER, version=(13, 2)), Chip)
+
+
+def test_a_table_has_what_is_not_here():
+    """Every GPU of it holds a common layer; those of other architectures run it on request."""
+    device = lambda name: types.SimpleNamespace(platform="gpu", device_kind=name)
+    cell = jaxrnn.lstm(256)
+    params, xs = cell.init(jax.random.key(0), 8), jnp.ones((3, 4, 8))
+    nothing_missing = (library, "missing", lambda: None)
+    with instead(nothing_missing, (compiler, "capabilities", lambda: ALL)):
+        for name, chip in CHIPS.items():
+            asked = jaxrnn.explain(cell, params, xs, platform=device(name), implementation="gpu")
+            assert asked.choices[0].runs == "gpu"
+            (choice,) = jaxrnn.explain(cell, params, xs, platform=device(name)).choices
+            assert choice.runs == ("gpu" if chip.capability == 90 else "xla")
+            assert choice.runs == "gpu" or "has run it yet" in choice.others["gpu"]
+        (choice,) = jaxrnn.explain(cell, params, xs, platform=device("NVIDIA T4")).choices
+        assert "no NVIDIA T4 is here to be asked" in choice.others["gpu"]
+
+
+@pytest.fixture
+def compiling(tmp_path, monkeypatch):
+    """What is compiled, with machine code that tells one source from another."""
+    made = []
+
+    def compiled(source, architecture):
+        made.append((source, architecture))
+        return np.frombuffer(f"{source}{architecture}".encode().ljust(64), np.int32), ""
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler, "compiled", compiled)
+    monkeypatch.setattr(compiler, "version", lambda: (13, 0))
+    yield made
+    cubins.machine_code.cache_clear()
+
+
+def code(*given):
+    """As a new process gets it."""
+    cubins.machine_code.cache_clear()
+    return cubins.machine_code(*given).tobytes()
+
+
+def test_a_kernel_is_compiled_once(compiling, tmp_path, monkeypatch):
+    first = code("a", "sm_90")
+    assert code("a", "sm_90") == first and compiling == [("a", "sm_90")]
+    others = ("b", "sm_90"), ("a", "sm_80")
+    assert len({first, *(code(*other) for other in others)}) == 3
+    assert compiling == [("a", "sm_90"), *others]
+    monkeypatch.setattr(compiler, "version", lambda: (13, 1))
+    code("a", "sm_90")
+    assert len(compiling) == 4
+    assert len(list(tmp_path.rglob("*"))) == 2 + 4  # folders and kernels, no temporary file
+
+
+@pytest.mark.parametrize("left", [0, 20, 40])
+def test_a_file_that_was_cut_off_is_made_anew(compiling, tmp_path, left):
+    whole = code("a", "sm_90")
+    (path,) = tmp_path.rglob("*.cubin")
+    os.truncate(path, left)
+    for _ in range(2):
+        assert code("a", "sm_90") == whole and len(compiling) == 2
+
+
+def test_a_folder_that_is_none_costs_time_alone(compiling, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert code("a", "sm_90") == code("a", "sm_90") and len(compiling) == 2
