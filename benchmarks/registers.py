@@ -8,7 +8,6 @@ compiler are the same.
 
 import argparse
 import contextlib
-import ctypes
 import datetime
 import glob
 import hashlib
@@ -133,7 +132,7 @@ def compiled(text, architecture) -> dict:
     stack, *spilled = map(int, _SAID.search(log).groups())
     return {
         "registers": int(_REGISTERS.search(log)[1]), "stack": stack, "spilled": spilled,
-        "loop": loop(_lines(code))._asdict() if disassembler() else None,
+        "loop": loop(lines(_disassembled(code)))._asdict() if disassembler() else None,
     }  # fmt: skip
 
 
@@ -154,13 +153,16 @@ class Loop(NamedTuple):
     spilled_in_loop: int
 
 
-def _lines(code) -> list[str]:
-    """Instructions and labels."""
+def _disassembled(code) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code.tobytes())
         file.flush()
         command = [disassembler(), "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def lines(text) -> list[str]:
+    """Instructions and labels of what nvdisasm prints."""
     found = re.findall(r"^(\.L_x_\d+:|\s+/\*[0-9a-f]{4,}\*/\s+.*;)", text, re.MULTILINE)
     return [re.sub(r"\s*/\*.*?\*/\s*|;", "", line).strip() for line in found]
 
@@ -239,7 +241,7 @@ def main(argv=None):
         console.print("NVRTC is not installed: pip install nvidia-cuda-nvrtc", markup=False)
         return 1
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
-    path, version = chosen.out / "registers.json", nvrtc()
+    path, version = chosen.out / "registers.json", ".".join(map(str, compiler.version()))
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     old = before.get("rows", ()) if before.get("nvrtc") == version else ()
     known = {(row["architecture"], row.get("source")): row for row in old}
@@ -250,18 +252,12 @@ def main(argv=None):
             with step(str(case)) as done:
                 found = measure(case, known)
                 rows |= {_key(row): row for row in found}
+                known |= {(row["architecture"], row.get("source")): row for row in found}
                 record.save(path, _content(version, rows.values()))
                 done(" | ".join(map(_figures, found)))
     console.print(table(rows.values()))
     console.print(f"\nwritten: {path}", markup=False)
     return 0
-
-
-def nvrtc() -> str:
-    """NVRTC's version."""
-    numbers = ctypes.c_int(), ctypes.c_int()
-    compiler.library().nvrtcVersion(*map(ctypes.byref, numbers))
-    return ".".join(str(n.value) for n in numbers)
 
 
 def _content(version, rows):

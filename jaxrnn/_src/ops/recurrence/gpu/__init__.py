@@ -69,8 +69,8 @@ def unsupported(problem, operands, target):
             f" blocks of {chip.shared // KIB} KiB"
         )
     # Launches for more and more members follow one another. That costs no more than XLA's loop,
-    # which reads the weights of all of them at each step; with more and more rows it would. A block
-    # that has all units reads its weights once, and nothing waits for it.
+    # which reads the weights of all of them at each step; with more and more rows it would. Blocks
+    # that have all units do not wait for each other anyway.
     launches = max(forth.launches, back.launches)
     alone = forth.alone and back.alone
     if launches > 1 and not alone and problem.implementation is None:
