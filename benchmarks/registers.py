@@ -197,6 +197,11 @@ def _to_publish(lines):
     return min(after, default=None)
 
 
+def _digest(text):
+    """Of a source without its comments."""
+    return hashlib.sha256(re.sub(r"//[^\n]*", "", text).encode()).hexdigest()[:16]
+
+
 def measure(case, known) -> list[dict]:
     """A row for each direction; of a kernel that is ``known``, what was found before."""
     plans = case.plans()
@@ -204,7 +209,7 @@ def measure(case, known) -> list[dict]:
         return [{**case._asdict(), "direction": way, "plan": None} for way in DIRECTIONS]
     rows = []
     for way, plan, text in zip(DIRECTIONS, plans, sources(case), strict=True):
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = _digest(text)
         found = known.get((case.architecture, digest))
         if found is None or (found["loop"] is None and disassembler()):
             found = compiled(text, case.architecture)

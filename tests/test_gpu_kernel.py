@@ -223,8 +223,10 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_transforms(name):
+@pytest.mark.parametrize(
+    ("name", "alone"), [*((name, False) for name in TRANSFORMS), ("vmap of both", True)]
+)
+def test_transforms(name, alone):
     e = example(GATED["lstm"], Shape(3, (3,), 2, 10), dtype=jnp.float32)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -237,7 +239,7 @@ def test_transforms(name):
 
         return TRANSFORMS[name](loss, params, xs)
 
-    with emulated() as emulation, jax.default_matmul_precision("highest"):
+    with emulated(alone=alone) as emulation, jax.default_matmul_precision("highest"):
         came = jax.block_until_ready(run("gpu", e.params, e.xs))
     assert emulation.launched
     assert error(came, run(REFERENCE, e.params, e.xs)) < 1e-5
@@ -289,11 +291,10 @@ def test_rows_are_those_of_a_device():
 
 @pytest.mark.parametrize(
     ("hidden", "members", "steps", "at_once"),
-    [(512, (64,), 3, False), (64, (4, 16), 3, True), (512, (64,), 100_000, None)],
+    [(512, (64,), 3, False), (64, (4, 16), 3, True), (512, (64,), 100_000, False)],
 )
 def test_members_are_one_call(hidden, members, steps, at_once):
-    """In one launch where all are on the chip at once, else in few; None: they would exchange too
-    much, though one of them would not."""
+    """In one launch where all are on the chip at once, else in few, however long they are."""
     cell = jaxrnn.lstm(hidden)
     like = lambda p, sizes: jax.ShapeDtypeStruct((*sizes, *p.shape), jnp.bfloat16)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
@@ -306,7 +307,7 @@ def test_members_are_one_call(hidden, members, steps, at_once):
     for _ in members:
         run = jax.vmap(run, (0, None))
     calls = made_for_a_gpu(run, all_of_them, xs)
-    assert len(calls) == (0 if at_once is None else 2)
+    assert len(calls) == 2
     for _, most, _, _, _, _, _, groups in calls:
         assert groups == 64 and (most == groups) == at_once
 
@@ -330,7 +331,8 @@ def test_plans_fit(backward):
         for plan in plans:
             assert plan.units * plan.blocks >= layer.width
             assert plan.tile * plan.tiles >= layer.rows
-            assert plan.at_once * plan.blocks <= chip.blocks
+            on_one = 8 // plan.warps if plan.alone else 1  # blocks of a multiprocessor
+            assert plan.at_once * plan.blocks <= chip.blocks * on_one
             assert plan.shared <= chip.shared
             assert plan.at_once * plan.launches >= layer.groups * plan.tiles
 
@@ -393,6 +395,7 @@ def test_why_not():
     assert "float64" in why(jaxrnn.lstm(8), dtype="float64")
     assert "(4096, 4, 4096)" in why(jaxrnn.lstm(4096))
     assert "one after the other" in why(jaxrnn.lstm(1024), rows=4096)
+    assert why(jaxrnn.lstm(64), rows=10**5) == "gpu"  # blocks that do not need each other
     assert why(jaxrnn.lstm(1024), rows=16, steps=10**6) == "gpu"
     assert "no row" in why(jaxrnn.lstm(8), rows=0)
 

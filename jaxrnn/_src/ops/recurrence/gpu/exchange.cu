@@ -3,8 +3,9 @@
 // Every step has a place of its own in device memory, the exchange, which was filled with EMPTY
 // before the launch. Who needs a word reads it until it is not empty: the data are their own flag,
 // there is no barrier between blocks, and a step costs one trip through the cache. Where so many
-// places are too many, there are RING of them. Who publishes a step empties the word that is half
-// a ring ahead: everybody has read what it held, as it published, since, what it made of it.
+// places are too many, there are RING of them. Who publishes a step empties its own word half a ring
+// ahead. By then all blocks have read what that word held: each has since published what it computed
+// from it.
 //
 // No wait is endless. A thread that has polled MOST_POLLS times in vain raises a flag before the
 // exchange and tells the host; whoever waits looks at the flag now and then. From then on nobody

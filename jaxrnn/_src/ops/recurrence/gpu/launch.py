@@ -24,7 +24,7 @@ FLAG = 128  # bytes before the exchange: see exchange.cu
 # that comes takes.
 MOST_POLLS = 1 << 24
 RING = 64  # places of a ring, whose words are emptied half of it ahead: see exchange.cu
-MOST_EXCHANGE = 16 << 20  # bytes of an exchange without a ring: they stay in the L2 cache
+MOST_EXCHANGE = 64 << 20  # bytes of an exchange without a ring: about what an L2 cache holds
 EMULATED: Any = None  # in tests: runs a kernel's source on a CPU
 
 
