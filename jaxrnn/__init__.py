@@ -6,7 +6,7 @@ from jaxrnn import inside
 from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
-from jaxrnn._src.builders.stateless import layer_norm, project, stateless
+from jaxrnn._src.builders.stateless import layer_norm, project, rms_norm, stateless
 from jaxrnn._src.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn._src.cells.attention import attention, transformer_block
 from jaxrnn._src.cells.conv1d import conv1d
@@ -30,7 +30,8 @@ from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
-from jaxrnn._src.cells.mamba import mamba, mamba2
+from jaxrnn._src.cells.mamba import mamba, mamba2, ssd
+from jaxrnn._src.cells.mamba_block import mamba2_block, mamba_block
 from jaxrnn._src.cells.mgu import mgu
 from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
 from jaxrnn._src.cells.mlstm import mlstm
@@ -131,6 +132,8 @@ __all__ = [
     "lstm",
     "mamba",
     "mamba2",
+    "mamba2_block",
+    "mamba_block",
     "mgu",
     "min_gru",
     "min_lstm",
@@ -155,12 +158,14 @@ __all__ = [
     "rg_lru",
     "rg_lru_block",
     "rhn",
+    "rms_norm",
     "rwkv6",
     "rwkv7",
     "s5",
     "sample",
     "slstm",
     "sru",
+    "ssd",
     "stack",
     "star",
     "stateless",

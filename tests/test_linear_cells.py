@@ -83,6 +83,11 @@ def test_rg_lru_where_nothing_is_forgotten():
         (lambda: jaxrnn.s5(2, state=4, discretization="euler"), "got 'euler', want one of"),
         (lambda: jaxrnn.s5(2, state=4, dt_min=0), "want 0 < dt_min <= dt_max"),
         (lambda: jaxrnn.rg_lru(4, heads=3), "heads: got 3, want a divisor of hidden=4"),
+        (lambda: jaxrnn.ssd(4, heads=2, groups=4), "groups: got 4, want a divisor of heads=2"),
+        (
+            lambda: jaxrnn.ssd(4, heads=2, state=3).init(jax.random.key(0), 4),
+            "in_size: got 4, want H + 2 G D + N = 12",
+        ),
         (lambda: jaxrnn.rg_lru(4).init(jax.random.key(0), 3), "in_size: got 3, want hidden=4"),
         (lambda: jaxrnn.sru(4).init(jax.random.key(0), 3), "in_size: got 3, want hidden=4"),
     ),

@@ -58,3 +58,18 @@ def test_lstm_with_proj_size(lengths):
     weight_gradients, *others = pull(tuple(map(jnp.array, cotangents)))
     came = [*came, *(weight_gradients[name] for name in named), *others]
     assert error(came, wanted) < 1e-12
+
+
+def test_rms_norm():
+    """Also with groups, each of which is a norm of its own."""
+    x, scale = np.random.default_rng(0).normal(size=(2, T, 6))[:, :, :6], np.arange(1.0, 7)
+    module = torch.nn.RMSNorm(6, eps=1e-3, dtype=torch.float64)
+    module.weight.data = torch.tensor(scale)
+    with torch.no_grad():
+        whole = module(torch.tensor(x)).numpy()
+        each = torch.nn.functional.rms_norm(torch.tensor(x.reshape(2, T, 3, 2)), (2,), eps=1e-3)
+    run = lambda **options: jaxrnn.unroll(jaxrnn.rms_norm(**options), {"scale": scale}, x)[1]
+    assert error(run(epsilon=1e-3), whole) < 1e-14
+    assert error(run(epsilon=1e-3, groups=3), each.numpy().reshape(x.shape) * scale) < 1e-14
+    with pytest.raises(ValueError, match="groups: got 4, want a divisor of I=6"):
+        run(groups=4)

@@ -34,6 +34,7 @@ from jaxrnn.interop.haiku import from_haiku, to_haiku
 from jaxrnn.interop.keras import from_keras, to_keras
 from jaxrnn.interop.onnx import from_onnx, to_onnx
 from jaxrnn.interop.torch import from_torch, to_torch
+from jaxrnn.interop.transformers import from_transformers
 
 __all__ = [
     "double_bias",
@@ -43,6 +44,7 @@ __all__ = [
     "from_keras",
     "from_onnx",
     "from_torch",
+    "from_transformers",
     "to_equinox",
     "to_haiku",
     "to_keras",

@@ -69,12 +69,29 @@ def mamba(params, state, x):
     return (h.reshape(-1),), h @ C + d * x
 
 
+def mamba_block(params, state, x):
+    window, h = state
+    (recurrent, gate), out = params["0"].values(), params["1"]
+    seen = np.concatenate([window, (x @ recurrent["0"]["w"])[None]])
+    conv = recurrent["1"]
+    entering = _silu((conv["w"][::-1] * seen).sum(0) + conv["b"])
+    state, y = mamba(recurrent["2"], (h,), entering)
+    return (seen[1:], *state), (y * _silu(x @ gate["w"])) @ out["w"]
+
+
+def _silu(a):
+    return a * sigmoid(a)
+
+
 ROWS = {
     "sru": Case(behind(jaxrnn.sru), projected(sru(np.sqrt(3))), LIFTED),
     "sru_project": Case(
         lambda h: jaxrnn.sru(h, project=True, highway_bias=-1.0), sru(None), LIFTED
     ),
     "mamba": Case(behind(lambda h: jaxrnn.mamba(h, state=4, rank=2)), projected(mamba), LIFTED),
+    "mamba_block": Case(
+        lambda h: jaxrnn.mamba_block(4, width=h, state=4, rank=2, kernel=3), mamba_block, LIFTED
+    ),
     "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LIFTED),
     "rg_lru_heads": Case(
         behind(lambda h: jaxrnn.rg_lru(h, heads=2)), projected(rg_lru), LIFTED, heads=2

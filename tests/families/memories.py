@@ -7,6 +7,7 @@ from case import LIFTED, Case
 from truth import sigmoid
 
 import jaxrnn
+from families.gated_linear import projected
 
 
 def silu(a):
@@ -164,6 +165,31 @@ def mamba2(params, state, x):
     return (S,), (C @ S + params["d"][:, None] * v).reshape(-1)
 
 
+def ssd(groups, params, state, x):
+    """With v, B, C and what makes dt side by side in x."""
+    (S,) = state
+    heads, width, values = S.shape
+    v, B, C, u = np.split(x, np.cumsum([heads * values, *[groups * width] * 2]))
+    v = v.reshape(heads, values)
+    B, C = (np.repeat(a.reshape(groups, width), heads // groups, 0) for a in (B, C))
+    dt = softplus(u + params["c"])
+    a = np.exp(-np.exp(params["l"]) * dt)
+    S = a[:, None, None] * S + dt[:, None, None] * B[:, :, None] * v[:, None]
+    return (S,), (read(S, C) + params["d"][:, None] * v).reshape(-1)
+
+
+def mamba2_block(groups, params, state, x):
+    window, *state = state
+    (recurrent, gate), norm, out = params["0"].values(), params["1"], params["2"]
+    (projected, conv), rate = recurrent["0"]["0"].values(), recurrent["0"]["1"]
+    seen = np.concatenate([window, (x @ projected["w"])[None]])
+    entering = silu((conv["w"][::-1] * seen).sum(0) + conv["b"])
+    state, y = ssd(groups, recurrent["1"], state, np.concatenate([entering, x @ rate["w"]]))
+    y = (y * silu(x @ gate["w"])).reshape(groups, -1)
+    y = (y / np.sqrt((y**2).mean(1, keepdims=True) + 1e-5)).reshape(-1) * norm["scale"]
+    return (seen[1:], *state), y @ out["w"]
+
+
 def row(cell, truth, **options):
     """Of two heads, by default with keys that are wider than the values."""
     options = {"heads": 2, "key": 4} | options
@@ -186,4 +212,16 @@ ROWS = {
     "rwkv6": row(jaxrnn.rwkv6, rwkv6, rank=2),
     "rwkv7": row(jaxrnn.rwkv7, rwkv7, rank=2),
     "mamba2": Case(lambda h: jaxrnn.mamba2(h, heads=2, state=4), mamba2, LIFTED, heads=2),
+    "ssd": Case(
+        lambda h: jaxrnn.stack(jaxrnn.project(h + 2 * 4 + 2), jaxrnn.ssd(h, heads=2, state=4)),
+        projected(functools.partial(ssd, 1)),
+        LIFTED,
+        heads=2,
+    ),
+    "mamba2_block": Case(
+        lambda h: jaxrnn.mamba2_block(4, width=2 * h, heads=4, state=3, groups=2, kernel=3),
+        functools.partial(mamba2_block, 2),
+        LIFTED,
+        heads=2,
+    ),
 }

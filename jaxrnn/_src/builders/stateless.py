@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import select
@@ -45,15 +46,16 @@ def stateless(init: Init, apply: Callable[[Params, Array], Array]) -> Cell:
 
 
 @constructor
-def project(hidden: int, *, activation: Activation | None = None) -> Cell:
+def project(hidden: int, *, activation: Activation | None = None, bias: bool = True) -> Cell:
     """A linear map of the features, with an activation: ``activation(x W + b)``.
 
     Args:
       hidden: O, the size of the output.
       activation: the name of a function in ``jax.nn``, a function, or None.
+      bias: whether there is b.
 
     Returns:
-      A ``Cell`` without a state; parameters ``w`` [I, O] and ``b`` [O].
+      A ``Cell`` without a state; parameters ``w`` [I, O] and, with a bias, ``b`` [O].
 
     >>> cell = jaxrnn.project(4, activation="relu")
     >>> jaxrnn.unroll(cell, cell.init(jax.random.key(0), 2), jnp.ones((3, 2)))[1].shape
@@ -65,12 +67,12 @@ def project(hidden: int, *, activation: Activation | None = None) -> Cell:
     def init(key, in_size):
         in_size = checks.size("in_size", in_size)
         w = jax.nn.initializers.lecun_normal()(key, (in_size, hidden))
-        return {"w": w, "b": jnp.zeros(hidden)}
+        return {"w": w, "b": jnp.zeros(hidden)} if bias else {"w": w}
 
     def apply(params, x):
-        want = {"w": (x.shape[-1], hidden), "b": (hidden,)}
+        want = {"w": (x.shape[-1], hidden)} | ({"b": (hidden,)} if bias else {})
         checks.check_params(params, want, "w", x)
-        y = affine(x, params["w"], params["b"])
+        y = affine(x, params["w"], params["b"] if bias else None)
         return (y if function is None else function(y)).astype(x.dtype)
 
     return stateless(init, apply)
@@ -104,5 +106,50 @@ def layer_norm(*, epsilon: float = 1e-6) -> Cell:
         checks.check_params(params, want, "scale", x)
         y = normalised(x, params["scale"], params["bias"], epsilon=epsilon)
         return y.astype(x.dtype)
+
+    return stateless(init, apply)
+
+
+@constructor
+def rms_norm(*, epsilon: float = 1e-6, groups: int = 1) -> Cell:
+    """Root mean square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+        x / sqrt(mean(x^2) + epsilon) * scale
+
+    Args:
+      epsilon: added to the mean square.
+      groups: G, how many parts of the features have a mean square of their own.
+
+    Returns:
+      A ``Cell`` without a state; parameters ``scale`` [I]. The arithmetic is float32 at least.
+
+    Raises:
+      ValueError: ``groups`` does not divide I.
+
+    >>> cell = jaxrnn.rms_norm()
+    >>> ys = jaxrnn.unroll(cell, cell.init(None, 2), jnp.array([[1.0, 7.0]]))[1]
+    >>> ys.round(3)
+    Array([[0.2, 1.4]], dtype=float32)
+    """
+    groups = checks.size("groups", groups)
+
+    def check_groups(features):
+        if features % groups:
+            raise ValueError(f"groups: got {groups}, want a divisor of I={features}")
+
+    def init(key, in_size):
+        del key
+        check_groups(in_size)
+        return {"scale": jnp.ones(in_size)}
+
+    def apply(params, x):
+        checks.check_params(params, {"scale": x.shape[-1:]}, "scale", x)
+        check_groups(x.shape[-1])
+        scale = params["scale"]
+        z = x.astype(promoted(x.dtype, scale.dtype, jnp.dtype("float32")))
+        z = z.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        z = z * jax.lax.rsqrt((z * z).mean(-1, keepdims=True) + epsilon)
+        z = z.reshape(x.shape)
+        return (z * jnp.broadcast_to(scale.astype(z.dtype), z.shape)).astype(x.dtype)
 
     return stateless(init, apply)

@@ -59,7 +59,8 @@ def retention(hidden: int, *, heads: int = 4, key: int | None = None) -> Cell:
         q, k = rotated(W x), for each head        v = V x
         S = (1 - 2^(-5 - n)) S + k v' / sqrt(D)   y = S' q     of head n, from 0
 
-    Queries and keys are turned by their position in the episode, as in ``jaxrnn.attention``. The
+    Queries and keys are turned by their position in the episode, as in ``jaxrnn.attention``: pair
+    i of D / 2 by 10000^(-i / (D / 2)) a step, where the authors' code has D / 2 - 1 for D / 2. The
     norm of each head and the gate of the paper's layer are not of this cell.
 
     Args:

@@ -122,12 +122,9 @@ def mamba2(hidden: int, *, heads: int = 4, state: int = 64) -> Cell:
 
     def inputs(params, x):
         v, bc = by_head(silu(affine(x, params["v"])), heads), silu(affine(x, params["bc"]))
-        v, B, C = tag_all("mamba2", v=v, B=bc[..., 0, :], C=bc[..., 1, :])
-        B, C = (jnp.broadcast_to(a[..., None, :], (*v.shape[:-1], state)) for a in (B, C))
-        rate = affine(x, params["u"])
-        dt = tag("mamba2.dt", softplus(rate + spread(params["c"], rate)))[..., None]
-        log_w = tag("mamba2.log_w", decay(params, rate))[..., None]
-        return C, B, dt * v, log_w, None, None
+        return _written(
+            "mamba2", params, v, bc[..., :1, :], bc[..., 1:, :], affine(x, params["u"])
+        )
 
     def outputs(params, x, taken, y):
         v = by_head(silu(affine(x, params["v"])), heads).astype(y.dtype)
@@ -137,8 +134,80 @@ def mamba2(hidden: int, *, heads: int = 4, state: int = 64) -> Cell:
         "v": ((param_spec.INPUTS, hidden), param_spec.input_init),
         "bc": ((param_spec.INPUTS, 2, state), param_spec.input_init),
         "u": ((param_spec.INPUTS, heads), param_spec.input_init),
+    } | _of_heads(heads)
+    return memory(spec, (heads, state, hidden // heads), inputs, outputs)
+
+
+@constructor
+def ssd(hidden: int, *, heads: int = 4, state: int = 64, groups: int = 1) -> Cell:
+    """The memory of ``jaxrnn.mamba2`` alone, for what a block has made of its input before.
+
+        v, B, C, u = x                            dt = softplus(u + c)
+        log w = -exp(l) dt                        S = w S + B (dt v)'
+        y = S' C + d v
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values v together.
+      heads: N, a divisor of ``hidden``.
+      state: D, the width of B and C.
+      groups: G, a divisor of ``heads``: how many B and C there are, each for N / G heads.
+
+    Returns:
+      A ``Cell``. Its input is v, B, C and u side by side: H + 2 G D + N features. State ``(S,)``,
+      [..., N, D, E] for E = H / N. Parameters ``c``, ``l`` and ``d`` [N].
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``, ``groups`` not ``heads``, or the input has
+        another size.
+
+    >>> cell = jaxrnn.ssd(hidden=8, heads=2, state=16)
+    >>> params = cell.init(jax.random.key(0), 8 + 2 * 16 + 2)
+    >>> (S,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 42)))
+    >>> ys.shape, S.shape
+    ((100, 5, 8), (5, 2, 16, 4))
+    """
+    hidden, heads = checks.heads(hidden, heads)
+    state, groups = checks.size("state", state), checks.size("groups", groups)
+    if heads % groups:
+        raise ValueError(f"groups: got {groups}, want a divisor of heads={heads}")
+    ends = (hidden, hidden + groups * state, hidden + 2 * groups * state)
+    features = ends[-1] + heads
+
+    def inputs(params, x):
+        checks.check_features(x, features)
+        v, B, C, rate = jnp.split(x.astype(arithmetic(params)), ends, -1)
+        return _written(
+            "ssd", params, by_head(v, heads), by_head(B, groups), by_head(C, groups), rate
+        )
+
+    def outputs(params, x, taken, y):
+        v = by_head(x[..., :hidden], heads).astype(y.dtype)
+        return joined(params, x, taken, y + spread(params["d"][:, None], v) * v)
+
+    def init(key, in_size):
+        if in_size != features:
+            want = f"H + 2 G D + N = {features}"
+            raise ValueError(f"in_size: got {checks.described(in_size)}, want {want}")
+        return param_spec.made(spec, key, in_size)
+
+    spec = _of_heads(heads)
+    cell = memory(spec, (heads, state, hidden // heads), inputs, outputs)
+    return dataclasses.replace(cell, init=init)
+
+
+def _written(name, params, v, B, C, rate):
+    """What ``memory`` takes, of v [..., N, E], B and C [..., G, D] and rate [..., N]."""
+    v, B, C = tag_all(name, v=v, B=B, C=C)
+    B, C = (jnp.repeat(a, v.shape[-2] // a.shape[-2], -2) for a in (B, C))
+    dt = tag(f"{name}.dt", softplus(rate + spread(params["c"], rate)))[..., None]
+    log_w = tag(f"{name}.log_w", decay(params, rate))[..., None]
+    return C, B, dt * v, log_w, None, None
+
+
+def _of_heads(heads):
+    """The spec of what each head has."""
+    return {
         "c": ((heads,), inverse_softplus),
         "l": ((heads,), log_rates),
         "d": ((heads,), param_spec.ones),
     }
-    return memory(spec, (heads, state, hidden // heads), inputs, outputs)

@@ -89,7 +89,8 @@ def rwkv7(hidden: int, *, heads: int = 4, key: int | None = None, rank: int = 16
         S = (diag(w) - (a * z) z') S + p v'       y = S' r + (r' (rho * p)) v
 
     ``unit(z)`` is z / sqrt(|z|^2 + 1e-6). The token shift, the norm, the gate and the first
-    layer's values of the paper's time mixing are not of this cell.
+    layer's values of the paper's time mixing are not of this cell. There the norm is of S' r
+    alone, and what rho is in is added after it: for that model, let rho be zero and add it.
 
     Args:
       hidden: H, the size of the output, and of all heads' values together.

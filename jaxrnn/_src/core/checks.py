@@ -268,13 +268,14 @@ def _place(params, want, at):
 def check_params(params, want, input_weight, x, axis=0, places=1):
     """The parameters have the names and shapes of ``want``, and x the features they are for.
 
-    An axis of ``params[input_weight]`` says how many these are at each of its places.
+    An axis of ``params[input_weight]`` says how many these are at each of its places; with None
+    for its name, no parameter says it.
     """
     check_names(params, want)
     check_floating("xs", x)
     for name in want:
         check_floating(f"params[{name!r}]", params[name])
-    if params[input_weight].ndim == len(want[input_weight]):
+    if input_weight is not None and params[input_weight].ndim == len(want[input_weight]):
         check_features(x, places * params[input_weight].shape[axis])
     for name, shape in want.items():
         if params[name].shape != shape:

@@ -158,9 +158,10 @@ def check(spec, params, x):
       ValueError, TypeError: naming the array that does not fit, or x.
     """
     found = ((name, shape, n) for name, (shape, _) in spec.items() for n in shape)
-    name, shape, inputs = next(case for case in found if isinstance(case[2], Inputs))
+    name, shape, inputs = next((c for c in found if isinstance(c[2], Inputs)), (None, (), INPUTS))
     shapes = _shapes(spec, "xs", x.shape[-1])
-    checks.check_params(params, shapes, name, x, shape.index(inputs), inputs.places)
+    axis = 0 if name is None else shape.index(inputs)  # no parameter need have an axis of features
+    checks.check_params(params, shapes, name, x, axis, inputs.places)
     dtype = arithmetic(params)
     checks.check_floating("xs", x)
     if promoted(x.dtype, dtype) != dtype:

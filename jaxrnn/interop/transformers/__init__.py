@@ -1,0 +1,67 @@
+"""Language models of Hugging Face's transformers: from a state_dict to the same logits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params, Theirs
+from jaxrnn.interop.transformers import mamba
+from jaxrnn.interop.transformers.weights import Weights
+
+_MODELS = {"mamba": mamba.mamba, "mamba2": mamba.mamba2}
+
+
+def from_transformers(
+    source: Theirs, *, config: Mapping[str, Any] | Theirs | None = None
+) -> tuple[Cell, Params]:
+    """A cell with the weights of a recurrent language model of Hugging Face's transformers.
+
+    Args:
+      source: a ``MambaForCausalLM`` or ``Mamba2ForCausalLM``; or the ``state_dict`` of one, a
+        mapping from names to tensors or NumPy arrays, as ``safetensors`` reads it.
+      config: of a ``state_dict``, which does not say it: the model's configuration, or the mapping
+        that its ``config.json`` is.
+
+    Returns:
+      ``(cell, params)``. The cell reads tokens, integers [T, ...batch], and gives logits
+      [T, ...batch, V]: a ``jaxrnn.stack`` of ``embedding``; of ``residual`` layers, each of
+      ``rms_norm`` and ``mamba_block`` or ``mamba2_block``; of ``rms_norm`` and ``project``. An
+      embedding that is tied to the last product there is two arrays here, which training moves
+      apart.
+
+    Raises:
+      TypeError: ``source`` is neither, or ``config`` is missing.
+      ValueError: another model; an option that has no counterpart here; an array is missing, is
+        of another shape, or has no place.
+
+    >>> import jaxrnn.interop
+    >>> sizes = {"model_type": "mamba", "vocab_size": 5, "hidden_size": 4, "state_size": 2}
+    >>> sizes |= {"num_hidden_layers": 1, "time_step_rank": 1}
+    >>> shapes = {"in_proj.weight": (16, 4), "conv1d.weight": (8, 1, 4), "conv1d.bias": (8,)}
+    >>> shapes |= {"x_proj.weight": (5, 8), "dt_proj.weight": (8, 1), "dt_proj.bias": (8,)}
+    >>> shapes |= {"A_log": (8, 2), "D": (8,), "out_proj.weight": (4, 8)}
+    >>> arrays = {f"backbone.layers.0.mixer.{k}": jnp.ones(shape) for k, shape in shapes.items()}
+    >>> arrays |= {"backbone.layers.0.norm.weight": jnp.ones(4)}
+    >>> arrays |= {"backbone.norm_f.weight": jnp.ones(4)}
+    >>> arrays |= {"backbone.embeddings.weight": jnp.ones((5, 4))}
+    >>> cell, params = jaxrnn.interop.from_transformers(arrays, config=sizes)
+    >>> jaxrnn.unroll(cell, params, jnp.array([[3], [1]]))[1].shape
+    (2, 1, 5)
+    """
+    if not isinstance(source, Mapping):
+        if not hasattr(source, "state_dict") or not hasattr(source, "config"):
+            want = "a model of transformers, or a state_dict and its config"
+            raise TypeError(f"source: got {type(source).__name__}, want {want}")
+        if config is not None:
+            raise ValueError("config: got one and a model, want None: it says its own")
+        source, config = source.state_dict(), source.config
+    if config is None:
+        raise TypeError("config: got None and a state_dict, want the model's configuration")
+    options = config if isinstance(config, Mapping) else config.to_dict()
+    kind = options.get("model_type")
+    if kind not in _MODELS:
+        raise ValueError(f"config: got model_type={kind!r}, want one of {tuple(_MODELS)}")
+    weights = Weights(source)
+    cell, params = _MODELS[kind](dict(options), weights)
+    weights.check_all_used()
+    return cell, params

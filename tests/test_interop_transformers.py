@@ -1,0 +1,77 @@
+"""Language models of transformers: a tiny random one gives the same logits."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrnn
+import jaxrnn.interop
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+TOKENS = np.random.default_rng(0).integers(0, 11, (3, 9))  # [B, T]
+SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "state_size": 4}
+MAMBA2 = SIZES | {"num_heads": 4, "head_dim": 4, "n_groups": 2, "chunk_size": 4}
+MODELS = {
+    "mamba": ("Mamba", SIZES | {"time_step_rank": 3}),
+    "mamba_bias": ("Mamba", SIZES | {"use_bias": True, "expand": 1, "conv_kernel": 3}),
+    "mamba2": ("Mamba2", MAMBA2),
+    "mamba2_bias": ("Mamba2", MAMBA2 | {"use_bias": True}),
+}
+
+
+def model(name, **options):
+    kind, sizes = MODELS[name]
+    config = getattr(transformers, f"{kind}Config")(**sizes | options)
+    torch.manual_seed(0)
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():  # what begins at zero or one would hide mistakes
+        for parameter in theirs.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape)
+    return theirs
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits(name):
+    """Of the whole, and of a state carried from one half to the next."""
+    theirs = model(name)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(TOKENS), use_cache=False).logits.numpy()
+    cell, params = jaxrnn.interop.from_transformers(theirs)
+    run = jax.jit(lambda tokens, state: jaxrnn.unroll(cell, params, tokens, state))
+    state, first = run(TOKENS.T[:5], cell.initial_state(params, (3,)))
+    _, rest = run(TOKENS.T[5:], state)
+    came = np.concatenate([first, rest]).swapaxes(0, 1)
+    assert np.abs(came - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert np.abs(wanted - wanted[:1]).max() > 0.1
+
+
+def test_a_file_and_its_config():
+    theirs = model("mamba2")
+    config = theirs.config.to_dict()
+    arrays = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    cell, params = jaxrnn.interop.from_transformers(arrays, config=config)
+    other, same = jaxrnn.interop.from_transformers(theirs)
+    assert cell == other
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, same))
+
+
+def test_what_has_no_counterpart():
+    theirs = model("mamba")
+    arrays, config = theirs.state_dict(), theirs.config.to_dict()
+    read = jaxrnn.interop.from_transformers
+    with pytest.raises(ValueError, match="hidden_act='gelu', want 'silu'"):
+        read(arrays, config=config | {"hidden_act": "gelu"})
+    with pytest.raises(ValueError, match="model_type='bert', want one of"):
+        read(arrays, config=config | {"model_type": "bert"})
+    with pytest.raises(TypeError, match="config: got None"):
+        read(arrays)
+    with pytest.raises(TypeError, match="source: got int"):
+        read(3)
+    with pytest.raises(ValueError, match="got shape"):
+        read(arrays, config=config | {"vocab_size": 12})
+    with pytest.raises(ValueError, match="which have no place"):
+        read({**arrays, "more": arrays["lm_head.weight"]}, config=config)
+    del arrays["backbone.layers.1.mixer.D"]
+    with pytest.raises(ValueError, match=r"got no 'backbone.layers.1.mixer.D'"):
+        read(arrays, config=config)
