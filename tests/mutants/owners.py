@@ -40,12 +40,7 @@ OWNERS = {
     "jaxrnn/_src/builders/diagonal.py": (f"{LAWS} -k '[lru or rg_lru_block'",),
     "jaxrnn/_src/builders/lifted.py": (f"{LAWS} -k 'gru_reset_before or lstm_projection_wide'",),
     "jaxrnn/_src/builders/convolved.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
-    "jaxrnn/_src/core/input_history.py": (
-        f"{LAWS} -k 'conv1d_dilated or qrnn_f'",
-        "tests/test_time_axis.py",
-    ),
-    "jaxrnn/_src/core/time_axis.py": ("tests/test_time_axis.py",),
-    "jaxrnn/_src/core/pool.py": ("tests/test_pool.py",),
+    "jaxrnn/_src/core/input_history.py": (f"{LAWS} -k 'conv1d_dilated or qrnn_f'",),
     "jaxrnn/_src/cells/attention.py": (
         "tests/test_streams.py",
         f"{LAWS} -k attention_window",
@@ -67,9 +62,6 @@ OWNERS = {
     ),
     "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu'",),
     "jaxrnn/_src/ops/linear_scan/tpu/": ("tests/test_linear.py -k tpu",),
-    "jaxrnn/_src/ops/newton/": ("tests/test_newton.py",),
-    "jaxrnn/_src/ops/delta_rule/over_time.py": ("tests/test_time_axis.py",),
-    "jaxrnn/_src/ops/matrix_memory/over_time.py": ("tests/test_time_axis.py",),
     "jaxrnn/_src/ops/step_loop/": (
         "tests/test_step_loop.py",
         f"{LAWS} -k 'gru_reset_before or conv_gru'",
