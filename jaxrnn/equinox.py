@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -22,13 +22,17 @@ from jaxrnn._src.core.typing import (
     Theirs,
 )
 
-with extra(
-    "equinox", "jaxrnn.equinox"
-):  # a type checker would take `import equinox` for this file
+with extra("equinox", "jaxrnn.equinox"):
+    # Where it is not installed, a type checker takes `import equinox` for this file.
     eqx: Theirs = importlib.import_module("equinox")
 
+if TYPE_CHECKING:
+    Module = object  # Equinox gives the class of its modules no types
+else:
+    Module = eqx.Module
 
-class RNN(eqx.Module):
+
+class RNN(Module):
     """A cell as a module.
 
     Its parameters are arrays of the module, so that ``equinox.filter_grad``, ``tree_at`` and
