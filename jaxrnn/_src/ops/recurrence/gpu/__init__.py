@@ -69,8 +69,8 @@ def unsupported(problem, operands, target):
             f" blocks of {chip.shared // KIB} KiB"
         )
     # Launches for more and more members follow one another. Predicted: XLA's loop takes longer, as
-    # it reads the weights of all of them at each step; with more and more rows, it does not. Blocks
-    # that have all units do not wait for each other anyway.
+    # it reads the weights of all of them at each step; with more and more rows, it does not.
+    # Blocks that have all units do not wait for each other anyway.
     launches = max(forth.launches, back.launches)
     alone = forth.alone and back.alone
     if launches > 1 and not alone and problem.implementation is None:
