@@ -51,7 +51,7 @@ def test_every_instruction_set(monkeypatch, isa, dtype, tolerance):
 @pytest.mark.parametrize("constant", (False, True))
 def test_same_bits_alone_and_in_a_batch(constant):
     """A batch is cut into tasks of 2,048 channels and more, which threads share; a row is one."""
-    g = given(40, (11,), 409, dtype="float32", constant=constant)
+    g = given(130, (11,), 409, dtype="float32", constant=constant)
     runs = [both(*g) for _ in range(2)]
     shares(*runs)
     (state, hs), (d_a, d_b, d_h0) = runs[0]

@@ -92,8 +92,8 @@ void run(const LinearScanCall<T>& call, ffi::ThreadPool& pool, const LinearScanK
   for (int64_t n : call.members) members *= n;
   if (!members || !columns) return;
   int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  // One, if it is over before another has come.
-  if (members * columns * call.scan.steps < (1 << 16)) threads = 1;
+  // One, if it is over before another has come: some 100 us of work.
+  if (members * columns * call.scan.steps < (1 << 19)) threads = 1;
   // As wide as the cache allows, but enough for every thread.
   int64_t wide = (columns * members + threads - 1) / threads;
   wide = std::min(kScanColumns, (wide + kScanLine - 1) / kScanLine * kScanLine);

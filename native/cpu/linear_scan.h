@@ -143,8 +143,9 @@ struct Columns {
 template <class T, bool kComplex>
 void linear_scan_forward(const LinearScan& s, int64_t first, int64_t count, T* scratch) {
   Columns<T> columns(s, first, count, scratch);
-  auto [h, factors, a_memory, b_memory, out_memory, kept_memory, u0, u1, u2] = columns.memory;
-  (void)u0, (void)u1, (void)u2;
+  T* const* memory = columns.memory;
+  T *h = memory[0], *factors = memory[1], *a_memory = memory[2], *b_memory = memory[3];
+  T *out_memory = memory[4], *kept_memory = memory[5];
   read(h, s.h0.data, s.h0.storage, first, count);
   if (s.constant) columns.repeat(factors, s.a);
   for (int64_t k = 0; k < s.steps; ++k) {
@@ -174,8 +175,10 @@ constexpr int64_t kSummed = 256;
 template <class T, bool kComplex>
 void linear_scan_backward(const LinearScan& s, int64_t first, int64_t count, T* scratch) {
   Columns<T> columns(s, first, count, scratch);
-  auto [d, factors, a_memory, d_hs_memory, before_memory, d_b_memory, d_a_memory, sum, total] =
-      columns.memory;
+  T* const* memory = columns.memory;
+  T *d = memory[0], *factors = memory[1], *sum = memory[2], *total = memory[3];
+  T *a_memory = memory[4], *d_hs_memory = memory[5], *before_memory = memory[6];
+  T *d_b_memory = memory[7], *d_a_memory = memory[8];
   if (s.d_final.data) read(d, s.d_final.data, s.d_final.storage, first, count);
   if (s.constant) columns.repeat(factors, s.a);
   for (int64_t k = 0; k < s.steps; ++k) {
