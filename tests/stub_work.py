@@ -3,6 +3,7 @@
 A case goes as its name says. Nothing of the library is imported, so it begins at once.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -15,13 +16,16 @@ ROWS = ["first", "hangs", "breaks", "dies when it is ready", "hangs when it is r
 ERROR = "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
 
 
+PLATFORM = os.environ.get("STUB_PLATFORM", "gpu")
+
+
 def say(message):
     print(json.dumps(message), flush=True)
 
 
 def survey():
     say({
-        "machine": {"cpu": "one", "cores": 2, "python": "3", "platform": "gpu",
+        "machine": {"cpu": "one", "cores": 2, "python": "3", "platform": PLATFORM,
                     "device": "Stub GPU", "versions": {"jaxrnn": "0", "jax": "0"}},
         "precision": {}, "explained": "gpu runs", "missing": os.environ.get("STUB_MISSING"),
         "checks": [
@@ -68,6 +72,9 @@ def misbehave(how):
 
 asked = json.loads(sys.argv[1])
 kind = asked.pop("kind")
+if "STUB_ALONE" in os.environ:  # a device that only one process can have
+    device = os.open(os.environ["STUB_ALONE"], os.O_CREAT | os.O_RDWR)
+    fcntl.flock(device, fcntl.LOCK_EX | fcntl.LOCK_NB)
 if kind == "survey":
     if os.environ.get("STUB_HANGS"):
         misbehave("hangs")

@@ -23,7 +23,7 @@ from benchmarks.accelerator import attention, kinds, linear, plain, work
 from benchmarks.accelerator import checks as checking
 from benchmarks.accelerator import rows as timed
 from benchmarks.accelerator.once import once
-from benchmarks.accelerator.processes import Died, Process
+from benchmarks.accelerator.processes import ROOT, Died, Process
 from benchmarks.accelerator.words import sentences, tables
 from benchmarks.shared import contenders, scans, timing
 from benchmarks.shared.contenders import OURS
@@ -564,6 +564,17 @@ def test_a_device_that_hangs_breaks_or_dies(tmp_path, stub, capsys):
     assert not accelerator._running
 
 
+def test_a_tpu_belongs_to_one_process(tmp_path, stub, monkeypatch):
+    monkeypatch.setenv("STUB_PLATFORM", "tpu")
+    monkeypatch.setenv("STUB_ALONE", str(tmp_path / "tpu"))
+    monkeypatch.setattr(accelerator, "DEADLINES", dict.fromkeys(accelerator.DEADLINES, 1.5))
+    accelerator.main(["--out", str(tmp_path)])
+    content = json.loads((tmp_path / "accelerator-stub-gpu.json").read_text())
+    fine = {row["cell"] for row in content["checks"] if row["passed"]}
+    fine |= {row["cell"] for row in content["rows"] if OURS not in row["missing"]}
+    assert fine == {"fine", "fine too", "last", "first", "final"}
+
+
 def test_what_still_runs_at_the_end_was_not_run(tmp_path, stub, monkeypatch):
     """No deadline is later than the end of all."""
     monkeypatch.setattr(accelerator, "CHECKS", 1)
@@ -593,6 +604,17 @@ def test_a_process_does_what_it_is_asked():
     assert row["passed"] and row["name"] == str(case)
     with pytest.raises(Died, match="ended with status 0"):
         process.receive(60)
+
+
+def test_who_is_asked_by_nobody_ends():
+    """As when the command itself was killed: its processes may hang for ever."""
+    program = """import itertools, time
+from benchmarks.accelerator import work
+work.KINDS["hang"] = lambda: (time.sleep(1) for _ in itertools.count())
+work.main('{"kind": "hang"}')"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=300)
+    assert done.returncode == 1
 
 
 def test_runs_that_differ_are_told(monkeypatch):

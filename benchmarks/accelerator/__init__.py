@@ -123,18 +123,22 @@ def run(chosen: argparse.Namespace, begin: float) -> int:
 
     console.print(f"[bold]Checks and times[/]\n{machine.line(about)}\n")
     console.print(f"{explained}\n", markup=False)
-    pool = concurrent.futures.ThreadPoolExecutor(machine.cores())
+    # A TPU belongs to one process at a time.
+    most = 1 if about["platform"] == "tpu" else machine.cores()
+    pool = concurrent.futures.ThreadPoolExecutor(most)
     try:
         part = checked(pool, to_check, begin + CHECKS * chosen.seconds)
         keep(checks, part, len(to_check), checking.brief)
-        part = measured(pool, to_time, begin + chosen.seconds, chosen.peers)
+        size = max(1, most // 4)  # each compiles several programs
+        part = measured(pool, to_time, begin + chosen.seconds, chosen.peers, size)
         keep(rows, part, len(to_time), timed.brief)
     except KeyboardInterrupt:
         interrupted = True
         console.print("interrupted: what was measured is kept")
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
         end_all()
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
     save()
     for table in tables(display, rows):
         console.print(table)
@@ -186,12 +190,11 @@ def checked(pool, cases, end) -> Iterator[dict[str, Any]]:
     yield from itertools.takewhile(bool, pool.map(one, cases))
 
 
-def measured(pool, cases, end, peers) -> Iterator[dict[str, Any]]:
-    """The rows, one at a time; some are compiled before them, all at once.
+def measured(pool, cases, end, peers, size) -> Iterator[dict[str, Any]]:
+    """The rows, one at a time; ``size`` of them are compiled before, all at once.
 
     Of many programs, as one waits for the device, on which XLA times its choices, others compile.
     """
-    size = max(1, machine.cores() // 4)  # each compiles several programs
     for first in range(0, len(cases), size):
         if time.monotonic() >= end:
             return

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-COMMAND = (sys.executable, "-m", "benchmarks.accelerator.work")
+COMMAND = (sys.executable, "-m", "benchmarks.accelerator")
 ROOT = Path(__file__).parents[2]
 SECONDS = 5.0  # for a process to end that has been killed; one that waits for a driver may not
 

@@ -1,4 +1,4 @@
-"""What a process of ``accelerator`` does: ``python -m benchmarks.accelerator.work '{...}'``.
+"""What a process of ``accelerator`` does.
 
 A piece of work is a function that gives messages. After READY, it waits until it may go on: then
 nothing else runs on the device. Messages are lines of JSON on standard output; whatever else is
@@ -10,6 +10,7 @@ import concurrent.futures
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,16 +101,22 @@ def unpacked(Case: Any, case: dict[str, Any]) -> Any:
     return Case(**(case | {"shape": Shape(**case["shape"])}))
 
 
-def main(argv: list[str]) -> None:
+def main(asked: str) -> None:
+    """Does a piece of work, which is JSON: the name of its function, and arguments."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    may_go_on = threading.Semaphore(0)
+    threading.Thread(target=_listen, args=(may_go_on,), daemon=True).start()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others need memory too
-    work = json.loads(argv[0])
+    work = json.loads(asked)
     for message in KINDS[work.pop("kind")](**work):
         print(json.dumps(message, allow_nan=False), file=out, flush=True)
         if message == READY:
-            sys.stdin.readline()
+            may_go_on.acquire()
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _listen(may_go_on: threading.Semaphore) -> None:
+    """Ends this process when nobody is there any more who wants its messages."""
+    for _ in sys.stdin:
+        may_go_on.release()
+    os._exit(1)

@@ -68,9 +68,9 @@ def unsupported(problem, operands, target):
             f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
             f" blocks of {chip.shared // KIB} KiB"
         )
-    # Launches for more and more members follow one another. That costs no more than XLA's loop,
-    # which reads the weights of all of them at each step; with more and more rows it would. Blocks
-    # that have all units do not wait for each other anyway.
+    # Launches for more and more members follow one another. Predicted: XLA's loop takes longer, as
+    # it reads the weights of all of them at each step; with more and more rows, it does not.
+    # Blocks that have all units do not wait for each other anyway.
     launches = max(forth.launches, back.launches)
     alone = forth.alone and back.alone
     if launches > 1 and not alone and problem.implementation is None:
