@@ -231,15 +231,20 @@ def _registers(result):
     for name, rows in cases.items():
         there = [row for row in rows if row["plan"]]
         spilling = [row for row in there if max(row["spilled"]) > 16]
-        inside = [row for row in spilling if not row["loop"] or row["loop"]["spilled_in_loop"]]
-        worst = max(inside, key=lambda row: max(row["spilled"]), default=None)
-        most = f"; {max(worst['spilled'])} bytes at most: {_kernel(worst)}" if worst else ""
+        inside = [row for row in spilling if _spilled(row)]
+        worst = max(inside, key=_spilled, default=None)
+        most = f"; at most {_spilled(worst):.1%} of a step: {_kernel(worst)}" if worst else ""
         shown[name] = {
             "kernels": str(len(there)), "declined": str(len(rows) - len(there)),
             "registers": str(max((row["registers"] for row in there), default=0)),
             "spill": str(len(spilling)), "in the loop": f"{len(inside)}{most}",
         }  # fmt: skip
     return _table(["chip", *columns], shown, columns)
+
+
+def _spilled(row):
+    """The part of a step's instructions that spill."""
+    return row["loop"]["spilled_in_loop"] / row["loop"]["a_step"]
 
 
 def _kernel(row):
