@@ -13,6 +13,7 @@ COMMANDS = {
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "int8": "what int8 weights cost in accuracy",
     "residuals": "memory and time of a gradient, by what is stored for it",
+    "abilities": "what one layer of each cell can learn, and up to which length",
     "catalogue": "writes docs/cells.md: every cell in a table",
     "quotes": "puts what the results say into README.md and docs/",
 }

@@ -211,7 +211,16 @@ def test_attention_has_room_for_the_sequence():
 WRITE = {"sequences": "sequences.options", "programs": "programs"}  # where the options are
 WRITE |= {
     name: name
-    for name in ("attention", "peers", "cells", "accelerator", "int8", "aot", "residuals")
+    for name in (
+        "abilities",
+        "attention",
+        "peers",
+        "cells",
+        "accelerator",
+        "int8",
+        "aot",
+        "residuals",
+    )
 }
 
 
