@@ -3,7 +3,9 @@
 __version__ = "0.1.0"
 
 from jaxrnn import inside
+from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.builders.gated import gated
+from jaxrnn._src.builders.lifted import lifted
 from jaxrnn._src.builders.stateless import layer_norm, project, rms_norm, stateless
 from jaxrnn._src.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn._src.cells.attention import attention, transformer_block
@@ -48,7 +50,9 @@ from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
 from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
+from jaxrnn._src.core.param_spec import INPUTS
 from jaxrnn._src.core.pool import Pool
+from jaxrnn._src.inspect.newton import newton
 from jaxrnn._src.inspect.trace import trace
 from jaxrnn._src.ops.exported import export_with_kernels, load_kernels
 from jaxrnn._src.ops.linear_scan import linear_scan
@@ -75,8 +79,8 @@ __all__ = [
     "attention",
     "attentive",
     "bidirectional",
-    "Cell",
     "cell",
+    "Cell",
     "cfn",
     "chrono",
     "constructor",
@@ -87,6 +91,7 @@ __all__ = [
     "delta_net",
     "delta_product",
     "dense",
+    "diagonal",
     "dreamer_gru",
     "dropout",
     "elman",
@@ -107,6 +112,7 @@ __all__ = [
     "highway",
     "indrnn",
     "initialized",
+    "INPUTS",
     "inside",
     "int8",
     "irnn",
@@ -118,6 +124,7 @@ __all__ = [
     "leaky",
     "learned_state",
     "lem",
+    "lifted",
     "ligru",
     "linear_attention",
     "linear_scan",
@@ -134,6 +141,7 @@ __all__ = [
     "minimal_rnn",
     "mlstm",
     "multiplicative_lstm",
+    "newton",
     "online",
     "pack",
     "para_gru",

@@ -1,5 +1,7 @@
 """Cells whose recurrence is linear and elementwise: h_t = a_t h_{t-1} + b_t."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from jaxrnn._src.builders.lifted import state_dtype, zero_state
@@ -7,14 +9,24 @@ from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.typing import Array, Params, Spec
 from jaxrnn._src.ops.linear_scan import linear_scan
 
 
-def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
-    """A cell of a linear recurrence, run by ``jaxrnn.linear_scan``.
+def diagonal(
+    spec: Spec,
+    width: int,
+    inputs: Callable[..., tuple[Array, Array]],
+    outputs: Callable[[Params, Array, Array], Array],
+    *,
+    complex_: bool = False,
+    counted: bool = False,
+) -> Cell:
+    """Makes a cell of a linear recurrence, h_t = a_t h_{t-1} + b_t, run by ``jaxrnn.linear_scan``.
 
     Args:
-      spec: the parameters: see ``param_spec.made``.
+      spec: a dict from the name of each parameter to ``(shape, initializer)``, as for
+        ``jaxrnn.lifted``.
       width: of the state ``(h,)``, [..., width], zero at first.
       inputs: ``(params, x) -> (a, b)``, of [..., I] with any leading axes: factors [..., width],
         or [width] if they are the same at every step, and what is added, [..., width].
@@ -26,7 +38,31 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
 
     Returns:
       A ``Cell``. Outputs are in the type of the inputs.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above; at the call, what ``inputs`` gives.
+
+    >>> @jaxrnn.constructor
+    ... def averages(hidden):  # h = a h + (1 - a) W x, with a factor for each unit
+    ...     init = jax.nn.initializers
+    ...     spec = {
+    ...         "w": ((jaxrnn.INPUTS, hidden), init.glorot_uniform()),
+    ...         "log_rate": ((hidden,), init.normal()),
+    ...     }
+    ...
+    ...     def inputs(params, x):
+    ...         a = jax.nn.sigmoid(params["log_rate"])
+    ...         y = x @ params["w"]
+    ...         return a, y * jnp.broadcast_to(1 - a, y.shape)
+    ...
+    ...     return jaxrnn.diagonal(spec, hidden, inputs, lambda params, h, x: h)
+    >>> cell = averages(4)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)))[1].shape
+    (5, 2, 4)
     """
+    param_spec.check_spec(spec)
+    width = checks.size("width", width)
     zero = zero_state((width,), complex_)
 
     def initial_state(params, batch_shape):
@@ -36,7 +72,10 @@ def diagonal(spec, width, inputs, outputs, *, complex_=False, counted=False):
     def given(params, x, *count):
         param_spec.check(spec, params, x)
         dtype = state_dtype(params, complex_)
-        return tuple(part.astype(dtype) for part in inputs(params, x, *count))
+        parts = inputs(params, x, *count)
+        if not isinstance(parts, tuple | list) or len(parts) != 2:
+            raise TypeError(f"inputs: gave {checks.described(parts)}, want (a, b)")
+        return tuple(part.astype(dtype) for part in parts)
 
     def step(params, state, x, key=None):
         del key

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxrnn._src.builders import step_inputs
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell, Made, constructor, labelled, state_name
 from jaxrnn._src.core.closures import units
 from jaxrnn._src.core.dtypes import arithmetic
+from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.tags import untagged
 from jaxrnn._src.core.typing import Array, Initializer, Residuals, State, Update
@@ -30,6 +32,7 @@ def gated(
     bias: Sequence[float] | None = None,
     unit: Mapping[str, Initializer] | None = None,
     recurrent: Sequence[str | int] | None = None,
+    inputs: Sequence[str] = (),
 ) -> "Gated":
     """Makes the constructor of a cell from its elementwise update.
 
@@ -53,6 +56,10 @@ def gated(
       recurrent: the gates that have a recurrent part, if not all have: their names or numbers, in
         the order in which ``update`` takes them as ``r``. Kernels take a product with zeros for
         the others.
+      inputs: names of what each step is given that no weight multiplies, such as ``("dt",)`` for
+        the time since the step before. The update takes them by name, [..., H]. The cell's input
+        is then a dict, of ``x`` [..., I] and each of them, [..., 1]. On a kernel each costs as
+        much as a gate.
 
     Returns:
       A constructor ``(hidden, *, heads=1, residuals="gates") -> Cell``. With ``heads`` = N the
@@ -82,6 +89,22 @@ def gated(
     >>> mgu = jaxrnn.gated(mgu_update, gates=("f", "n"))
     >>> mgu(hidden=16)
     mgu(hidden=16)
+
+    The hidden state of a GRU-D decays between observations (Che et al. 2018, arXiv:1606.01865):
+
+    >>> def decaying_update(state, x, r, dt, rate):
+    ...     (h,), (xz, xn), (rz, rn) = state, x, r
+    ...     h, z = jnp.exp(-jax.nn.softplus(rate) * dt) * h, jax.nn.sigmoid(xz + rz)
+    ...     return (h + z * (jnp.tanh(xn + rn) - h),)
+    >>> decaying = jaxrnn.gated(
+    ...     decaying_update, gates=("z", "n"), inputs=("dt",),
+    ...     unit={"rate": jax.nn.initializers.zeros},
+    ... )
+    >>> cell = decaying(hidden=16)
+    >>> params = cell.init(jax.random.key(0), {"x": 3, "dt": 1})
+    >>> xs = {"x": jnp.ones((5, 2, 3)), "dt": jnp.full((5, 2, 1), 0.5)}
+    >>> jaxrnn.unroll(cell, params, xs)[1].shape
+    (5, 2, 16)
     """
     gates = checks.names("gates", gates, str)
     states = checks.names("states", states, state_name)
@@ -90,7 +113,8 @@ def gated(
         want = f"one for each of {len(gates)} gates: {', '.join(gates)}"
         raise ValueError(f"bias: got {len(bias)} numbers, want {want}")
     named = tuple(sorted(dict(unit or {}).items()))
-    form = Form(update, gates, states, bias, named, _recurrent(gates, recurrent))
+    given = step_inputs.names(inputs, dict(named), gates)
+    form = Form(update, gates, states, bias, named, _recurrent(gates, recurrent), given)
     size = _check_update(form)
 
     def build(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
@@ -132,24 +156,30 @@ class Form(NamedTuple):
     bias: tuple[float, ...]
     unit: tuple[tuple[str, Initializer], ...]
     recurrent: tuple[int, ...]
+    inputs: tuple[str, ...] = ()
 
     def filled(self, r: Array) -> Array:
-        """The recurrent weights of all gates: zero for one that has none."""
+        """The recurrent weights of all gates and inputs: zero for one that has none."""
         if self.whole:
             return r
         zero = jnp.zeros_like(r[..., 0, :])
         parts = {k: r[..., i, :] for i, k in enumerate(self.recurrent)}
-        return jnp.stack([parts.get(k, zero) for k in range(len(self.gates))], -2)
+        return jnp.stack([parts.get(k, zero) for k in range(self.count)], -2)
+
+    @property
+    def count(self) -> int:
+        """How many gates a kernel sees: those of the inputs come last."""
+        return len(self.gates) + len(self.inputs)
 
     @property
     def whole(self) -> bool:
-        return self.recurrent == tuple(range(len(self.gates)))
+        return self.recurrent == tuple(range(self.count))
 
     @property
     def summed(self) -> tuple[int, ...]:
         """The gates whose two parts the update sees only as a sum, or that have but one."""
         update = untagged(_update(self))
-        problem = Problem(update, len(self.gates), len(self.states), False, "gates", None)
+        problem = Problem(update, self.count, len(self.states), False, "gates", None)
         return Packing(problem, (name for name, _ in self.unit)).summed
 
 
@@ -169,7 +199,7 @@ class Parts(NamedTuple):
 
 
 def _update(form: Form) -> Update:
-    """The update as ``recur`` calls it, with recurrent parts of all gates.
+    """The update as ``recur`` calls it, with recurrent parts of all gates, and inputs as gates.
 
     The same function for the same form, as long as something uses it.
     """
@@ -182,7 +212,9 @@ def _update(form: Form) -> Update:
     def update(state, x, r, **unit):
         # Zero, but so the kernels see a sum, and keep one array for both.
         x = tuple(a if k in form.recurrent else a + r[k] for k, a in enumerate(x))
-        return form.update(state, x, tuple(r[k] for k in form.recurrent), **unit)
+        count = len(form.gates)
+        unit |= dict(zip(form.inputs, x[count:], strict=True))
+        return form.update(state, x[:count], tuple(r[k] for k in form.recurrent), **unit)
 
     _updates[form] = update
     return update
@@ -195,8 +227,8 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
     hidden, heads = checks.heads(hidden, heads)
     if residuals not in RESIDUALS:
         raise ValueError(f"residuals: got {residuals!r}, want one of {RESIDUALS}")
-    gates, update = len(form.gates), _update(form)
-    spec = param_spec.gated(hidden, gates, heads, len(form.recurrent), form.bias)
+    gates, update = form.count, _update(form)
+    spec = param_spec.gated(hidden, len(form.gates), heads, len(form.recurrent), form.bias)
     spec |= {name: ((hidden,), init) for name, init in form.unit}
 
     def initial_state(params, batch_shape):
@@ -204,38 +236,50 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
         return (zeros,) * len(form.states)
 
     def operands(params, state, xs):
-        param_spec.check(spec, params, xs)
+        param_spec.check(spec, params, step_inputs.features(form.inputs, xs, "xs"))
         unit = {name: params[name] for name, _ in form.unit}
-        weights = params["w"], params["b"], form.filled(params["r"])
-        return Operands(xs, *weights, unit, state, None, None, None)
+        given = xs, params["w"], params["b"]
+        if form.inputs:
+            given = step_inputs.joined(form.inputs, params, xs)
+        return Operands(*given, form.filled(params["r"]), unit, state, None, None, None)
+
+    def typed(ys, xs):
+        """Outputs in the type of the features, which what is joined to them may widen."""
+        return ys.astype(step_inputs.features(form.inputs, xs, "xs").dtype)
 
     def changed(params, state, x, h=None, around=None, **options):
         given = functools.partial(around(update) if around else update, **options)
         problem = Problem(given, gates, len(form.states), False, residuals, None)
-        return reference.step(problem, operands(params, state, x), state, x, h)
+        given = operands(params, state, x)
+        state, y = reference.step(problem, given, state, given.xs, h)
+        return state, typed(y, x)
 
     def given_gates(params, state, x):
-        return reference.given(operands(params, state, x), gates, state, x, state[0])
+        given = operands(params, state, x)
+        return reference.given(given, gates, state, given.xs, state[0])
 
     def step(params, state, x, key=None):
         del key
-        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        state = checks.completed_state(initial_state, params, state, leading(x))
         return changed(params, state, x)
 
     def unroll(
         params, state, xs, mask, starts, reverse, key, implementation, initial=None, every=False
     ):
         del key
-        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
+        initial = initial_state(params, leading(xs)[1:]) if initial is None else initial
         state = initial if state is None else state
         given = operands(params, state, xs)
-        return recur(
-            update, xs, given.w, given.b, given.r, given.unit, given.state,
+        state, ys = recur(
+            update, given.xs, given.w, given.b, given.r, given.unit, given.state,
             initial=None if starts is None else initial, mask=mask, starts=starts,
             reverse=reverse, residuals=residuals, implementation=implementation, every=every,
         )  # fmt: skip
+        return state, (typed(ys[0], xs), ys[1]) if every else typed(ys, xs)
 
-    init = lambda key, in_size: param_spec.made(spec, key, in_size)
+    def init(key, in_size):
+        return param_spec.made(spec, key, step_inputs.sized(form.inputs, in_size))
+
     # What implementations make is theirs.
     whole = streamed(unroll, initial_state, lambda params, xs: ())
     cell = Cell(init, initial_state, step, whole, states=form.states)
@@ -253,7 +297,7 @@ def _check_update(form: Form) -> int | None:
     None is returned for any other.
     """
     update, gates, states = form.update, len(form.gates), len(form.states)
-    unit = tuple(name for name, _ in form.unit)
+    unit = (*(name for name, _ in form.unit), *form.inputs)
     size = units(update, (states, gates, len(form.recurrent)), unit)
     row = jax.ShapeDtypeStruct((size or 3,), jnp.float32)
     name = f"update {update.__name__}"

@@ -1,6 +1,8 @@
 """Cells whose step is not elementwise but for one product, or has no product at all."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,35 +12,83 @@ from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
-from jaxrnn._src.core.typing import Array, Params
+from jaxrnn._src.core.typing import Array, InitialState, Params, Spec, State
 from jaxrnn._src.ops import step_loop
 
 
 def lifted(
-    spec, states, inputs, step, *, products=(), bilinear=None, others=(), outputs=None
-):  # fmt: skip
-    """A cell from its step, which takes its matrix products by name.
+    spec: Spec,
+    states: Mapping[str, int],
+    inputs: Callable[[Params, Array], Any],
+    step: Callable[[dict[str, Array], State, Any, Callable[..., Array]], tuple[State, Array]],
+    *,
+    products: "Named" = (),
+    bilinear: Callable[..., Array] | None = None,
+    others: "Named" = (),
+    outputs: Callable[[Params, Array, Array], Array] | None = None,
+) -> Cell:
+    """Makes a cell from a step that takes its matmuls by name.
 
-    What an input alone decides is made for all steps at once, before the loop, or for a piece of a
-    long sequence at a time; the gradients of the weights are taken after it.
+    For cells that are not ``jaxrnn.gated``: a second matmul in the step, a sum over the units. It
+    is faster than ``jaxrnn.cell``: what depends on the input alone is computed for all steps at
+    once, before the loop, and the weights' gradients are one matmul each, after it. Long sequences
+    are run in pieces, so that memory does not grow with what the input's part takes.
 
     Args:
-      spec: the parameters: see ``param_spec.made``.
+      spec: a dict from the name of each parameter to ``(shape, initializer)``. The shape has
+        ``jaxrnn.INPUTS`` where the size of the input stands; an initializer is
+        ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``. Of a shape [K, G, H] it
+        makes each of the G gates by itself.
       states: a dict from the name of each state to its width: [..., width], zero at first.
-      inputs: ``(params, x) -> x``, a tree of [..., K] in float32 at least, of [..., I] with any
-        leading axes.
-      step: ``(others, state, x, dot) -> (state, y)``, elementwise but for its products
-        ``dot(name, a)`` (``step_loop.problem.product``) and sums over features.
-      products: names of the parameters that ``dot`` takes; or ``params -> dict``.
-      bilinear: what ``dot`` is in place of a matrix product, ``(a, w, total) -> [..., M]``.
+      inputs: ``(params, x) -> x``: from [..., I], with any leading axes, to a tree of arrays
+        [..., K], which the step is given in float32 at least.
+      step: ``(others, state, x, dot) -> (state, y)`` of one step: ``state`` is a tuple of arrays
+        [..., width], ``dot(name, a)`` the product of a [..., K] with a weight: [K, M] gives
+        [..., M]; [K, G, H] gives [..., G * H]; [N, D, G, E], of N heads, takes [..., N * D] and
+        gives [..., G * N * E]. All else is elementwise, or over the last axis.
+      products: names of the parameters that ``dot`` takes; or ``params -> dict`` of weights.
+      bilinear: what ``dot`` is in place of a matmul, ``(a, w, total) -> [..., M]``: bilinear in
+        [..., K] and a weight of any shape; ``total`` is the type to sum in.
       others: names of the parameters that the step is given, each as [...batch, ...]; or
         ``params -> dict``.
       outputs: ``(params, ys, x) -> ys``, for all steps at once; None if y is the output.
 
     Returns:
-      A ``Cell``. Outputs are in the type of the inputs.
+      A ``Cell``. Outputs are in the type of the inputs. Call it in a ``jaxrnn.constructor``, so
+      that the cell compares and pickles by that call.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above; at the call, the step's result is not.
+
+    >>> @jaxrnn.constructor
+    ... def reset_before(hidden):  # h = h + f * (n - h), n = tanh(x_n + R_n (f * h))
+    ...     init = jax.nn.initializers
+    ...     spec = {"w": ((jaxrnn.INPUTS, 2, hidden), init.glorot_uniform())}
+    ...     spec |= {name: ((hidden, hidden), init.orthogonal()) for name in ("rf", "rn")}
+    ...
+    ...     def inputs(params, x):
+    ...         y = jnp.tensordot(x, params["w"], 1)
+    ...         return y[..., 0, :], y[..., 1, :]
+    ...
+    ...     def step(others, state, x, dot):
+    ...         (h,), (xf, xn) = state, x
+    ...         f = jax.nn.sigmoid(xf + dot("rf", h))
+    ...         h = h + f * (jnp.tanh(xn + dot("rn", f * h)) - h)
+    ...         return (h,), h
+    ...
+    ...     return jaxrnn.lifted(spec, {"h": hidden}, inputs, step, products=("rf", "rn"))
+    >>> cell = reset_before(4)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)))[1].shape
+    (5, 2, 4)
     """
+    param_spec.check_spec(spec)
+    states = checks.widths("states", states)
+    for name, named in (("products", products), ("others", others)):
+        if not callable(named) and not set(named) <= set(spec):
+            raise ValueError(f"{name}: got {tuple(named)}, want names of {tuple(spec)}")
     initial_state = zero_state(states.values())
+    step = _checked(step)
     finish = outputs or (lambda params, ys, x: ys)
 
     def given(params, x):
@@ -85,7 +135,7 @@ def state_dtype(params, complex_=False):
     return promoted(dtype, jnp.dtype("complex64")) if complex_ else dtype
 
 
-def zero_state(widths, complex_=False):
+def zero_state(widths: Iterable[int], complex_: bool = False) -> InitialState:
     """``initial_state`` of arrays of zeros, [..., width] each, in the arithmetic's type."""
     widths = tuple(widths)
 
@@ -96,7 +146,19 @@ def zero_state(widths, complex_=False):
     return initial_state
 
 
-def _named(
-    names: tuple[str, ...] | Callable[[Params], dict[str, Array]], params: Params
-) -> dict[str, Array]:
+# Names of parameters, or a dict that is made of them.
+Named = Sequence[str] | Callable[[Params], dict[str, Array]]
+
+
+def _checked(step):
+    @functools.wraps(step)
+    def run(others, state, x, dot):
+        result = step(others, state, x, dot)
+        checks.check_result(result, state)
+        return result
+
+    return run
+
+
+def _named(names: Named, params: Params) -> dict[str, Array]:
     return names(params) if callable(names) else {name: params[name] for name in names}

@@ -406,7 +406,7 @@ def unroll(
         by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way: on a CPU in the
         kernel, on a GPU or TPU in XLA's loop. Of others the step is scanned; ``explain`` says so.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
-        can run.
+        can run; or "newton", which is never chosen: see ``jaxrnn.newton``.
 
     Returns:
       ``(state, ys)`` as ``jax.lax.scan``: the state after the last step processed, and the
@@ -476,7 +476,8 @@ def explain(
 
     Args:
       cell, params, xs, state, options: as for ``unroll``; nothing is computed, so ``params`` and
-        ``xs`` may be ``jax.ShapeDtypeStruct``.
+        ``xs`` may be ``jax.ShapeDtypeStruct``. With ``implementation="newton"`` and arrays, it is
+        computed how many iterations these take.
       platform: "cpu", "gpu" or "tpu"; a ``jax.Device``, whose chip then counts too; None for JAX's
         default device.
 
@@ -498,7 +499,18 @@ def explain(
     with dispatch.recording(target) as choices:
         arrays = (dicts(params), xs, state, {k: v for k, v in options.items() if _is_array(v)})
         static = {k: v for k, v in options.items() if not _is_array(v)}
-        jax.eval_shape(lambda p, x, s, a: unroll(cell, p, x, s, **a, **static), *arrays)
+
+        def run(params, xs, state, arrays):
+            unroll(cell, params, xs, state, **arrays, **static)
+            return [choice.solved for choice in choices]
+
+        types = any(isinstance(a, jax.ShapeDtypeStruct) for a in jax.tree.leaves(arrays))
+        if options.get("implementation") == dispatch.NEWTON and not types:
+            solved = jax.jit(run)(*arrays)
+        else:
+            jax.eval_shape(run, *arrays)
+            solved = [None] * len(choices)
+    choices = [choice.told(found) for choice, found in zip(choices, solved, strict=True)]
     return dispatch.Explanation(repr(cell), target.chip or str(target.platform), tuple(choices))
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core import inputs
-from jaxrnn._src.core.dispatch import NAMES, REFERENCE
+from jaxrnn._src.core.dispatch import NAMES, NEWTON, REFERENCE
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_device
 from jaxrnn._src.core.typing import Activation, Array
@@ -32,8 +32,9 @@ def check_sequence(xs, mask, starts, reverse, key, implementation):
     check_bool("reverse", reverse)
     if key is not None:
         check_key(key)
-    if implementation is not None and implementation not in NAMES:
-        raise ValueError(f"implementation: got {implementation!r}, want None or one of {NAMES}")
+    known = (*NAMES, NEWTON)
+    if implementation is not None and implementation not in known:
+        raise ValueError(f"implementation: got {implementation!r}, want None or one of {known}")
 
 
 def described(value):
@@ -339,6 +340,13 @@ def names(name, value, default):
     if not value or not fits or len(set(value)) < len(value):
         raise ValueError(f"{name}: got {value}, want different names, or how many there are")
     return tuple(value)
+
+
+def widths(name, value):
+    """A dict from names to sizes."""
+    if not isinstance(value, Mapping) or not value:
+        raise TypeError(f"{name}: got {described(value)}, want a dict from names to widths")
+    return {key: size(f"{name}[{key!r}]", width) for key, width in value.items()}
 
 
 def heads(hidden, number):

@@ -15,6 +15,8 @@ from jaxrnn._src.core.lowering_target import Target
 REFERENCE = "reference"
 # All that `implementation=` can be, of any operation.
 NAMES = (REFERENCE, "xla", "cpu", "tpu", "gpu")
+# The same of what is never chosen, and runs only if it is asked for.
+NEWTON = "newton"
 
 # Whether an exported program may call what only this library can make known to XLA. A context of
 # JAX's: a function that was traced and lowered without is traced and lowered again.
@@ -44,11 +46,24 @@ class Choice(NamedTuple):
       operation: the operation and its sizes.
       runs: the implementation's name.
       others: why each other implementation does not run.
+      how: more about what runs, if there is more to say.
+      solved: of ``newton``, what it did: ``ops.newton.Solved``.
     """
 
     operation: str
     runs: str
     others: dict[str, str]
+    how: str = ""
+    solved: Any = None
+
+    def told(self, solved: Any) -> "Choice":
+        """With the numbers of what Newton's method did; None if they are not known."""
+        if solved is None:
+            return self._replace(solved=None)
+        most, rest = int(solved.iterations.max(initial=0)), int((~solved.converged).sum())
+        how = f"{self.how}; {most} iterations"
+        how += f", {rest} of {solved.converged.size} rows step by step" if rest else ""
+        return self._replace(how=how, solved=solved)
 
 
 class Explanation(NamedTuple):
@@ -68,7 +83,8 @@ class Explanation(NamedTuple):
         lines = [f"{self.cell} on {self.platform}"]
         for choice in self.choices:
             lines.append(f"  {choice.operation}")
-            lines.append(f"    {choice.runs:<10} runs")
+            how = f": {choice.how}" if choice.how else ""
+            lines.append(f"    {choice.runs:<10} runs{how}")
             lines += [f"    {name:<10} no: {why}" for name, why in choice.others.items()]
         if not self.choices:
             lines.append("  no recurrence, nothing to choose")
@@ -126,6 +142,16 @@ def recording(target: Target) -> Iterator[list[Choice]]:
         _recorder.reset(token)
 
 
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """A context for what an operation is made of: its own choices are nobody's question."""
+    token = _recorder.set(None)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+
+
 def is_recording() -> bool:
     """Whether somebody wants to know what is chosen."""
     return _recorder.get() is not None
@@ -151,6 +177,13 @@ def record(operation: str, table: Mapping[str, Candidate], problem: Any, operand
 
 def _name(table: Mapping[str, Candidate], module: Candidate) -> str:
     return next(name for name, known in table.items() if known is module)
+
+
+def record_newton(operation: str, table: Mapping[str, Any], how: str, solved: Any) -> None:
+    """The same for an operation that runs by Newton's method."""
+    if (recorder := _recorder.get()) is not None:
+        others = dict.fromkeys((*table, REFERENCE), f"implementation={NEWTON!r} was asked for")
+        recorder[1].append(Choice(operation, NEWTON, others, how, solved))
 
 
 def only_reference(operation: str, why: str, name: str | None) -> None:

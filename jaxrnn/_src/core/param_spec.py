@@ -1,7 +1,7 @@
 """What the parameters of a cell are, said once: for making them and for checking them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.dtypes import arithmetic, promoted
-from jaxrnn._src.core.typing import Array, Initializer, PRNGKey, Shape
+from jaxrnn._src.core.typing import Array, Initializer, PRNGKey, Shape, Spec
 
 
 class Inputs(NamedTuple):
@@ -18,10 +18,10 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...] = ()
 
     @property
-    def places(self):
+    def places(self) -> int:
         return math.prod(self.shape)
 
-    def size(self, name, features):
+    def size(self, name: str, features: int) -> int:
         """How many these are, of so many ``features`` at all places."""
         if features % self.places:
             want = f"a multiple of {self.places}, as many at each place of shape={self.shape}"
@@ -30,6 +30,28 @@ class Inputs(NamedTuple):
 
 
 INPUTS = Inputs()  # as many as the input has features
+
+
+def check_spec(spec: Spec) -> None:
+    """A dict from names to ``(shape, initializer)``, with the size of the input in one shape.
+
+    Raises:
+      TypeError, ValueError: naming the parameter that is not so.
+    """
+    want = "a dict from names to (shape, initializer)"
+    if not isinstance(spec, Mapping):
+        raise TypeError(f"spec: got {checks.described(spec)}, want {want}")
+    for name, pair in spec.items():
+        if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[1]):
+            raise TypeError(f"spec[{name!r}]: got {pair!r}, want (shape, initializer)")
+        for n in pair[0]:
+            if not isinstance(n, Inputs):
+                checks.size(f"spec[{name!r}]", n)
+    if not any(isinstance(n, Inputs) for shape, _ in spec.values() for n in shape):
+        raise ValueError(
+            "spec: got no shape with jaxrnn.INPUTS, want it where inputs meet a weight"
+        )
+
 
 input_init = jax.nn.initializers.glorot_uniform()
 recurrent_init = jax.nn.initializers.orthogonal()

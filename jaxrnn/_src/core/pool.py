@@ -1,17 +1,22 @@
 """Many streams in one array of states: what a server runs a cell with."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell, check_cell
 from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.typing import Array, InputArray, Inputs, Outputs, Params, State
 
-Array = jax.Array
+# Slots or counts: integers, known or traced.
+Numbers: TypeAlias = InputArray | Sequence[int] | int
 
 
 class Streams(NamedTuple):
@@ -25,9 +30,9 @@ class Streams(NamedTuple):
       kept: int32 [S], how many steps the stream can go back.
     """
 
-    state: Any
+    state: State
     live: Array
-    past: Any
+    past: State
     place: Array
     kept: Array
 
@@ -76,7 +81,7 @@ class Pool:
         history = self.history and checks.size("history", self.history)
         object.__setattr__(self, "history", history)
 
-    def init(self, params: Any) -> Streams:
+    def init(self, params: Params) -> Streams:
         """No streams, for parameters of these types."""
         one = self.cell.initial_state(params, ())
         zeros = lambda *leading: jax.tree.map(
@@ -86,7 +91,9 @@ class Pool:
         past = zeros(self.slots, self.history) if self.history else None
         return Streams(zeros(self.slots), number.astype(bool), past, number, number)
 
-    def admit(self, params: Any, streams: Streams, slots: Any, state: Any = None) -> Streams:
+    def admit(
+        self, params: Params, streams: Streams, slots: Numbers, state: State | None = None
+    ) -> Streams:
         """Begins streams in some slots, in place of what was there.
 
         Args:
@@ -110,7 +117,7 @@ class Pool:
             kept=set_at(streams.kept, 0),
         )
 
-    def evict(self, streams: Streams, slots: Any) -> Streams:
+    def evict(self, streams: Streams, slots: Numbers) -> Streams:
         """Ends the streams in some slots, int [...]; those that have none stay as they are."""
         slots = self._checked("slots", slots)
         return streams._replace(
@@ -119,8 +126,8 @@ class Pool:
         )
 
     def step(
-        self, params: Any, streams: Streams, xs: Any, active: Any = None
-    ) -> tuple[Streams, Any]:
+        self, params: Params, streams: Streams, xs: Inputs, active: InputArray | None = None
+    ) -> tuple[Streams, Outputs]:
         """One step of the streams in all slots, or in some.
 
         Args:
@@ -153,7 +160,7 @@ class Pool:
             )
         return moved, select(steps, ys, 0)
 
-    def rollback(self, streams: Streams, counts: Any) -> Streams:
+    def rollback(self, streams: Streams, counts: Numbers) -> Streams:
         """Takes back the last steps of each stream.
 
         Args:
@@ -179,7 +186,7 @@ class Pool:
             state=select(counts > 0, old, streams.state), place=at, kept=streams.kept - counts
         )
 
-    def fork(self, streams: Streams, source: Any, slots: Any) -> Streams:
+    def fork(self, streams: Streams, source: Numbers, slots: Numbers) -> Streams:
         """Copies streams, with the steps that they can go back, into other slots.
 
         Args:
@@ -194,7 +201,7 @@ class Pool:
         source = jnp.broadcast_to(source, slots.shape)
         return jax.tree.map(lambda a: a.at[slots].set(a[source], mode="drop"), streams)
 
-    def _checked(self, name: str, slots: Any) -> Array:
+    def _checked(self, name: str, slots: Numbers) -> Array:
         slots = _integers(name, slots)
         known = _known(slots)
         if known is not None and ((known < 0) | (known >= self.slots)).any():
@@ -202,7 +209,7 @@ class Pool:
         return jnp.where(slots < 0, self.slots, slots)  # out of range, where it would wrap around
 
 
-def _integers(name: str, value: Any) -> Array:
+def _integers(name: str, value: Numbers) -> Array:
     value = jnp.asarray(value)
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{name}: got {checks.described(value)}, want integers")
@@ -211,4 +218,4 @@ def _integers(name: str, value: Any) -> Array:
 
 def _known(value: Array) -> np.ndarray | None:
     """The numbers of an array; None if it is traced."""
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return None if isinstance(value, Tracer) else np.asarray(value)

@@ -107,6 +107,7 @@ def streamed(unroll, initial_state, made):
         every = given.get("every", False)
         initial = {name: value for name, value in given.items() if name != "every"}
         whole = dispatch.is_recording() or time_division.axis() is not None
+        whole |= implementation == dispatch.NEWTON  # of which all steps are one unknown
         steps = None if whole else _size(bytes_made, params, xs)
         if steps is None:
             return unroll(params, state, xs, mask, starts, *options, **given)

@@ -30,10 +30,12 @@ Theirs: TypeAlias = Any
 
 Activation: TypeAlias = str | Callable[[Array], Array]  # in `jax.nn`, or elementwise
 Initializer: TypeAlias = Callable[[PRNGKey, Any, Any], Array]  # (key, shape, dtype), as in JAX
+# The parameters of a cell: (shape, initializer) by name, with `jaxrnn.INPUTS` in a shape.
+Spec: TypeAlias = Mapping[str, tuple[tuple[Any, ...], Initializer]]
 Update: TypeAlias = Callable[..., tuple[Array, ...]]  # (state, x, r, **unit), see `jaxrnn.gated`
 # Of one parameter: an initializer, the name of one in `jax.nn.initializers`, or one for each gate.
 Initializers: TypeAlias = str | Initializer | tuple[str | Initializer, ...]
-ImplementationName: TypeAlias = Literal["reference", "xla", "cpu", "tpu", "gpu"]
+ImplementationName: TypeAlias = Literal["reference", "xla", "cpu", "tpu", "gpu", "newton"]
 Residuals: TypeAlias = Literal["gates", "states", "chunks"]
 Per: TypeAlias = Literal["step", "sequence"]
 # None leaves the outputs apart, as a tuple.

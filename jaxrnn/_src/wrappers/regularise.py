@@ -6,7 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._src.core import checks, dropout_masks
+from jaxrnn._src.core import checks, dropout_masks, inputs
 from jaxrnn._src.core.cell import Cell, check_cell, constructor
 from jaxrnn._src.core.cell import cell as from_step
 from jaxrnn._src.core.sharding import nowhere
@@ -60,7 +60,7 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
         if not leaves or not _gives_its_state(cell, *_shapes(params, state, x)):
             want = "a cell whose output is its state's first array"
             raise ValueError(f"zoneout: got {cell}, want {want}")
-        after, _ = cell.step(params, state, x, dropout_masks.fold(key, 0))
+        after, y = cell.step(params, state, x, dropout_masks.fold(key, 0))
         new, tree = jax.tree.flatten(after)
         places = [i for i, a in enumerate(new) if jnp.issubdtype(a.dtype, jnp.inexact)]
         rates = rate if isinstance(rate, tuple) else (rate,) * len(places)
@@ -70,7 +70,7 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
         for n, (place, rate_, old) in enumerate(zip(places, rates, jax.tree.leaves(state))):
             own = dropout_masks.fold(key, n + 1)
             new[place] = kept(rate_, old, new[place], count, own)
-        return tree.unflatten(new), new[0].astype(x.dtype)
+        return tree.unflatten(new), new[0].astype(y.dtype)
 
     nothing = not any(rate) if isinstance(rate, tuple) else rate == 0
     return _counted(cell, change, lambda key: nothing, draws=cell.draws or not nothing)
@@ -153,7 +153,7 @@ def variational_dropout(cell: Cell, rate: float) -> Cell:
 
     def step(params, state, x, key):
         h = state[0]
-        rows = jnp.zeros(x.shape[:-1], jnp.int32)
+        rows = jnp.zeros(inputs.leading(x), jnp.int32)
         kept = dropout_masks.kept(key, rate, rows, h.shape[-1:], "sequence")
         return parts.step(params, state, x, dropout_masks.scaled(h, kept, rate))
 
@@ -205,7 +205,8 @@ def _parts(name, cell):
 
 def _shapes(params, state, x):
     """What a step is given, as leaves and their tree; x in the state's type."""
-    leaves, tree = jax.tree.flatten((params, state, x.astype(jax.tree.leaves(state)[0].dtype)))
+    dtype = jax.tree.leaves(state)[0].dtype
+    leaves, tree = jax.tree.flatten((params, state, jax.tree.map(lambda a: a.astype(dtype), x)))
     return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves), tree
 
 

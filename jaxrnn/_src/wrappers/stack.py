@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrnn._src.builders.stateless import stateless
 from jaxrnn._src.core import checks, dropout_masks, every_step, param_spec, params_tree
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
+from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.sequence import positions, resets, select
 from jaxrnn._src.core.streaming import streamed
@@ -316,12 +317,12 @@ def dropout(rate: float, *, per: Per = "step") -> Cell:
         return jnp.zeros(batch_shape, jnp.int32)
 
     def step(params, state, x, key=None):
-        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        state = checks.completed_state(initial_state, params, state, leading(x))
         return state + 1, drop(x, state, key)
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
-        first = initial_state(params, xs.shape[1:-1]) if state is None else state
-        real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+        first = initial_state(params, leading(xs)[1:]) if state is None else state
+        real = jnp.ones(leading(xs), bool) if mask is None else mask
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
         ys = jax.vmap(drop, (0, 0, None))(xs, before, key)
         return after, (ys, before + real.astype(before.dtype)) if every else ys

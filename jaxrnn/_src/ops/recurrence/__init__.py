@@ -16,7 +16,7 @@ from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
-from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, reference, tpu, xla
+from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, newton, reference, tpu, xla
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
 
 # The best first; `reference` runs only if asked.
@@ -62,7 +62,8 @@ def recur(
       residuals: what a forward keeps for its backward: "gates", all that enters the gates;
         "states", the states alone, from which a large product makes the gates again; or "chunks",
         the state before every chunk of about sqrt(T) steps, which are then run again.
-      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can run;
+        or "newton".
       every: ys are ``(ys, states)``.
 
     Returns:
@@ -70,7 +71,8 @@ def recur(
       after each step.
     """
     starts = resets(starts, mask, reverse)
-    dispatch.check(IMPLEMENTATIONS, implementation)
+    is_newton = implementation == dispatch.NEWTON
+    dispatch.check(IMPLEMENTATIONS, None if is_newton else implementation)
     names = tuple(sorted(unit))
     closed = closed_update(update, len(state), w.shape[1], names, w.shape[2], state[0].dtype)
     # A scan of the step may close over arrays, and then is no function to be kept. It has the
@@ -86,9 +88,14 @@ def recur(
         every=every,
     )  # fmt: skip
     described = _describe(problem, operands)
-    if closed.why is None:
+    if closed.why is None and is_newton and xs.shape[0]:
+        final, ys, states, solved = _newton(problem, operands)
+        how = newton.blocks(problem, operands).describe(w.shape[2])
+        dispatch.record_newton(described, IMPLEMENTATIONS, how, solved)
+        return final, (ys, states) if every else ys
+    if closed.why is None and not is_newton:
         dispatch.record(described, IMPLEMENTATIONS, problem, operands)
-    else:
+    elif closed.why is not None:
         dispatch.only_reference(described, closed.why, implementation)
     if xs.shape[0] == 0:
         ys = jnp.zeros((*xs.shape[:-1], state[0].shape[-1]), xs.dtype)
@@ -117,7 +124,7 @@ def _after(problem):
     return problem.states * problem.every
 
 
-_reference = once_each(reference.run)
+_reference, _newton = once_each(reference.run), once_each(newton.run)
 _operation = Operation(
     "recur",
     reference=reference.run,

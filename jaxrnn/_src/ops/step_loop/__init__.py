@@ -17,7 +17,7 @@ from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
-from jaxrnn._src.ops.step_loop import reference, xla
+from jaxrnn._src.ops.step_loop import newton, reference, xla
 from jaxrnn._src.ops.step_loop.problem import Operands, Problem, split
 
 IMPLEMENTATIONS: dict[str, Implementation] = {"xla": xla}  # `reference` runs only if asked
@@ -51,7 +51,8 @@ def loop(
       mask: bool [T, B], true at a real step; at others the state is held and y is 0.
       starts: bool [T, B], true where a new episode begins.
       reverse: from the last step to the first.
-      implementation: "xla", "reference", or None for the best that can run.
+      implementation: "xla", "reference", or None for the best that can run; or "newton", for a
+        step that is elementwise and has no products.
 
     Returns:
       ``(state, ys)``: the final state, and ys [T, B, ...].
@@ -61,10 +62,18 @@ def loop(
     operands = operands._replace(initial=initial, mask=mask, starts=starts)
     problem = problem._replace(reverse=reverse, implementation=implementation)
     operands = varying(operands)
-    dispatch.check(IMPLEMENTATIONS, implementation)
+    is_newton = implementation == dispatch.NEWTON
+    dispatch.check(IMPLEMENTATIONS, None if is_newton else implementation)
     described = _describe(problem, operands)
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     why = closed_over(functools.partial(reference.step, problem), operands, state, x)
+    if is_newton:
+        why = why or newton.unsupported(problem, operands)
+    if why is None and is_newton:
+        *final, ys, solved = _newton(problem, operands)
+        how = newton.blocks(problem).describe(jax.tree.leaves(state)[0].shape[-1])
+        dispatch.record_newton(described, IMPLEMENTATIONS, how, solved)
+        return jax.tree.structure(state).unflatten(final), ys
     if why is None:
         dispatch.record(described, IMPLEMENTATIONS, problem, operands)
         run = _reference if implementation == dispatch.REFERENCE else _operation
@@ -90,7 +99,7 @@ def _describe(problem, operands):
     return f"{name} T={steps} B={tuple(batch)} {problem.product}"
 
 
-_reference = once_each(reference.run)
+_reference, _newton = once_each(reference.run), once_each(newton.run)
 _operation = Operation(
     "loop",
     reference=reference.run,

@@ -81,6 +81,9 @@ def online(cell: Cell, rule: Literal["rtrl", "snap1", "eprop", "uoro"] = "rtrl")
     if cell.draws:
         want = "a cell that draws no random numbers, which its gradients would not see"
         raise ValueError(f"online: got {cell}, want {want}")
+    if cell.gated is not None and cell.gated.form.inputs:
+        want = "a cell whose input is an array"
+        raise ValueError(f"online: got {cell}, want {want}")
     begin, advance = RULES[rule]
 
     def initial_state(params, batch_shape):
