@@ -9,6 +9,7 @@ COMMANDS = {
     "attention": "an attention layer in jaxrnn, PyTorch and Flax",
     "cells": "a layer of every cell of the library",
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
+    "plans": "every plan of the kernel for NVIDIA GPUs, on one: see `make accelerator-kernel`",
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "int8": "what int8 weights cost in accuracy",

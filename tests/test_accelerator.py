@@ -7,26 +7,30 @@ import math
 import pathlib
 import subprocess
 import sys
+import time
 import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from cases import NO_KERNEL, TOLERANCE
+from emulated import made
 from instead import instead
 
-from benchmarks import accelerator
-from benchmarks.accelerator import attention, kinds, linear, plain
+from benchmarks import accelerator, plans
+from benchmarks.accelerator import attention, kinds, linear, plain, work
 from benchmarks.accelerator import checks as checking
 from benchmarks.accelerator import rows as timed
 from benchmarks.accelerator.once import once
+from benchmarks.accelerator.processes import ROOT, Died, Process
 from benchmarks.accelerator.words import sentences, tables
 from benchmarks.shared import contenders, scans, timing
 from benchmarks.shared.contenders import OURS
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 from jaxrnn._src.ops.attention import blockwise, cudnn
 from jaxrnn._src.ops.linear_scan import xla as linear_xla
-from jaxrnn._src.ops.recurrence import xla
+from jaxrnn._src.ops.recurrence import gpu, xla
 
 NAMES = ("cpu", "xla", "reference")[bool(NO_KERNEL) :]  # of the implementations that run here
 
@@ -41,6 +45,29 @@ def plain_jax():
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+class Here:
+    """In place of a process: the work is done in this one, where a test can change it."""
+
+    def __init__(self, asked):
+        asked = json.loads(json.dumps(asked))
+        self.messages = work.KINDS[asked.pop("kind")](**asked)
+
+    def receive(self, seconds):
+        return json.loads(json.dumps(next(self.messages), allow_nan=False))
+
+    def go_on(self):
+        pass
+
+    end = go_on
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_this_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerator, "Process", Here)
+        yield
 
 
 def run(out, *arguments):
@@ -67,7 +94,7 @@ def test_every_check_is_right(complete):
     assert status == 0 and content["interrupted"] is False
     assert content["not_run"] == LEFT
     assert {row["implementation"] for row in content["checks"]} == set(NAMES)
-    ran = {row["kind"] for row in content["checks"] if row["implementation"] == "xla"}
+    ran = {row["kind"] for row in content["checks"] if row["implementation"] == NAMES[0]}
     assert ran == set(kinds.KINDS) - {"float32 weights"}
     for row in content["checks"]:
         assert row["passed"] is True and row["problem"] is None
@@ -200,7 +227,7 @@ def test_an_interrupt_keeps_what_there_is(tmp_path, monkeypatch, part):
 
     monkeypatch.setattr(accelerator.machine, "cores", lambda: 1)
     monkeypatch.setattr(part, "measure", measure)
-    monkeypatch.setattr(timed, "prepared", lambda pool, group, peers: [{}] * len(group))
+    monkeypatch.setattr(timed, "prepared", lambda pool, case, peers: {})
     if part is timed:
         monkeypatch.setattr(accelerator, "CHECKS", 0)
     status, content = run(tmp_path)
@@ -241,9 +268,12 @@ def test_every_shape_has_a_place():
 def test_a_cut_leaves_something_of_everything():
     chosen = accelerator.parse([])
     rows = timed.cases(chosen, accelerator.broadly)
-    assert str(rows[0]) == "lstm h1024-b16 bfloat16 value and grad"
+    assert [str(row) for row in rows[:3]] == [
+        "lstm h768-b16-t1024 float16 value and grad", "lstm h768-b16-t1024 float16 forward",
+        "lstm h768-b16-t1024 bfloat16 value and grad",
+    ]  # fmt: skip
     layers = [row for row in rows if row.cell != linear.NAME]
-    assert len(set(layers)) == len(layers) == 2 * 3 * 2 * len(timed.LAYERS)
+    assert len(set(layers)) == len(layers) == 2 * 3 * 2 * len(timed.LAYERS) + 2 * 2
     assert len(set(rows)) == len(rows) == len(layers) + 2 * 2 * len(linear.SHAPES)
     assert len(layers) / 5 < rows.index(next(row for row in rows if row not in layers))
     first = [set(values) for values in zip(*rows[:12])]
@@ -391,20 +421,16 @@ def test_attention_has_heads_of_one_width():
         timed.attention("lstm", SHAPES["tiny-long"], "float32")
 
 
-def test_what_takes_long_is_compiled_seldom():
-    rows = [
-        timed.Case("forward", dtype, SHAPES["small"], cell)
-        for dtype in ("float32", "bfloat16") for cell in contenders.CELLS
-    ]  # fmt: skip
-    found = [timed._contenders(row, timed.PEERS) for row in rows]
-    assert ["linen" in row for row in found] == [True, True, False, False]
-    assert all(set(row) | {"linen"} >= {OURS, *timed.PEERS} for row in found)
-    shape = Shape("tiny", 2, 3, 4, 64)
-    build = timed.PEERS["attention"]
-    first, second = (build(cell, shape, "forward", "float32") for cell in contenders.CELLS)
-    assert first is second and build("lstm", shape, "forward", "bfloat16") is not first
-    with pytest.raises(ImportError, match="H=16"):
-        build("lstm", SHAPES["tiny-long"], "forward", "float32")
+def test_what_takes_long_is_compiled_seldom(monkeypatch):
+    """In four rows, and wherever this command is only tried."""
+    monkeypatch.setattr(timed, "_ours", lambda case: ["gpu", "xla"])
+    cases = timed.cases(accelerator.parse([]), accelerator.broadly)
+    layers = [case for case in cases if case.cell != linear.NAME]
+    everyone = {OURS, "xla", *timed.PEERS}
+    full = [row for row in layers if everyone == set(timed._contenders(row, timed.PEERS))]
+    assert len(full) == 4 and {row.shape.name for row in full} == {"h1024-b16"}
+    others = [timed._contenders(row, timed.PEERS) for row in layers if row not in full]
+    assert all({OURS, "torch"} <= set(row) and not set(timed.SELDOM) & set(row) for row in others)
 
 
 def test_torch_takes_its_weights_as_they_lie(monkeypatch):
@@ -498,3 +524,134 @@ def test_tables_in_plain_text(capsys):
 def test_a_device_is_a_part_of_a_files_name():
     assert accelerator.slug("NVIDIA H200") == "nvidia-h200"
     assert accelerator.slug("TPU v5 lite") == "tpu-v5-lite"
+
+
+# processes
+
+
+STUB = sys.executable, "-S", str(pathlib.Path(__file__).with_name("stub_work.py"))
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Processes on a device that is not one, and little patience."""
+    monkeypatch.setattr(accelerator, "Process", functools.partial(Process, command=STUB))
+    seconds = dict.fromkeys(accelerator.DEADLINES, 3.0)
+    monkeypatch.setattr(accelerator, "DEADLINES", seconds | {"survey": 30.0})
+
+
+def test_a_device_that_hangs_breaks_or_dies(tmp_path, stub, capsys):
+    """What does so is a row and says why; all other rows are there, and no process is left."""
+    status = accelerator.main(["--out", str(tmp_path)])
+    content = json.loads((tmp_path / "accelerator-stub-gpu.json").read_text())
+    assert status == 1 and content["not_run"] == LEFT
+    checks = {row["cell"]: row["problem"] for row in content["checks"]}
+    assert [name for name, problem in checks.items() if problem is None] == [
+        "fine", "fine too", "last",
+    ]  # fmt: skip
+    killed = "nothing came within 3 seconds, so it was killed"
+    died = "its process ended with signal 9: the driver fell over"
+    assert checks["hangs"] == killed and checks["dies"] == died
+    assert checks["breaks"].startswith("CUDA_ERROR_ILLEGAL_ADDRESS")
+    assert checks["says nothing"] == "its process ended with status 1: it gave up"
+    rows = {row["cell"]: row["missing"].get(OURS) for row in content["rows"]}
+    assert rows["first"] is None and rows["final"] is None and len(rows) == 6
+    assert rows["hangs"] == rows["hangs when it is ready"] == killed
+    assert rows["dies when it is ready"] == died and "ILLEGAL" in rows["breaks"]
+    lines = (tmp_path / "accelerator-stub-gpu.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == content["checks"] + content["rows"]
+    assert "Rows: 6 timed, 0 not run." in capsys.readouterr().out
+    assert not accelerator._running
+
+
+def test_a_tpu_belongs_to_one_process(tmp_path, stub, monkeypatch):
+    monkeypatch.setenv("STUB_PLATFORM", "tpu")
+    monkeypatch.setenv("STUB_ALONE", str(tmp_path / "tpu"))
+    monkeypatch.setattr(accelerator, "DEADLINES", dict.fromkeys(accelerator.DEADLINES, 1.5))
+    accelerator.main(["--out", str(tmp_path)])
+    content = json.loads((tmp_path / "accelerator-stub-gpu.json").read_text())
+    fine = {row["cell"] for row in content["checks"] if row["passed"]}
+    fine |= {row["cell"] for row in content["rows"] if OURS not in row["missing"]}
+    assert fine == {"fine", "fine too", "last", "first", "final"}
+
+
+def test_what_still_runs_at_the_end_was_not_run(tmp_path, stub, monkeypatch):
+    """No deadline is later than the end of all."""
+    monkeypatch.setattr(accelerator, "CHECKS", 1)
+    monkeypatch.setattr(accelerator, "DEADLINES", {**accelerator.DEADLINES, "check": 100.0})
+    begin = time.monotonic()
+    accelerator.main(["--out", str(tmp_path), "--seconds", "4"])
+    assert time.monotonic() - begin < 60
+    content = json.loads((tmp_path / "accelerator-stub-gpu.json").read_text())
+    assert content["rows"] == [] and len(content["not_run"]["rows"]) == 6
+    assert [row["cell"] for row in content["checks"]] == ["fine"]  # in order, up to what hung
+
+
+def test_a_device_that_cannot_be_asked(tmp_path, stub, monkeypatch):
+    monkeypatch.setenv("STUB_MISSING", "nobody built it")
+    with pytest.raises(SystemExit, match="is missing: nobody built it"):
+        accelerator.main(["--out", str(tmp_path)])
+    monkeypatch.setenv("STUB_HANGS", "1")
+    monkeypatch.setattr(accelerator, "DEADLINES", {"survey": 1.0})
+    with pytest.raises(SystemExit, match="cannot be asked: nothing came within 1 seconds"):
+        accelerator.main(["--out", str(tmp_path)])
+
+
+def test_a_process_does_what_it_is_asked():
+    case = checking.Case("plain", "elman", "float32", kinds.TINY, "reference")
+    process = Process({"kind": "check", "case": work.packed(case)})
+    row = process.receive(300)
+    assert row["passed"] and row["name"] == str(case)
+    with pytest.raises(Died, match="ended with status 0"):
+        process.receive(60)
+
+
+def test_who_is_asked_by_nobody_ends():
+    """As when the command itself was killed: its processes may hang for ever."""
+    program = """import itertools, time
+from benchmarks.accelerator import work
+work.KINDS["hang"] = lambda: (time.sleep(1) for _ in itertools.count())
+work.main('{"kind": "hang"}')"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=300)
+    assert done.returncode == 1
+
+
+def test_runs_that_differ_are_told(monkeypatch):
+    """Those of a kernel whose blocks race."""
+    computed, runs = checking._computed, []
+
+    def race(given, kind, implementation):
+        found = computed(given, kind, implementation)
+        runs.append(None)
+        if len(runs) == 13:
+            found["gradients.xs"] = np.nextafter(found["gradients.xs"], np.float32(9))
+        return found
+
+    case = checking.Case("repeated", "elman", "float32", kinds.TINY, "xla")
+    assert checking.measure(case)["passed"]
+    monkeypatch.setattr(checking, "_computed", race)
+    row = checking.measure(case)
+    assert row["passed"] is False and len(runs) == 20
+    assert row["problem"] == "of 20 runs, some differ in gradients.xs"
+
+
+def test_every_plan_is_timed(tmp_path, monkeypatch, capsys):
+    """For a GPU that is not there: what is timed has the plan that it says."""
+    monkeypatch.setattr(gpu, "plan", gpu.plan)
+    with made() as found:
+        status = plans.main(["--tiny", "--out", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    rows = json.loads(path.read_text())["rows"]
+    layer = plans.TINY
+    known = [
+        [p._asdict() for p in plans.ordered("lstm", "bfloat16", layer, direction, found.chip)]
+        for direction in ("forward", "backward")
+    ]
+    assert status == 0 and [row["plan"] for row in rows] == sum(known, [])
+    used = {tuple(numbers[:4]) for numbers in found.numbers}
+    assert used >= {
+        (row["plan"]["blocks"], row["plan"]["at_once"], 256, row["plan"]["shared"]) for row in rows
+    }
+    said = capsys.readouterr().out
+    assert said.count("the plan that is called cheapest takes") == 2

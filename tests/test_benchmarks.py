@@ -217,6 +217,7 @@ WRITE |= {
         "peers",
         "cells",
         "accelerator",
+        "plans",
         "int8",
         "aot",
         "residuals",
@@ -236,7 +237,7 @@ def test_a_run_leaves_the_recorded_results_alone(command, monkeypatch):
     with pytest.raises(SystemExit):
         parse([*given, "--out", "mine", "--record"])
     monkeypatch.setenv("OUT", "elsewhere")
-    anywhere = "elsewhere" if command == "accelerator" else record.RUNS
+    anywhere = "elsewhere" if command in ("accelerator", "plans") else record.RUNS
     assert parse(given).out == pathlib.Path(anywhere)
     assert parse([*given, "--record"]).out == record.RESULTS
 

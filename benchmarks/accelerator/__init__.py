@@ -1,25 +1,31 @@
-"""What runs right on this machine's GPU or TPU, and how fast: one command, a few minutes.
+"""What runs right on this machine's GPU or TPU, and how fast: one command, under nine minutes.
 
-First every implementation is checked against float64 (``accelerator_checks``), for a third of the
-time at most; then layers are timed beside other libraries (``accelerator_rows``). Both take
-something of everything first, so that a cut at any time leaves a picture of the whole. Whatever
-fails is a row of the result, and the rest goes on.
+First implementations are checked against float64 (``checks``), for a third of the time at most;
+then layers are timed beside other libraries (``rows``), those that others have published first.
+Both take something of everything first, so that a cut at any time leaves a picture of the whole.
+Each check and each row is a process of its own with a deadline: one that hangs, dies or breaks the
+device's context is a row of the result, and the rest goes on. This process never touches the
+device.
 """
 
 import argparse
 import concurrent.futures
 import datetime
 import itertools
+import json
 import os
 import re
 import time
-
-import jax
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from benchmarks.accelerator import checks as checking
 from benchmarks.accelerator import rows as timed
 from benchmarks.accelerator.kinds import CELLS
+from benchmarks.accelerator.processes import Died, Process
 from benchmarks.accelerator.words import sentences, tables
+from benchmarks.accelerator.work import unpacked
 from benchmarks.shared import machine, record
 from benchmarks.shared.contenders import OURS
 
@@ -28,10 +34,9 @@ try:
 except ModuleNotFoundError:  # there is no rich
     from benchmarks.accelerator import plain as display
 
-PACKAGES = (
-    *machine.PACKAGES, "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "torch", "triton",
-)  # fmt: skip
 CHECKS = 1 / 3  # of the time, at most
+# Seconds that a process may take for its next message.
+DEADLINES = {"survey": 90.0, "check": 75.0, "compile": 150.0, "time": 40.0}
 NOTES = {
     "checks": "errors: the largest one of an array over the largest value in it, against float64"
     " on the host; null where a value is not finite. passed is null where the implementation says"
@@ -66,7 +71,7 @@ def parse(argv):
             f"--{option}", nargs="+", choices=list(known), default=list(known), metavar="NAME",
             help=f"of {', '.join(known)}; what comes first is run first",
         )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=420.0, help="for everything, about")
+    parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes, also on a CPU: to try this command"
     )
@@ -77,35 +82,35 @@ def parse(argv):
 def main(argv=None):
     """Runs the job; its exit status."""
     begin = time.monotonic()
-    chosen = parse(argv)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
-    device = jax.devices()[0]
-    if device.platform == "cpu" and not chosen.tiny:
-        raise SystemExit("JAX sees no GPU or TPU here; on a CPU there is only --tiny")
-    return run(chosen, device, begin)
+    return run(parse(argv), begin)
 
 
-def run(chosen, device, begin):
-    console = display.console()
-    about = machine.describe(PACKAGES, device)
-    path = chosen.out / f"accelerator-{slug(device.device_kind)}.json"
+def run(chosen: argparse.Namespace, begin: float) -> int:
+    given = {k: v for k, v in vars(chosen).items() if k != "out"}
+    console, found = display.console(), surveyed(given)
+    about, explained = found["machine"], found["explained"]
+    path = chosen.out / f"accelerator-{slug(about['device'])}.json"
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    libraries, checks, rows, interrupted = precision(), [], [], False
-    to_check, to_time = checking.cases(chosen, broadly), timed.cases(chosen, broadly)
+    to_check, to_time = found["checks"], found["rows"]
+    checks, rows, interrupted = [], [], False
 
     def words():
         not_run = {"checks": to_check[len(checks) :], "rows": to_time[len(rows) :]}
-        not_run = {name: list(map(str, cases)) for name, cases in not_run.items()}
+        not_run = {name: list(map(title, cases)) for name, cases in not_run.items()}
         return list(sentences(checks, rows, not_run)), not_run
 
     def save():
         said, not_run = words()
-        given = {k: v for k, v in vars(chosen).items() if k != "out"}
         record.save(path, {
             "benchmark": "accelerator", "date": date, "interrupted": interrupted,
-            "machine": about, "precision": libraries, "explained": explained, "options": given,
-            "notes": NOTES, "words": said, "checks": checks, "rows": rows, "not_run": not_run,
+            "machine": about, "precision": found["precision"], "explained": explained,
+            "options": given, "notes": NOTES, "words": said, "checks": checks, "rows": rows,
+            "not_run": not_run,
         })  # fmt: skip
+
+    lines = path.with_suffix(".jsonl")
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    lines.write_text("")
 
     def keep(found, part, total, brief):
         with display.progress(console, total) as step:
@@ -113,27 +118,32 @@ def run(chosen, device, begin):
                 with step(f"{row['name']:<44}") as done:
                     done(brief(row))
                 found.append(row)
+                append(lines, row)
                 save()
 
-    explained = checking.explained(to_check[0])
     console.print(f"[bold]Checks and times[/]\n{machine.line(about)}\n")
     console.print(f"{explained}\n", markup=False)
-    pool = concurrent.futures.ThreadPoolExecutor(machine.cores())
+    # A TPU belongs to one process at a time.
+    most = 1 if about["platform"] == "tpu" else machine.cores()
+    pool = concurrent.futures.ThreadPoolExecutor(most)
     try:
         part = checked(pool, to_check, begin + CHECKS * chosen.seconds)
         keep(checks, part, len(to_check), checking.brief)
-        part = measured(pool, to_time, begin + chosen.seconds, chosen.peers)
+        size = max(1, most // 4)  # each compiles several programs
+        part = measured(pool, to_time, begin + chosen.seconds, chosen.peers, size)
         keep(rows, part, len(to_time), timed.brief)
     except KeyboardInterrupt:
         interrupted = True
         console.print("interrupted: what was measured is kept")
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_all()
+        pool.shutdown()
     save()
     for table in tables(display, rows):
         console.print(table)
         console.print()
-    console.print(f"written: {path}\n", markup=False)
+    console.print(f"written: {path} and {lines.name}\n", markup=False)
     for sentence in words()[0]:
         console.print(sentence, markup=False)
     failed = any(row["passed"] is False for row in checks)
@@ -141,26 +151,113 @@ def run(chosen, device, begin):
     return 130 if interrupted else int(failed)
 
 
-def checked(pool, cases, end):
-    """The checks, several at a time: compiling is what takes long."""
-    in_time = lambda case: checking.measure(case) if time.monotonic() < end else None
-    yield from itertools.takewhile(bool, pool.map(in_time, cases))
+def surveyed(options: dict[str, Any]) -> dict[str, Any]:
+    """The device and what there is to do, as a process says it.
+
+    Raises:
+      SystemExit: there is no accelerator, it does not answer, or the kernel for it is missing.
+    """
+    process = start(kind="survey", options=options)
+    try:
+        found = process.receive(DEADLINES["survey"])
+    except Died as died:
+        raise SystemExit(f"the device cannot be asked: {died}") from died
+    finally:
+        process.end()
+    if found["machine"]["platform"] == "cpu" and not options["tiny"]:
+        raise SystemExit("JAX sees no GPU or TPU here; on a CPU there is only --tiny")
+    if found["missing"]:
+        raise SystemExit(f"the kernel for this device is missing: {found['missing']}")
+    return found
 
 
-def measured(pool, cases, end, peers):
-    """The rows, one at a time; the programs of some are compiled before them, all at once.
+def checked(pool, cases, end) -> Iterator[dict[str, Any]]:
+    """The checks, several at a time: starting and compiling is what takes long."""
+
+    def one(case):
+        left = end - time.monotonic()
+        if left <= 0:
+            return None
+        process = start(kind="check", case=case)
+        try:
+            return process.receive(min(left, DEADLINES["check"]))
+        except Died as died:
+            # The time was up for it, or it is this check's result.
+            return None if time.monotonic() >= end else checking.failed(case, str(died))
+        finally:
+            process.end()
+
+    yield from itertools.takewhile(bool, pool.map(one, cases))
+
+
+def measured(pool, cases, end, peers, size) -> Iterator[dict[str, Any]]:
+    """The rows, one at a time; ``size`` of them are compiled before, all at once.
 
     Of many programs, as one waits for the device, on which XLA times its choices, others compile.
     """
-    size = max(1, machine.cores() // 2)
     for first in range(0, len(cases), size):
         if time.monotonic() >= end:
             return
         group = cases[first : first + size]
-        for case, programs in zip(group, timed.prepared(pool, group, peers), strict=True):
+        processes = [start(kind="row", case=case, peers=peers) for case in group]
+        yield from in_turn(pool, group, processes, end, timed.failed)
+
+
+def in_turn(pool, group, processes, end, failed) -> Iterator[dict[str, Any]]:
+    """The results of processes that are all ready before the first goes on."""
+
+    def left(name):
+        return min(end - time.monotonic(), DEADLINES[name])
+
+    def ready(process):
+        try:
+            process.receive(left("compile"))
+        except Died as died:
+            return str(died)
+
+    died = list(pool.map(ready, processes))
+    for case, process, problem in zip(group, processes, died, strict=True):
+        if problem is None:
+            process.go_on()
+            try:
+                row = process.receive(left("time"))
+            except Died as died:
+                problem = str(died)
+        if problem is not None:
             if time.monotonic() >= end:
                 return
-            yield timed.measure(case, programs)
+            row = failed(case, problem)
+        process.end()
+        yield row
+
+
+_running: set[Process] = set()
+
+
+def start(**work: Any) -> Process:
+    """A process, which ``end_all`` ends too."""
+    process = Process(work)
+    _running.add(process)
+    return process
+
+
+def end_all() -> None:
+    while _running:
+        _running.pop().end()
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """A line, which is on the disk when this returns."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def title(case: dict[str, Any]) -> str:
+    """The name of a case of either kind."""
+    kind = checking.Case if "implementation" in case else timed.Case
+    return str(unpacked(kind, case))
 
 
 def broadly(*axes):
@@ -172,17 +269,6 @@ def broadly(*axes):
     placed = itertools.product(*(list(enumerate(axis)) for axis in axes))
     ordered = sorted(placed, key=lambda items: sum(place for place, _ in items))
     return [tuple(item for _, item in items) for items in ordered]
-
-
-def precision():
-    """How the libraries multiply in float32, and what they call."""
-    found = {"jax_default_matmul_precision": jax.config.jax_default_matmul_precision}
-    try:
-        import torch
-    except ImportError:
-        return found
-    cudnn = torch.backends.cudnn
-    return found | {"cudnn": cudnn.version(), "cudnn_allow_tf32": cudnn.allow_tf32}
 
 
 def slug(name):

@@ -46,6 +46,8 @@ SHAPES = {
         Shape("h2048", 9, 4, 64, 2048),
     )
 }
+REPEATED = Shape("repeated", 5, 2000, 64, 512)  # for runs that must not differ
+SHAPES[REPEATED.name] = REPEATED
 TINY = Shape("base", 3, 4, 3, 6)  # to try this file itself
 
 
@@ -112,6 +114,9 @@ def scanned(f):
     return run
 
 
+FULL = "highest"
+
+
 class Kind(NamedTuple):
     """What is checked.
 
@@ -120,12 +125,16 @@ class Kind(NamedTuple):
       layer: options of the cell.
       weights: the parameters' type, where it is not the inputs'.
       compute: see above.
+      precision: of products of float32.
+      runs: if it is more than one, they are compared with each other, and not with the truth.
     """
 
     flags: tuple = ()
     layer: dict = {}
     weights: str | None = None
     compute: Any = results
+    precision: str = FULL
+    runs: int = 1
 
 
 ALL = ("lengths", "mask", "starts", "reverse")
@@ -133,6 +142,8 @@ SOME = ("mask", "starts")
 KINDS = {
     "plain": Kind(),
     "all flags": Kind(ALL),
+    "repeated": Kind(ALL, runs=20),
+    "rounded": Kind(SOME, precision="tensorfloat32"),
     "heads": Kind(ALL, {"heads": 2}),
     "vmap": Kind(SOME, compute=of_gradient(lambda f, a: mapped(gradient(f), 1)(*three(a, 1)))),
     "vmap of weights": Kind(

@@ -14,7 +14,6 @@ import jax
 import jaxrnn
 from benchmarks.accelerator import linear
 from benchmarks.accelerator.checks import implementations
-from benchmarks.accelerator.once import once
 from benchmarks.shared import contenders, scans, timing
 from benchmarks.shared.contenders import OURS, with_jax
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape
@@ -46,19 +45,21 @@ def attention(cell, shape, dtype):
     return (lambda params, xs: jaxrnn.unroll(layer, params, xs)[1]), params
 
 
-@once(None)
-def _attention(*case):
-    return with_jax(attention, None, *case)
-
-
 PEERS = {
     "linen": functools.partial(with_jax, contenders.linen),
     "cudnn": functools.partial(with_jax, contenders.cudnn),
     "torch": contenders.torch,
-    "attention": lambda cell, *case: _attention(*case),
+    "attention": functools.partial(with_jax, attention),
 }
-# It is far behind in all rows, and compiling and timing it takes long: its own type says how far.
-SELDOM = {"linen": "float32"}
+# Compiling and timing what is far behind, or another kind of layer, takes long: four rows say how
+# far it is.
+SELDOM = ("xla", "linen", "attention")
+SELDOM_AT = ("h1024-b16", "bfloat16")
+# What others have published of an H100, first: cuDNN's and FlashRNN's times of a step.
+PUBLISHED = Shape("h768-b16-t1024", 16, 1024, 768, 768)
+FIRST = [
+    (PUBLISHED, "float16"), (PUBLISHED, "bfloat16"), (WIDE["h1024-b16"], "float16"),
+]  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -83,25 +84,42 @@ def cases(chosen, order):
     dtypes = [dtype for dtype in chosen.dtypes if dtype != "float16"]
     late = order(chosen.directions, dtypes, shapes, cells)
     place = int(LATE * len(layers))
-    return [Case(*case) for case in (*layers[:place], *late, *layers[place:])]
+    found = [Case(*case) for case in (*layers[:place], *late, *layers[place:])]
+    return list(dict.fromkeys([*_first(chosen), *found]))
 
 
-def prepared(pool, group, peers):
-    """Compiles all contenders of some rows, several at a time, as nothing is being timed.
+def _first(chosen):
+    """The rows that others have published, of those that are asked for."""
+    if chosen.tiny or "lstm" not in chosen.cells:
+        return []
+    return [
+        Case(direction, dtype, shape, "lstm")
+        for shape, dtype in FIRST if dtype in chosen.dtypes
+        for direction in DIRECTIONS if direction in chosen.directions
+    ]  # fmt: skip
+
+
+def failed(case, problem):
+    """The row of a case whose process died."""
+    found = Case(**(case | {"shape": Shape(**case["shape"])}))
+    empty = ("samples", "calls", "seconds", "host_seconds", "compile_seconds", "ratio")
+    return case | dict.fromkeys(empty, {}) | {
+        "name": str(found), "runs": None, "missing": {OURS: problem}, "load": None,
+    }  # fmt: skip
+
+
+def prepared(pool, case, peers):
+    """Compiles all contenders of a row, several at a time, as nothing is being timed.
 
     Returns:
-      For each row, contenders by name: what ``shared.contenders`` gives, or the exception.
+      Contenders by name: what ``shared.contenders`` gives, or the exception.
     """
-    started = [
-        {
-            name: pool.submit(build, case.cell, case.shape, case.direction, case.dtype)
-            for name, build in _contenders(case, peers).items()
-        }
-        for case in group
-    ]
-    waiting = [future for row in started for future in row.values()]
-    concurrent.futures.wait(waiting)
-    return [{name: f.exception() or f.result() for name, f in row.items()} for row in started]
+    started = {
+        name: pool.submit(build, case.cell, case.shape, case.direction, case.dtype)
+        for name, build in _contenders(case, peers).items()
+    }
+    concurrent.futures.wait(started.values())
+    return {name: f.exception() or f.result() for name, f in started.items()}
 
 
 def _contenders(case, peers):
@@ -109,10 +127,12 @@ def _contenders(case, peers):
     if case.cell == linear.NAME:
         return _scans(case)
     _, *others = _ours(case)
+    seldom = case.shape == TINY or (case.shape.name, case.dtype) == SELDOM_AT
+    others = [name for name in others if seldom or name not in SELDOM]
     ours = {name: functools.partial(contenders.ours, implementation=name) for name in others}
     ours = {OURS: contenders.ours, **ours}
     built = {name: functools.partial(with_jax, build) for name, build in ours.items()}
-    peers = [name for name in peers if SELDOM.get(name, case.dtype) == case.dtype]
+    peers = [name for name in peers if seldom or name not in SELDOM]
     return built | {name: PEERS[name] for name in peers}
 
 

@@ -101,7 +101,7 @@ class Scratch {
 template <class T>
 int workers_of(const AttentionCall<T>& call, ffi::ThreadPool& pool) {
   double products = static_cast<double>(call.count()) * call.steps * call.keys * call.D;
-  return products < 1e6 ? 1 : std::max<int64_t>(1, pool.num_threads());
+  return products < 1e6 ? 1 : threads_of(pool.num_threads());
 }
 
 template <class T>

@@ -60,6 +60,7 @@ template <class T>
 void make_gates(const Task<T>& task, const Block<T>& block, int64_t step, T* scratch) {
   int64_t steps = step + 1 < task.chunk ? step + 1 : task.chunk;
   auto step_of = [&](int64_t j) { return step - j; };
+  if (!some_real(task, steps, step_of)) return;
   project(task, block, steps, step_of, scratch);
   add_state(task, block, 0, steps * task.B,
             [&](int64_t m, int) { return h_before(task, step_of(m / task.B), m % task.B); });
@@ -72,6 +73,9 @@ void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
   int64_t padded = block.padded, rows = ((phase - 1) % task.chunk + 1) * task.B;
   int64_t terms = gates.count * task.D;
   int parity = (phase - 1) / task.chunk & 1;
+  int64_t begin = (phase - 1) / task.chunk * task.chunk;  // the chunk's first phase, less one
+  auto step_of = [&](int64_t j) { return task.T_ - 1 - begin - j; };
+  bool computed = some_real(task, rows / task.B, step_of);
   auto weights = [&](T* to, const int32_t* slot, const T* left, int64_t count) {
     Factor<T> factor[kMaxGates];
     for (int g = 0; g < gates.count; ++g) {
@@ -81,7 +85,7 @@ void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
     product(count, padded, {rows, row_of<T>(count), padded}, factor, gates.count, padded,
             [&](int64_t m, int) { return left + m; });
   };
-  if (task.want_w) {
+  if (task.want_w && computed) {
     weights(block.d_w, gates.input, task.inputs[parity], task.I);
     for (int g = 0; g < gates.count; ++g) {
       T* to = block.d_b + g * padded;
@@ -89,17 +93,17 @@ void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
       for (int64_t m = 0; m < rows; ++m, from += padded) add(to, from, padded);
     }
   }
-  if (task.want_r) weights(block.d_r, gates.recurrent, task.hidden[parity], task.D);
+  if (task.want_r && computed) weights(block.d_r, gates.recurrent, task.hidden[parity], task.D);
   if (!task.want_x || !block.x_width) return;
-  for (int64_t first = 0; first < block.x_padded; first += kWidth) {
+  if (!computed) zero(block.d_x, rows * block.x_padded);
+  for (int64_t first = 0; computed && first < block.x_padded; first += kWidth) {
     int64_t left = block.x_padded - first, width = left < kWidth ? left : kWidth;
     Factor<T> factor = {block.x_back + first * terms, kZeros<T>, 0, block.d_x + first};
     product(rows, width, {terms, 1, 0}, &factor, 1, block.x_padded,
             [&](int64_t m, int) { return task.d_gates[parity] + m * row_of<T>(terms); });
   }
-  int64_t begin = (phase - 1) / task.chunk * task.chunk;  // the chunk's first phase, less one
   for (int64_t m = 0; m < rows; ++m) {
-    int64_t time = time_of(task, task.T_ - 1 - begin - m / task.B);
+    int64_t time = time_of(task, step_of(m / task.B));
     int64_t to = time * task.d_xs.time + m % task.B * task.d_xs.row + block.x_first;
     T* row = block.d_x + m * block.x_padded;
     if (task.add_x) {
@@ -117,8 +121,9 @@ void give_back(const Task<T>& task, const Block<T>& block, int64_t phase, int64_
   int64_t padded = block.padded, terms = task.gates.count * task.D;
   const T* before = task.shared[(phase - 1) & 1];
   Factor<T> factor = {block.back, block.state, padded, block.state};
-  product(task.B, block.padded, {terms, 1, 0}, &factor, 1, padded,
-          [&](int64_t m, int) { return before + m * row_of<T>(terms); });
+  if (is_real(task, time_of(task, step + 1)))
+    product(task.B, block.padded, {terms, 1, 0}, &factor, 1, padded,
+            [&](int64_t m, int) { return before + m * row_of<T>(terms); });
   if (task.starts.data)
     for (int64_t m = 0; m < task.B; ++m)
       if (flag(task.starts, time_of(task, step + 1), m))
@@ -146,6 +151,7 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   int64_t most = tile_rows(block), time = time_of(task, step);
   int64_t gate_size = task.chunk * task.B * padded, now = place * task.B;
   int parity = (phase - 1) / task.chunk & 1;
+  bool computed = is_real(task, time);
   T** registers = reinterpret_cast<T**>(__builtin_alloca(program.registers * sizeof(T*)));
   T* left = place_registers(program, registers, scratch);
   T **slot = registers + task.states, **unit = slot + gates.slots, **d_new = unit + task.unit;
@@ -170,7 +176,7 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
       if (task.want_r)
         copy(task.hidden[parity] + (now + m + i) * row_of<T>(task.D) + block.first,
              registers[0] + i * padded, block.width);
-      for (int k = 0; !task.again && k < gates.slots; ++k) {
+      for (int k = 0; computed && !task.again && k < gates.slots; ++k) {
         const T* from = at<T>(task.packed[gates.part[k]], time, m + i);
         copy(slot[k] + i * padded, from + gates.place[k] * task.H + block.first, block.width);
         zero(slot[k] + i * padded + block.width, padded - block.width);
@@ -192,7 +198,7 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
     }
     for (int s = 1; s < task.states; ++s) d_new[s] = block.state + (s * task.B + m) * padded;
 
-    Interpreter<T>::run(program, registers, count * padded);
+    if (computed) Interpreter<T>::run(program, registers, count * padded);
 
     for (int64_t i = 0; i < count; ++i) {
       bool real = !task.mask.data || flag(task.mask, time, m + i);

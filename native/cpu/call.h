@@ -10,18 +10,24 @@
 
 namespace jaxrnn {
 
-// What a call's attributes say; the arrays belong to XLA's program.
-struct Attributes {
+// A call's attribute of this name; an array belongs to XLA's program.
+template <class T>
+T named(const xla::ffi::Dictionary& attributes, const char* name) {
+  auto value = attributes.get<T>(name);
+  require(value.has_value(), name, ": no such attribute of this type");
+  return *value;
+}
+
+// A program as attributes say it.
+struct ProgramText {
   template <class T>
   using Span = xla::ffi::Span<const T>;
-  Span<int32_t> sizes;  // in the order of Call's members
-  Span<int32_t> program, outputs, input, recurrent, part, place;
+  Span<int32_t> program, outputs;
   Span<double> constants;
-  std::string_view isa;
 };
 
 // A program with this many inputs and results, whose registers are all there.
-inline Program checked_program(const Attributes& a, int32_t registers, int64_t inputs,
+inline Program checked_program(const ProgramText& a, int32_t registers, int64_t inputs,
                                int64_t results) {
 #define OP(name, result) +1
   constexpr int32_t kOperations = JAXRNN_OPERATIONS(OP);
@@ -46,8 +52,8 @@ inline Program checked_program(const Attributes& a, int32_t registers, int64_t i
 
 template <class T>
 struct Call {
-  Call(const Attributes& a, Reader read, bool backward) : backward(backward) {
-    take_sizes(a);
+  Call(const xla::ffi::Dictionary& attributes, Reader read, bool backward) : backward(backward) {
+    take(attributes);
     members = read.members();
     constexpr int32_t kT = kSame<T>;
     xs = read.argument("xs", {kAnySize, kAnySize, kAnySize}, kAnyFloat);
@@ -107,8 +113,9 @@ struct Call {
   }
 
   bool backward;
-  int32_t states, unit, has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
-      batch_first, parts, again, want_x, want_w, want_r, want_y;
+  int32_t states, unit, parts;
+  int32_t has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept, batch_first, again,
+      want_x, want_w, want_r, want_y;
   int32_t want_after;  // a bit for each state
   Gates gates;
   Program program;
@@ -167,28 +174,37 @@ struct Call {
   }
 
  private:
-  void take_sizes(const Attributes& a) {
-    require(a.sizes.size() == 19, "sizes");
-    int32_t registers, inputs;
-    int i = 0;
-    for (int32_t* to : {&states, &unit, &has_mask, &has_starts, &has_d_ys, &has_d_final, &reverse,
-                        &save, &kept, &batch_first, &registers, &inputs, &parts, &again, &want_x,
-                        &want_w, &want_r, &want_y, &want_after})
-      *to = a.sizes.begin()[i++];
+  // The names are those of `_Plan.call` in recurrence/cpu.py.
+  void take(const xla::ffi::Dictionary& attributes) {
     auto within = [](int64_t i, int64_t least, int64_t most) { return least <= i && i <= most; };
-    for (int32_t flag : {has_mask, has_starts, has_d_ys, has_d_final, reverse, save, kept,
-                         batch_first, again, want_x, want_w, want_r, want_y})
-      require(within(flag, 0, 1), "sizes: a flag is neither 0 nor 1");
-    int64_t G = a.input.size(), K = a.part.size();
+    auto number = [&](const char* name) { return named<int32_t>(attributes, name); };
+    auto flag = [&](const char* name) {
+      int32_t value = number(name);
+      require(within(value, 0, 1), name, ": neither 0 nor 1");
+      return value;
+    };
+    auto numbers = [&](const char* name) {
+      return named<ProgramText::Span<int32_t>>(attributes, name);
+    };
+    states = number("states"), unit = number("unit"), parts = number("parts");
+    has_mask = flag("has_mask"), has_starts = flag("has_starts");
+    has_d_ys = flag("has_d_ys"), has_d_final = flag("has_d_final");
+    reverse = flag("reverse"), save = flag("save"), kept = flag("kept");
+    batch_first = flag("batch_first"), again = flag("again");
+    want_x = flag("want_x"), want_w = flag("want_w"), want_r = flag("want_r");
+    want_y = flag("want_y"), want_after = number("want_after");
+    auto input = numbers("input"), recurrent = numbers("recurrent");
+    auto part = numbers("part"), place = numbers("place");
+    int64_t G = input.size(), K = part.size();
     require(within(states, 1, kMaxStates) && within(unit, 0, kMaxUnit) &&
                 within(G, 1, kMaxGates) && within(parts, 0, kMaxParts),
             "more states, gates or weights than the kernel was made for");
-    require(within(want_after, 0, (1 << states) - 1), "sizes: a state that there is not");
-    require(within(K, G, 2 * G) && static_cast<int64_t>(a.recurrent.size()) == G &&
-                static_cast<int64_t>(a.place.size()) == K,
+    require(within(want_after, 0, (1 << states) - 1), "want_after: a state that there is not");
+    require(within(K, G, 2 * G) && static_cast<int64_t>(recurrent.size()) == G &&
+                static_cast<int64_t>(place.size()) == K,
             "gates: how many there are");
-    gates = {static_cast<int32_t>(G), static_cast<int32_t>(K), a.input.begin(),
-             a.recurrent.begin(), a.part.begin(), a.place.begin()};
+    gates = {static_cast<int32_t>(G), static_cast<int32_t>(K), input.begin(),
+             recurrent.begin(), part.begin(), place.begin()};
     for (int g = 0; g < G; ++g)
       require(within(gates.input[g], 0, K - 1) && within(gates.recurrent[g], 0, K - 1),
               "gates: where they are");
@@ -198,9 +214,11 @@ struct Call {
       require(within(gates.part[k], 0, most - 1) &&
                   within(gates.place[k], 0, gates_of_part(gates.part[k]) - 1),
               "gates: where they are kept");
-    int64_t taken = states + K + unit;
+    int64_t taken = states + K + unit, inputs = number("inputs");
     require(inputs == taken + (backward ? states : 0), "program: the number of inputs");
-    program = checked_program(a, registers, inputs, backward ? taken : states);
+    ProgramText text{numbers("program"), numbers("outputs"),
+                     named<ProgramText::Span<double>>(attributes, "constants")};
+    program = checked_program(text, number("registers"), inputs, backward ? taken : states);
   }
 
   bool wants_after(int state) const { return want_after >> state & 1; }

@@ -15,7 +15,7 @@ namespace {
 
 template <class T>
 ffi::Error run(const Call<T>& call, ffi::ThreadPool& pool, const Kernel<T>& kernel) {
-  int threads = std::max<int64_t>(1, pool.num_threads());
+  int threads = threads_of(pool.num_threads());
   auto schedule = [&](auto work) { pool.Schedule(std::move(work)); };
   auto* step = call.backward ? kernel.backward : kernel.forward;
   int64_t phases = call.T_ + 1 + call.backward;
@@ -96,13 +96,10 @@ ffi::Error run(const Call<T>& call, ffi::ThreadPool& pool, const Kernel<T>& kern
 
 template <bool kBackward>
 ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                  ffi::Span<const int32_t> sizes, ffi::Span<const int32_t> program,
-                  ffi::Span<const double> constants, ffi::Span<const int32_t> outputs,
-                  ffi::Span<const int32_t> input, ffi::Span<const int32_t> recurrent,
-                  ffi::Span<const int32_t> part, ffi::Span<const int32_t> place,
-                  std::string_view isa) {
-  Attributes attributes{sizes, program, outputs, input, recurrent, part, place, constants, isa};
-  return guarded(isa, [&](const Isa& isa) {
+                  ffi::Dictionary attributes) {
+  auto isa = attributes.get<std::string_view>("isa");
+  if (isa.has_error()) return isa.error();
+  return guarded(*isa, [&](const Isa& isa) {
     // The first result of either is a state, [B, H], in the type of the arithmetic.
     Reader read(args, rets, 2);
     if (rets.get<ffi::AnyBuffer>(0).value()->element_type() == ffi::F64)
@@ -132,13 +129,11 @@ ffi::Error handle_evaluate(ffi::RemainingArgs args, ffi::RemainingRets rets, int
                            ffi::Span<const int32_t> instructions,
                            ffi::Span<const double> constants, ffi::Span<const int32_t> outputs,
                            std::string_view isa) {
-  Attributes attributes{};
-  attributes.program = instructions, attributes.outputs = outputs;
-  attributes.constants = constants;
+  ProgramText text{instructions, outputs, constants};
   return guarded(isa, [&](const Isa& isa) {
     Reader read(args, rets, 1);
     int32_t most = std::clamp<int64_t>(registers, 0, kMaxRegisters + 1);
-    Program program = checked_program(attributes, most, args.size(), rets.size());
+    Program program = checked_program(text, most, args.size(), rets.size());
     auto first = rets.get<ffi::AnyBuffer>(0).value();
     int64_t count = first->dimensions().back();
     if (first->element_type() == ffi::F64)
@@ -159,15 +154,7 @@ ffi::Error handle_evaluate(ffi::RemainingArgs args, ffi::RemainingRets rets, int
           .Ctx<ffi::ThreadPool>()                        \
           .RemainingArgs()                               \
           .RemainingRets()                               \
-          .Attr<ffi::Span<const int32_t>>("sizes")       \
-          .Attr<ffi::Span<const int32_t>>("program")     \
-          .Attr<ffi::Span<const double>>("constants")    \
-          .Attr<ffi::Span<const int32_t>>("outputs")     \
-          .Attr<ffi::Span<const int32_t>>("input")       \
-          .Attr<ffi::Span<const int32_t>>("recurrent")   \
-          .Attr<ffi::Span<const int32_t>>("part")        \
-          .Attr<ffi::Span<const int32_t>>("place")       \
-          .Attr<std::string_view>("isa"))
+          .Attrs())
 
 JAXRNN_BINDING(forward, false);
 JAXRNN_BINDING(backward, true);

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <algorithm>
+#include <cstdlib>
 #include <new>
 #include <string_view>
 
@@ -15,6 +17,15 @@ const std::vector<const Isa*>& available();
 
 // The one of that name, the best for no name; null if the machine has none of it.
 const Isa* find_isa(std::string_view name);
+
+// How many threads may work on a call: as many as the pool has, or fewer if the environment says so.
+inline int threads_of(int64_t pool) {
+  const char* text = std::getenv("JAXRNN_CPU_THREADS");
+  if (!text || !*text) return std::max<int64_t>(1, pool);
+  int64_t most = std::strtoll(text, nullptr, 10);
+  require(most > 0, "JAXRNN_CPU_THREADS: want how many threads, 1 or more");
+  return std::max<int64_t>(1, std::min(most, pool));
+}
 
 // What is wrong with a call becomes its error.
 template <class Function>

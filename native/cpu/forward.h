@@ -24,16 +24,19 @@ void forward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   int64_t step = phase - 1, time = time_of(task, step), padded = block.padded;
   if (step % task.chunk == 0) {
     int64_t steps = task.T_ - step < task.chunk ? task.T_ - step : task.chunk;
-    project(task, block, steps, [&](int64_t j) { return step + j; }, scratch);
+    auto step_of = [&](int64_t j) { return step + j; };
+    if (some_real(task, steps, step_of)) project(task, block, steps, step_of, scratch);
   }
 
   int64_t gate_size = task.chunk * task.B * padded, now = step % task.chunk * task.B;
   const T* h = task.shared[step & 1];
   int64_t row = row_of<T>(task.D);
-  add_state(task, block, now, task.B, [&](int64_t m, int) -> const T* {
-    bool start = task.starts.data && flag(task.starts, time, m);
-    return start ? at<T>(task.initial[0], 0, m) : h + m * row;
-  });
+  bool computed = is_real(task, time);
+  if (computed)
+    add_state(task, block, now, task.B, [&](int64_t m, int) -> const T* {
+      bool start = task.starts.data && flag(task.starts, time, m);
+      return start ? at<T>(task.initial[0], 0, m) : h + m * row;
+    });
 
   // The update.
   const Program& program = task.program;
@@ -57,17 +60,20 @@ void forward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
     if (task.save) {
       for (int k = 0; k < gates.slots; ++k)
         if (task.packed[gates.part[k]].data)
-          for (int64_t i = 0; i < count; ++i)
-            copy(at<T>(task.packed[gates.part[k]], time, m + i) + gates.place[k] * task.H +
-                     block.first,
-                 slot[k] + i * padded, block.width);
+          for (int64_t i = 0; i < count; ++i) {
+            T* to = at<T>(task.packed[gates.part[k]], time, m + i) + gates.place[k] * task.H;
+            if (computed)
+              copy(to + block.first, slot[k] + i * padded, block.width);
+            else
+              zero(to + block.first, block.width);
+          }
       for (int s = task.kept; s < task.states; ++s)
         for (int64_t i = 0; i < count; ++i)
           copy(at<T>(task.before[s], time, m + i) + block.first, registers[s] + i * padded,
                block.width);
     }
 
-    Interpreter<T>::run(program, registers, count * padded);
+    if (computed) Interpreter<T>::run(program, registers, count * padded);
 
     for (int64_t i = 0; i < count; ++i) {
       bool real = !task.mask.data || flag(task.mask, time, m + i);

@@ -11,6 +11,15 @@ inline bool flag(const Array& array, int64_t time, int64_t row) {
   return array.data[time * array.time + row * array.row] != 0;
 }
 
+// Whether a step is real in some row; then whether one of `steps` is, of which step_of(j) is the
+// j-th. The others, as those after the longest row, are not computed.
+template <class T>
+inline bool is_real(const Task<T>& task, int64_t time) {
+  for (int64_t m = 0; task.mask.data && m < task.B; ++m)
+    if (flag(task.mask, time, m)) return true;
+  return !task.mask.data;
+}
+
 template <class T>
 alignas(64) constexpr T kZeros[kWidth] = {};
 
@@ -22,6 +31,13 @@ inline int64_t tile_rows(const Block<T>& block) {
 template <class T>
 inline int64_t time_of(const Task<T>& task, int64_t step) {
   return task.reverse ? task.T_ - 1 - step : step;
+}
+
+template <class T, class StepOf>
+bool some_real(const Task<T>& task, int64_t steps, StepOf step_of) {
+  for (int64_t j = 0; j < steps; ++j)
+    if (is_real(task, time_of(task, step_of(j)))) return true;
+  return false;
 }
 
 // The task's units of [B, H] arrays, to and from a block's [B][padded].

@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import jax
+
 from jaxrnn._src.core import dispatch, inputs
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.sequence import resets, scan
@@ -15,6 +17,16 @@ def run(cell: Any, *args: Any, every: bool, **initial: Any) -> tuple[Any, Any]:
     If the cell's ``unroll`` takes ``every``, it makes the states on its way. Else the cell's step
     is scanned.
     """
+    with jax.named_scope(_name(cell)):
+        return _run(cell, args, every, initial)
+
+
+def _name(cell):
+    """What a profile calls the cell: its constructor, as in ``stack/0/lstm``."""
+    return "cell" if cell.made is None else cell.made.constructor.__name__
+
+
+def _run(cell, args, every, initial):
     if not every:
         return cell.unroll(*args, **initial)
     if "every" in inspect.signature(cell.unroll).parameters:

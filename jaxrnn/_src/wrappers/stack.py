@@ -97,7 +97,7 @@ def _several(whole, cells, output, deep=False, zero=True):
         checks.check_states(state, len(cells))
         after, ys = [], []
         for i, cell in enumerate(cells):
-            with _layer(i, whole, cell):
+            with jax.named_scope(str(i)), _layer(i, whole, cell):
                 before = None if state is None else state[i]
                 new, y = call(cell, params[str(i)], before, x, dropout_masks.fold(key, i))
                 if deep and i + 1 < len(cells):
@@ -271,7 +271,8 @@ def bidirectional(forward: Cell, backward: Cell | None = None, *, merge: Merge =
         for n, (cell, name, turned) in enumerate(ways):
             own = dropout_masks.fold(key, n)
             args = params[name], given[n], xs, mask, starts, turned, own, implementation
-            after, both = every_step.run(cell, *args, every=every)
+            with jax.named_scope(name):
+                after, both = every_step.run(cell, *args, every=every)
             y, after_each = both if every else (both, None)
             final.append(after)
             ys.append(y)

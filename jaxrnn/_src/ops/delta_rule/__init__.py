@@ -63,7 +63,7 @@ _operation = Operation(
     reference=reference.run,
     default=xla,
     choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
-    operand_axes=dict.fromkeys(Operands._fields, 1) | {"state": 0},
+    operand_axes=dict(q=1, k=1, v=1, log_w=1, a=1, b=1, state=0, mask=1, starts=1),
     output_axes=lambda problem: (0, 1),
     residual_axis=1,
     reads=lambda problem, operands: (False, False),

@@ -41,7 +41,7 @@ def chunk(before, memory, taken, starts):
 
 def pulled(before, memory, taken, starts, d_memory, d_ys):
     """The gradients of ``chunk``'s memory and taken, with the cotangents of its results."""
-    _, pull = jax.vjp(lambda m, t: chunk(before, m, t, starts), memory, taken)
+    _, pull = jax.vjp(lambda memory, taken: chunk(before, memory, taken, starts), memory, taken)
     return pull((d_memory, d_ys))
 
 

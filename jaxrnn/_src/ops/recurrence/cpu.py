@@ -68,7 +68,7 @@ def forward(problem, operands, wanted, save, target):
         *plan.flags,
     ]
     program = _programs(problem, operands)[0]
-    flags = dict(save=save, kept=kept, parts=len(parts), want_y=want_y, after=_bits(every))
+    flags = dict(save=save, kept=kept, parts=len(parts), want_y=want_y, want_after=_bits(every))
     out = iter(plan.call("forward", out, args, packing, program, flags))
     final = [plan.unflat(next(out), 0) for _ in operands.state]
     ys = plan.inner(next(out)) if want_y else None
@@ -113,7 +113,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     flags = dict(
         kept=kept, parts=len(packed), has_d_ys=d_ys is not None, has_d_final=given,
         again=not packed, want_x=wanted.xs, want_w=of_w, want_r=wanted.r,
-        after=_bits(d is not None for d in d_after),
+        want_after=_bits(d is not None for d in d_after),
     )  # fmt: skip
     program = _programs(problem, operands)[1]
     out = iter(plan.call("backward", sum(results.values(), []), args, packing, program, flags))
@@ -189,7 +189,7 @@ class _Plan:
 
     def call(self, name, out, args, packing, program, flags):
         operands, places = self.operands, _places(packing)
-        flags = {
+        numbers = {
             "states": self.problem.states,
             "unit": len(operands.unit),
             "has_mask": operands.mask is not None,
@@ -208,10 +208,10 @@ class _Plan:
             "want_w": False,
             "want_r": False,
             "want_y": False,
-            "after": 0,
+            "want_after": 0,
         } | flags
         attributes = dict(
-            sizes=np.array(list(flags.values()), np.int32),
+            **{name: np.int32(number) for name, number in numbers.items()},
             program=np.array(program.instructions, np.int32).reshape(-1),
             constants=np.array(program.constants, np.float64),
             outputs=np.array(program.outputs, np.int32),

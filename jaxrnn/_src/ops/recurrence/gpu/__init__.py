@@ -69,8 +69,8 @@ def unsupported(problem, operands, target):
             f"r {operands.r.shape} in {operands.product_dtype} does not fit into {chip.blocks}"
             f" blocks of {chip.shared // KIB} KiB"
         )
-    # Launches for more and more members follow one another. That costs no more than XLA's loop,
-    # which reads the weights of all of them at each step; with more and more rows it would.
+    # Launches for more and more members follow one another. Predicted: XLA's loop takes longer, as
+    # it reads the weights of all of them at each step; with more and more rows, it does not.
     launches = max(forth.launches, back.launches)
     if launches > 1 and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
