@@ -3,10 +3,13 @@
 import importlib
 import sys
 
+from benchmarks.shared.held import hold_to
+
 COMMANDS = {
     "sequences": "a next-byte model over longer and longer sequences; the default",
     "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
     "attention": "an attention layer in jaxrnn, PyTorch and Flax",
+    "linear": "the linear recurrence, JAX's scans, and a copy of as many bytes",
     "cells": "a layer of every cell of the library",
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
     "plans": "every plan of the kernel for NVIDIA GPUs, on one: see `make accelerator-kernel`",
@@ -21,7 +24,8 @@ COMMANDS = {
 
 
 def main(argv):
-    """Runs a command; its exit status."""
+    """Runs a command; its exit status. ``--isa avx2`` holds all contenders to AVX2."""
+    argv = hold_to(argv)
     name, *rest = argv if argv and not argv[0].startswith("-") else ["sequences", *argv]
     if name not in COMMANDS:
         lines = (f"  {command:<11} {what}" for command, what in COMMANDS.items())

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
-from benchmarks.shared import display, machine, record, timing
+from benchmarks.shared import ceiling, display, machine, record, timing
 from benchmarks.shared.contenders import DIRECTIONS, OURS, timed
 from benchmarks.shared.words import against, best, quotient
 
 PACKAGES = (*machine.PACKAGES, "torch")
-NOTES = {
+NOTES = ceiling.NOTES | {
     "samples": "seconds of the second of two calls in a row; sample i of all contenders is from"
     " round i",
     "ratio": "the contender's time over jaxrnn's, round by round: [median, lower quartile, upper]",
@@ -159,7 +159,9 @@ def main(argv=None):
         for direction, shape in cases:
             with step(f"{direction:<14} {shape}") as done:
                 row = measure(chosen, direction, shape)
-                done(", ".join(f"{n} / jaxrnn {quotient(r)}" for n, r in row["ratio"].items()))
+                ratios = [f"{n} / jaxrnn {quotient(r)}" for n, r in row["ratio"].items()]
+                part = ceiling.part(row, operations(row), OURS)
+                done(", ".join([f"{part} of the ceiling", *ratios]))
             rows.append(row)
             given = {k: v for k, v in vars(chosen).items() if k != "out"}
             record.save(path, {
@@ -182,13 +184,24 @@ def measure(chosen, direction, shape):
             calls[name] = CONTENDERS[name](shape, direction, chosen.dtype)
         except ImportError as error:
             missing[name] = str(error)
+    most = ceiling.Ceiling(chosen.dtype, chosen.peers)
+    most.sample()
     samples = timing.interleaved(calls, seconds=chosen.seconds)
+    most.sample()
     return {
         "direction": direction, "shape": shape._asdict(), "samples": samples, "missing": missing,
+        "ceiling": most.found(),
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }  # fmt: skip
+
+
+def operations(row):
+    """Of a layer's products: four projections, and scores and sums of half of all pairs."""
+    shape = Shape(**row["shape"])
+    forward = 2 * shape.B * shape.T * shape.H * (4 * shape.H + shape.T)
+    return forward if row["direction"] == "forward" else 3 * forward
 
 
 def sentences(rows):

@@ -10,9 +10,8 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
-import jax.numpy as jnp
 
-from benchmarks.shared import display, machine, record, timing
+from benchmarks.shared import ceiling, display, machine, record, timing
 from benchmarks.shared.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES
 from benchmarks.shared.shapes import SHAPES, Shape
 from benchmarks.shared.words import against, best, quotient
@@ -30,14 +29,12 @@ GROUPS = {
 PLACES = 4
 GATES = {"lstm": 4, "gru": 3}
 LARGE = 8192  # numbers in a state, from which on a layer's rate is compared with a large product's
-PRODUCT = 2048  # of the matrices whose product says what the machine can do
-NOTES = {
+NOTES = ceiling.NOTES | {
+    "product_rate": "the ceiling's of XLA",
     "samples": "seconds of the second of two calls in a row; sample i of all contenders is from"
     f" round i; weights and inputs are put into memory anew {PLACES} times",
     "ratio": "the contender's time over jaxrnn's, round by round: [median, lower quartile, upper]",
     "compile_seconds": "tracing and compiling, apart from every sample",
-    "product_rate": f"XLA's, of two {PRODUCT} x {PRODUCT} matrices of the same type, in the same"
-    " minute: operations a second",
     "missing": "why a contender did not run",
 }
 
@@ -127,17 +124,16 @@ def measure(chosen, direction, cell, shape):
         except ImportError as error:
             missing[name] = str(error)
     samples = {name: [] for name in place}
-    products, multiply = [], product(chosen.dtype)
+    most = ceiling.Ceiling(chosen.dtype, chosen.peers)
     for _ in range(PLACES):
-        timing.once(multiply)  # warm-up
-        products += [timing.once(multiply) for _ in range(3)]
+        most.sample()
         calls = {name: put() for name, put in place.items()}
         taken = timing.interleaved(calls, seconds=chosen.seconds / PLACES)
         for name, seconds in taken.items():
             samples[name] += seconds
     return {
         "direction": direction, "cell": cell, "shape": shape._asdict(),
-        "product_rate": 2 * PRODUCT**3 / timing.summary(products).median,
+        "ceiling": most.found(), "product_rate": most.found()["xla"],
         "samples": samples, "compile_seconds": compile_seconds, "missing": missing,
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
@@ -145,19 +141,16 @@ def measure(chosen, direction, cell, shape):
     }  # fmt: skip
 
 
-def product(dtype):
-    """A call that multiplies two large matrices."""
-    square = jnp.ones((PRODUCT, PRODUCT), dtype) / PRODUCT
-    program, _ = timing.compiled(jnp.matmul, square, square)
-    return lambda: program(square, square)
+def operations(row):
+    """Of a layer's products."""
+    shape = Shape(**row["shape"])
+    forward = 2 * shape.T * shape.B * GATES[row["cell"]] * shape.H * (shape.I + shape.H)
+    return forward if row["direction"] == "forward" else 3 * forward
 
 
 def rate(row):
     """What jaxrnn's products do a second, as a part of what one large product does."""
-    shape = Shape(**row["shape"])
-    operations = 2 * shape.T * shape.B * GATES[row["cell"]] * shape.H * (shape.I + shape.H)
-    operations *= 1 if row["direction"] == "forward" else 3
-    return operations / row["seconds"][OURS] / row["product_rate"]
+    return operations(row) / row["seconds"][OURS] / row["product_rate"]
 
 
 def table(rows, direction):
@@ -165,13 +158,14 @@ def table(rows, direction):
     peers = list(dict.fromkeys(name for row in rows for name in row["ratio"]))
     for name in ("cell", "shape"):
         found.add_column(name)
-    for name in ("B", "T", "I", "H", "jaxrnn", *peers):
+    for name in ("B", "T", "I", "H", "jaxrnn", "of ceiling", *peers):
         found.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         name, *sizes = row["shape"].values()
         seconds = f"{row['seconds'][OURS] * 1e3:.4g} ms"
+        part = ceiling.part(row, operations(row), OURS)
         ratios = [quotient(row["ratio"][p]) if p in row["ratio"] else "-" for p in peers]
-        found.add_row(row["cell"], name, *map(str, sizes), seconds, *ratios)
+        found.add_row(row["cell"], name, *map(str, sizes), seconds, part, *ratios)
     return found
 
 
@@ -197,6 +191,6 @@ def sentences(rows):
             if rates:
                 out.append(
                     f"{cell} {direction.replace('_', ' ')}: {', '.join(rates)} of the rate of one"
-                    f" product of {PRODUCT} x {PRODUCT} matrices."
+                    f" product of {ceiling.PRODUCT} x {ceiling.PRODUCT} matrices."
                 )
     return out

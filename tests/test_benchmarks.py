@@ -20,9 +20,18 @@ pytest.importorskip("rich", reason=NEEDED)
 from cases import NO_KERNEL  # noqa: E402
 
 import jaxrnn  # noqa: E402
-from benchmarks import __main__, attention, int8, peers, programs, residuals, sequences  # noqa: E402
+from benchmarks import (  # noqa: E402
+    __main__,
+    attention,
+    int8,
+    linear,
+    peers,
+    programs,
+    residuals,
+    sequences,
+)
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
-from benchmarks.shared import machine, record, text, timing  # noqa: E402
+from benchmarks.shared import ceiling, held, machine, record, text, timing  # noqa: E402
 from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.shared.model import BYTES, Model  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
@@ -215,13 +224,14 @@ WRITE |= {
         "abilities",
         "attention",
         "peers",
+        "linear",
         "cells",
         "accelerator",
         "plans",
         "int8",
         "aot",
         "residuals",
-    )
+    )  # fmt: skip
 }
 
 
@@ -377,7 +387,7 @@ def test_a_length_that_only_one_reached_makes_no_comparison():
 def run_peers(out, monkeypatch, *arguments):
     """The exit status and the record of a run of ``peers`` on one tiny layer."""
     monkeypatch.setitem(peers.SHAPES, "tiny", Shape("tiny", 2, 3, 4, 5))
-    monkeypatch.setattr(peers, "PRODUCT", 64)
+    monkeypatch.setattr(ceiling, "PRODUCT", 64)
     given = ["--shapes", "tiny", "--seconds", "0", "--out", str(out), *arguments]
     return peers.main(given), json.loads((out / "peers-cpu.json").read_text())
 
@@ -402,14 +412,64 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("plain_jax")
+def test_the_linear_recurrence(tmp_path, monkeypatch):
+    shape = linear.Shape(5, 2, 3)
+    monkeypatch.setattr(linear, "SHAPES", (shape,))
+    given = ["--kinds", "constant", "complex64", "--seconds", "0", "--out", str(tmp_path)]
+    assert linear.main(given) == 0
+    rows = json.loads((tmp_path / "linear-cpu.json").read_text())["rows"]
+    # 30 numbers of each array, but for 3 constant factors, and the gradient of these.
+    wanted = {("forward", "constant"): 63 * 4, ("backward", "constant"): 96 * 4}
+    wanted |= {("forward", "complex64"): 90 * 8, ("backward", "complex64"): 150 * 8}
+    assert {(row["direction"], row["kind"]): row["bytes"] for row in rows} == wanted
+    assert all(set(row["ratio"]) == {"xla", "scan", "associative", "copy"} for row in rows)
+    for direction in linear.DIRECTIONS:
+        given = [linear.call(n, "float32", shape, direction)[0]() for n in linear.CONTENDERS]
+        for other in given[1:]:
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-4), given[0], other
+            )
+
+
+@pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+def test_the_ceiling(monkeypatch):
+    """Of each instruction set, and of products; held to one, those beyond it are left out."""
+    monkeypatch.setattr(ceiling, "PRODUCT", 64)
+    sets = native.library().instruction_sets
+    most = ceiling.Ceiling("float32", ["torch"])
+    most.sample(times=1)
+    found = most.found()
+    assert tuple(found["multiply_adds"]) == sets and {"xla"} <= set(found) - {"multiply_adds"}
+    assert all(rate > 1e8 for rate in found["multiply_adds"].values())
+    assert ceiling.multiply_adds("none", 4) == 0
+    row = {"ceiling": {"multiply_adds": {"a": 50.0, "b": 200.0}}, "seconds": {OURS: 2.0}}
+    assert ceiling.part(row, 100.0, OURS) == "0.25" and ceiling.part(row, 1.0, "torch") == "-"
+    monkeypatch.setenv(native.ISA, sets[-1])
+    assert list(ceiling.Ceiling("bfloat16", []).rates) == [sets[-1]]
+
+
+def test_all_are_held_to_an_instruction_set():
+    environment = {"XLA_FLAGS": "--xla_a"}
+    rest = held.hold_to(["peers", "--isa", "avx2", "--seconds", "1"], environment)
+    assert rest == ["peers", "--seconds", "1"]
+    assert environment["XLA_FLAGS"] == "--xla_a --xla_cpu_max_isa=AVX2"
+    assert environment[native.ISA] == "avx2"
+    for wrong in (["--isa"], ["--isa", "sse"]):
+        with pytest.raises(SystemExit, match="--isa: got .*, want one of avx2"):
+            held.hold_to(wrong, {})
+
+
+@pytest.mark.usefixtures("plain_jax")
 def test_attention_layers(tmp_path, monkeypatch):
     """Every contender has a ratio or a reason; what all of them give is of the same sizes."""
     shape = attention.Shape(2, 5, 8, 2)
     monkeypatch.setattr(attention, "SHAPES", (shape,))
+    monkeypatch.setattr(ceiling, "PRODUCT", 64)
     assert attention.main(["--seconds", "0", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "attention-cpu.json").read_text())
     assert [row["direction"] for row in content["rows"]] == list(attention.DIRECTIONS)
     for row in content["rows"]:
+        assert {"multiply_adds", "xla"} <= set(row["ceiling"])
         assert set(row["samples"]) | set(row["missing"]) == set(attention.CONTENDERS)
         for name in row["samples"]:
             given = attention.CONTENDERS[name](shape, row["direction"], "float32")()

@@ -27,6 +27,7 @@ PUBLIC = [name for name in dir(jaxrnn) if not name.startswith("_")]
 NEEDS = {  # beside JAX, to run the examples of a module, or of a function of jaxrnn.interop
     "jaxrnn.nnx": "flax",
     "jaxrnn.linen": "flax",
+    "jaxrnn.equinox": "equinox",
     "jaxrnn.files": "safetensors",
     "jaxrnn.plot": "matplotlib",
     "from_flax": "flax",

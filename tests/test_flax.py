@@ -1,11 +1,13 @@
 """The Flax modules: generic in the cell, batch first, with the numbers of ``unroll``."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import TOLERANCE, error, mgu
+from cases import NO_KERNEL, TOLERANCE, error, mgu
 from flax import linen, nnx
 
 import jaxrnn
@@ -370,3 +372,18 @@ def test_nnx_ensemble():
         one = nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], state))
         assert error(ys[i], one(XS)) < TOLERANCE["float32"][0]
     assert (ys[0] != ys[1]).any()
+
+
+@pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+def test_a_batch_that_comes_first_is_read_in_place():
+    """No float of all steps is transposed, beside dropout and in both directions."""
+    key, two = jax.random.key(0), jaxrnn.bidirectional(jaxrnn.lstm(4))
+    rnn = jaxrnn.linen.RNN(jaxrnn.stack(jaxrnn.gru(4), jaxrnn.dropout(0.5), two))
+    variables = rnn.init(key, XS)
+
+    def loss(variables, xs):
+        return (rnn.apply(variables, xs, rngs={"dropout": key}) ** 2).sum()
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(variables, XS).compile().as_text()
+    assert "jaxrnn_backward" in program
+    assert not re.findall(r"= f32\[\d+,\d+,\d+\]\S* (?:transpose|copy)\(.*", program)

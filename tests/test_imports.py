@@ -16,7 +16,7 @@ ROOT = pathlib.Path(jaxrnn.__file__).parent
 ROOMS = ("core", "ops", "builders", "wrappers", "cells", "inspect")  # of _src, from the bottom up
 FLOORS = (  # a file imports from its own floor and from those before it
     *((f"_src/{room}/",) for room in ROOMS),
-    ("inside.py", "nnx.py", "linen.py", "plot.py"),
+    ("inside.py", "nnx.py", "linen.py", "equinox.py", "plot.py"),
     ("interop/",),
     ("__init__.py", "_src/__init__.py"),
     ("files.py",),
@@ -98,6 +98,7 @@ print(loaded() - before)"""
 def test_a_missing_package_names_its_extra():
     """Of those that pyproject.toml has."""
     needs = {"nnx": "flax", "linen": "flax", "files": "safetensors", "plot": "matplotlib"}
+    needs |= {"equinox": "equinox"}
     program = f"""import importlib, sys
 for module, package in {needs}.items():
     sys.modules[package] = None
@@ -106,7 +107,7 @@ for module, package in {needs}.items():
     except ModuleNotFoundError as error:
         print(error)"""
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    names = {"flax": "flax", "safetensors": "files", "matplotlib": "plot"}
+    names = {"flax": "flax", "safetensors": "files", "matplotlib": "plot", "equinox": "equinox"}
     assert run.stdout.splitlines() == [
         f"jaxrnn.{module} needs {package}, which is not installed:"
         f' pip install "jaxrnn[{names[package]}]"'

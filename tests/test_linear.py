@@ -25,7 +25,8 @@ from jaxrnn._src.ops.linear_scan import problem, xla
 from jaxrnn._src.ops.linear_scan.tpu import layout
 
 REFERENCE = dispatch.REFERENCE
-FASTER = ("xla", "chunks", "tpu")  # "chunks" is what "xla" does on a GPU
+KERNEL = () if cases.NO_KERNEL else ("cpu",)
+FASTER = ("xla", "chunks", *KERNEL, "tpu")  # "chunks" is what "xla" does on a GPU
 pytestmark = pytest.mark.usefixtures("x64", "chunks")
 every_implementation = pytest.mark.parametrize("implementation", FASTER)
 every_kind = pytest.mark.parametrize("constant", (False, True), ids=("each", "constant"))
@@ -203,7 +204,8 @@ SHAPES = (
     (18, (5,), 260), (35, (19,), 3),
 )  # fmt: skip
 SHAPES = dict.fromkeys(("xla", "chunks"), (*SHAPES, (5, (1,), 1), (150, (), 1))) | {
-    "tpu": (*SHAPES, (19, (), 1))  # interpreted, a step takes its time
+    "cpu": (*SHAPES, (600, (), 1), (17, (9,), 500)),  # sums of sums; several tasks
+    "tpu": (*SHAPES, (19, (), 1)),  # interpreted, a step takes its time
 }
 
 
@@ -230,7 +232,11 @@ TYPES = (
 
 @pytest.mark.parametrize(
     ("implementation", "types", "total", "tolerance"),
-    [(i, *types) for i, count in (("xla", 7), ("tpu", 5)) for types in TYPES[:count]],
+    [
+        (implementation, *types)
+        for implementation, count in (("xla", 7), *((i, 7) for i in KERNEL), ("tpu", 5))
+        for types in TYPES[:count]
+    ],
 )
 def test_types(implementation, types, total, tolerance):
     g = given(dtype=max(types, key=lambda t: np.dtype(t).itemsize))
@@ -436,7 +442,7 @@ def test_what_the_kernel_cannot_run():
 
 def test_what_runs_is_recorded():
     g = given(dtype="float32", constant=True)
-    for platform, runs in (("tpu", "tpu"), ("cpu", "xla")):
+    for platform, runs in (("tpu", "tpu"), ("cpu", *KERNEL, "xla")[:2]):
         with dispatch.recording(Target(platform)) as choices:
             jax.eval_shape(lambda *given: jaxrnn.linear_scan(*given), g.a, g.b)
         (found,) = choices
@@ -445,6 +451,19 @@ def test_what_runs_is_recorded():
 
 
 DEVICES = 8
+
+
+@pytest.mark.skipif(not KERNEL, reason=str(cases.NO_KERNEL))
+def test_what_the_kernel_for_cpus_cannot_run():
+    def why(g, **target):
+        operands = problem.completed(*g[:5], False)
+        return linear_scan.cpu.unsupported(
+            linear_scan.Problem(False, None), operands, Target(**{"platform": "cpu"} | target)
+        )
+
+    assert why(given()) is None and why(given(dtype="complex64", constant=True)) is None
+    assert "for CPUs, not for tpu" in why(given(), platform="tpu")
+    assert "jax.shard_map" in why(given(), devices=4)
 
 
 @pytest.mark.parametrize("implementation", ("xla", "chunks"))
@@ -482,7 +501,7 @@ def test_jit_on_a_mesh(implementation, kind):
     assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == 1
 
 
-@pytest.mark.parametrize("implementation", ("xla", "chunks"))
+@pytest.mark.parametrize("implementation", ("xla", "chunks", *KERNEL))
 @pytest.mark.parametrize("check", (True, False))
 def test_shard_map(implementation, check):
     if jax.device_count() < DEVICES:
@@ -528,7 +547,7 @@ BAD = {  # the arguments, the error, and what its text has
     "mask float": (dict(mask=A[..., 0]), T, "mask: ", "got float32", "want bool"),
     "starts": (dict(starts=True), T, "starts: ", "got bool", "a bool array (5, 2)"),
     "reverse": (dict(reverse=1), T, "reverse: ", "got 1", "True or False"),
-    "implementation": (dict(implementation="cpu"), V, "implementation: ", "'cpu'", "'reference'"),
+    "implementation": (dict(implementation="gpu"), V, "implementation: ", "'gpu'", "'reference'"),
     "implementation elsewhere": (
         dict(implementation="tpu"), V, "implementation='tpu'", "on cpu", "it is for TPUs",
     ),

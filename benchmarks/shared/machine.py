@@ -23,7 +23,8 @@ def describe(packages=PACKAGES, device=None):
     return {
         "cpu": _cpu(),
         "cores": cores(),
-        "instruction_sets": _instruction_sets(),
+        "instruction_sets": instruction_sets(),
+        "held_to": native.instruction_set() or None,
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.machine()}",
         "platform": device.platform,
@@ -73,7 +74,7 @@ def _cpu():
     return platform.processor() or platform.machine()
 
 
-def _instruction_sets():
+def instruction_sets():
     """This CPU's that jaxrnn's kernel is made for, the best first; None without a kernel."""
     library = native.library()
     return None if library.missing else list(library.instruction_sets)

@@ -1,9 +1,8 @@
 // Attention as XLA calls it: cuts a call into heads, chunks and pairs, and runs them.
 
-#include <cstdlib>
-
 #include "dispatch.h"
 #include "schedule.h"
+#include "scratch.h"
 
 namespace ffi = xla::ffi;
 
@@ -80,21 +79,6 @@ struct AttentionCall {
   int64_t window, steps, keys, B, N, D;
   std::vector<int64_t> members;
   Buffer q, k, v, q_position, q_episode, k_position, k_episode, ys, sums, d_ys, d_q, d_k, d_v;
-};
-
-// Memory of each worker's own.
-template <class T>
-class Scratch {
- public:
-  Scratch(int workers, int64_t elements) : each_((elements * sizeof(T) + 127) / 128 * 128) {
-    memory_.reset(static_cast<char*>(std::aligned_alloc(128, std::max<int64_t>(1, workers) * each_)));
-    if (!memory_) throw std::bad_alloc();
-  }
-  T* of(int worker) const { return reinterpret_cast<T*>(memory_.get() + worker * each_); }
-
- private:
-  int64_t each_;
-  std::unique_ptr<char, decltype(&std::free)> memory_{nullptr, &std::free};
 };
 
 // Threads for a call: one, if it is over before another has come.

@@ -22,14 +22,16 @@ inline void require(bool holds, const char* name, const char* what = "") {
 }
 
 constexpr int64_t kAnySize = -1;
-constexpr int32_t kAnyFloat = -1, kFlag = -2, kInt = -3;  // beside Storage
+constexpr int32_t kAnyFloat = -1, kFlag = -2, kInt = -3, kAnyNumber = -4;  // beside Storage
 
 // One array: [...members, ...own dimensions]. A member dimension of 1 is shared by all members.
+// A complex number, which only kAnyNumber allows, is two numbers of the last dimension.
 struct Buffer {
   char* data = nullptr;
   std::vector<int64_t> shape;  // its own dimensions
   std::vector<int64_t> strides;  // of the members, in elements
   int32_t storage = kF32;
+  bool complex = false;
   int64_t bytes = 0;  // of an element
 
   char* member(int64_t index, const std::vector<int64_t>& sizes) const {
@@ -91,19 +93,25 @@ class Reader {
     Buffer out;
     out.data = static_cast<char*>(any.untyped_data());
     out.shape.assign(dimensions.begin() + levels, dimensions.end());
-    for (size_t i = 0; i < shape.size(); ++i)
-      is(shape[i] == kAnySize || shape[i] == out.shape[i], ": an unexpected shape");
     switch (any.element_type()) {
       case xla::ffi::F32: out.storage = kF32, out.bytes = 4; break;
       case xla::ffi::F64: out.storage = kF64, out.bytes = 8; break;
       case xla::ffi::BF16: out.storage = kBF16, out.bytes = 2; break;
       case xla::ffi::F16: out.storage = kF16, out.bytes = 2; break;
+      case xla::ffi::C64: out.storage = kF32, out.bytes = 4, out.complex = true; break;
+      case xla::ffi::C128: out.storage = kF64, out.bytes = 8, out.complex = true; break;
       case xla::ffi::PRED: out.storage = kFlag, out.bytes = 1; break;
       case xla::ffi::S32: out.storage = kInt, out.bytes = 4; break;
       default: is(false, ": a type the kernel does not know");
     }
-    is(storage == kAnyFloat ? out.storage >= 0 : out.storage == storage,
-       ": an unexpected type");
+    if (storage == kAnyNumber)
+      is(out.storage >= 0 && !out.shape.empty(), ": an unexpected type");
+    else
+      is(!out.complex && (storage == kAnyFloat ? out.storage >= 0 : out.storage == storage),
+         ": an unexpected type");
+    if (out.complex) out.shape.back() *= 2;
+    for (size_t i = 0; i < shape.size(); ++i)
+      is(shape[i] == kAnySize || shape[i] == out.shape[i], ": an unexpected shape");
     int64_t stride = 1;
     for (int64_t n : out.shape) stride *= n;
     out.strides.resize(levels);

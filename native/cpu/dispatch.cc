@@ -2,6 +2,8 @@
 
 #include "dispatch.h"
 
+#include <chrono>
+
 #if defined(__x86_64__)
 #include "processor.h"
 #endif
@@ -54,4 +56,21 @@ extern "C" const char* jaxrnn_instruction_sets() {
     return out;
   }();
   return names.c_str();
+}
+
+// Operations a second of this thread, in registers: of numbers of so many bytes, 4 or 8, on an
+// instruction set. Zero if the machine has none of that name.
+extern "C" double jaxrnn_multiply_adds(const char* name, int32_t bytes, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const jaxrnn::Isa* isa = jaxrnn::find_isa(name);
+  if (!isa) return 0;
+  constexpr int64_t kRounds = 1 << 16;
+  const double lanes = (bytes == 8 ? isa->f64.recurrence.lanes : isa->f32.recurrence.lanes);
+  double operations = 0, taken = 0, made = 0;
+  for (auto begin = Clock::now(); taken < seconds;
+       taken = std::chrono::duration<double>(Clock::now() - begin).count()) {
+    made += bytes == 8 ? isa->f64.multiply_adds(kRounds) : isa->f32.multiply_adds(kRounds);
+    operations += 2 * lanes * jaxrnn::kChains * kRounds;
+  }
+  return made > 0 ? operations / taken : 0;
 }

@@ -12,6 +12,8 @@
 #include "forward.h"
 #include "backward.h"
 #include "attention.h"
+#include "linear_scan.h"
+#include "ceiling.h"
 
 namespace {
 
@@ -42,6 +44,8 @@ template <class T>
 constexpr Kernels<T> kKernels = {
     {kLanes<T>, forward<T>, backward<T>, evaluate<T>},
     {attention_forward<T>, attention_backward<T>},
+    {scan_forward<T>, scan_backward<T>},
+    multiply_adds<T>,
 };
 
 }  // namespace

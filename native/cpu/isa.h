@@ -3,14 +3,19 @@
 #pragma once
 
 #include "attention_task.h"
+#include "linear_scan_task.h"
 #include "task.h"
 
 namespace jaxrnn {
+
+constexpr int kChains = 12;  // of 16 registers, and enough for what a chain waits
 
 template <class T>
 struct Kernels {
   Kernel<T> recurrence;
   AttentionKernel<T> attention;
+  LinearScanKernel<T> linear_scan;
+  T (*multiply_adds)(int64_t rounds);  // kChains vectors of them a round
 };
 
 struct Isa {

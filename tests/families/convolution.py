@@ -1,7 +1,7 @@
 """Convolutions over time, and what is made of them."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import LIFTED, LINEAR, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -48,8 +48,8 @@ ROWS = {
         LIFTED,
     ),
     "conv1d_of_one": Case(lambda h: jaxrnn.conv1d(h, kernel=1), conv1d(), LIFTED),
-    "qrnn": Case(jaxrnn.qrnn, qrnn("fo"), LIFTED),
-    "qrnn_of_one": Case(lambda h: jaxrnn.qrnn(h, kernel=1), qrnn("fo"), LIFTED),
-    "qrnn_f": Case(lambda h: jaxrnn.qrnn(h, kernel=3, pooling="f"), qrnn("f"), LIFTED),
-    "qrnn_ifo": Case(lambda h: jaxrnn.qrnn(h, pooling="ifo"), qrnn("ifo"), LIFTED),
+    "qrnn": Case(jaxrnn.qrnn, qrnn("fo"), LINEAR),
+    "qrnn_of_one": Case(lambda h: jaxrnn.qrnn(h, kernel=1), qrnn("fo"), LINEAR),
+    "qrnn_f": Case(lambda h: jaxrnn.qrnn(h, kernel=3, pooling="f"), qrnn("f"), LINEAR),
+    "qrnn_ifo": Case(lambda h: jaxrnn.qrnn(h, pooling="ifo"), qrnn("ifo"), LINEAR),
 }

@@ -1,7 +1,7 @@
 """SRU, RG-LRU and Mamba, whose input is part of the output: behind a projection to its size."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import LIFTED, LINEAR, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -118,17 +118,17 @@ ROWS = {
     "sru_project": Case(
         lambda h: jaxrnn.sru(h, project=True, highway_bias=-1.0), sru(None), LIFTED
     ),
-    "mamba": Case(behind(lambda h: jaxrnn.mamba(h, state=4, rank=2)), projected(mamba), LIFTED),
+    "mamba": Case(behind(lambda h: jaxrnn.mamba(h, state=4, rank=2)), projected(mamba), LINEAR),
     "mamba_block": Case(
-        lambda h: jaxrnn.mamba_block(4, width=h, state=4, rank=2, kernel=3), mamba_block, LIFTED
+        lambda h: jaxrnn.mamba_block(4, width=h, state=4, rank=2, kernel=3), mamba_block, LINEAR
     ),
     "rwkv4": Case(behind(lambda h: jaxrnn.rwkv4(h, width=4)), projected(rwkv4), faster=()),
     "rwkv4_channels": Case(
         behind(lambda h: jaxrnn.rwkv4_channels(h, width=5)), projected(rwkv4_channels), faster=()
     ),
-    "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LIFTED),
+    "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LINEAR),
     "rg_lru_heads": Case(
-        behind(lambda h: jaxrnn.rg_lru(h, heads=2)), projected(rg_lru), LIFTED, heads=2
+        behind(lambda h: jaxrnn.rg_lru(h, heads=2)), projected(rg_lru), LINEAR, heads=2
     ),
-    "rg_lru_block": Case(lambda h: jaxrnn.rg_lru_block(4, width=h), rg_lru_block, LIFTED),
+    "rg_lru_block": Case(lambda h: jaxrnn.rg_lru_block(4, width=h), rg_lru_block, LINEAR),
 }

@@ -1,7 +1,7 @@
 """Recurrences between a state and a candidate that are made of the input alone."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import LINEAR, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -50,12 +50,12 @@ def min_lstm(candidate):
 
 
 ROWS = {
-    "gilr": Case(jaxrnn.gilr, gilr(0), LIFTED),
-    "gilr_bound": Case(lambda h: jaxrnn.gilr(h, lower_bound=0.5), gilr(0.5), LIFTED),
-    "min_gru": Case(jaxrnn.min_gru, min_gru(_positive), LIFTED),
-    "min_gru_linear": Case(lambda h: jaxrnn.min_gru(h, positive=False), min_gru(_linear), LIFTED),
-    "min_lstm": Case(jaxrnn.min_lstm, min_lstm(_positive), LIFTED),
+    "gilr": Case(jaxrnn.gilr, gilr(0), LINEAR),
+    "gilr_bound": Case(lambda h: jaxrnn.gilr(h, lower_bound=0.5), gilr(0.5), LINEAR),
+    "min_gru": Case(jaxrnn.min_gru, min_gru(_positive), LINEAR),
+    "min_gru_linear": Case(lambda h: jaxrnn.min_gru(h, positive=False), min_gru(_linear), LINEAR),
+    "min_lstm": Case(jaxrnn.min_lstm, min_lstm(_positive), LINEAR),
     "min_lstm_linear": Case(
-        lambda h: jaxrnn.min_lstm(h, positive=False), min_lstm(_linear), LIFTED
+        lambda h: jaxrnn.min_lstm(h, positive=False), min_lstm(_linear), LINEAR
     ),
 }

@@ -1,7 +1,7 @@
 """Complex linear states behind real inputs, each as its real and its imaginary part."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import LINEAR, Case
 
 import jaxrnn
 
@@ -50,10 +50,10 @@ def s5_bilinear(params, state, x):
 
 
 ROWS = {
-    "lru": Case(lambda h: jaxrnn.lru(3, state=h), lru, LIFTED, inputs=3),
-    "s5": Case(lambda h: jaxrnn.s5(3, state=h), s5_zoh, LIFTED, inputs=3),
+    "lru": Case(lambda h: jaxrnn.lru(3, state=h), lru, LINEAR, inputs=3),
+    "s5": Case(lambda h: jaxrnn.s5(3, state=h), s5_zoh, LINEAR, inputs=3),
     "s5_bilinear": Case(
         lambda h: jaxrnn.s5(3, state=h, blocks=2, discretization="bilinear", clip_eigs=True),
-        s5_bilinear, LIFTED, heads=2, inputs=3,
+        s5_bilinear, LINEAR, heads=2, inputs=3,
     ),
 }  # fmt: skip

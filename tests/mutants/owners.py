@@ -55,7 +55,7 @@ OWNERS = {
         f"{LAWS} -k attention_window",
         "tests/test_cudnn.py",
     ),
-    "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'xla or chunks or reference'",),
+    "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu'",),
     "jaxrnn/_src/ops/linear_scan/tpu/": ("tests/test_linear.py -k tpu",),
     "jaxrnn/_src/ops/step_loop/": (
         "tests/test_step_loop.py",
@@ -112,6 +112,8 @@ OWNERS = {
     "native/cpu/": (CPU, "tests/test_cpu_random.py"),
     "native/cpu/attention.cc": ("tests/test_attend_cpu.py",),
     "native/cpu/attention.h": ("tests/test_attend_cpu.py",),
+    "native/cpu/linear_scan.cc": ("tests/test_linear_cpu.py",),
+    "native/cpu/linear_scan.h": ("tests/test_linear_cpu.py", "tests/test_linear.py -k cpu"),
     "native/cpu/storage.h": ("tests/test_dtypes.py", CPU),
     "native/cpu/operations.h": ("tests/test_dtypes.py", CPU),
 }

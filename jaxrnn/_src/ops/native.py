@@ -12,17 +12,25 @@ from typing import NamedTuple
 
 import jax
 
+from jaxrnn._src.core import dispatch
+
 # Environment variables.
 ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
 FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests and benchmarks
 
-CALLS = ("forward", "backward")  # which exported programs may hold
+# Which exported programs may hold.
+CALLS = ("forward", "backward", "linear_scan_forward", "linear_scan_backward")
 _FUNCTIONS = (*CALLS, "evaluate", "attend_forward", "attend_backward")
 
 
 def exported(name):
     """What a call is named in an exported program: of this version, which alone can read it."""
     return f"jaxrnn_{name}_{sys.modules['jaxrnn'].__version__}"
+
+
+def call_name(name):
+    """What a call is named in a program that is lowered now."""
+    return exported(name) if dispatch.keeping_kernels.value else f"jaxrnn_{name}"
 
 
 class Library(NamedTuple):
@@ -43,7 +51,7 @@ class Library(NamedTuple):
 
 # What calls each library: one built for another caller would misread its calls.
 CALLERS = {
-    "cpu.so": ("recurrence/cpu.py", "attention/cpu.py"),
+    "cpu.so": ("recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
     "gpu.so": ("recurrence/gpu/launch.py",),
 }
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxrnn._src.core import checks, inputs, params_tree
+from jaxrnn._src.core import checks, inputs, memory_order, params_tree
 from jaxrnn._src.core.cell import Cell, unroll
 from jaxrnn._src.core.typing import InputArray, Inputs, Outputs, Params, State
 
@@ -50,7 +50,8 @@ def run(
         mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
     mask = checks.combined_mask(xs, lengths, mask, name)
     options |= {"mask": mask, "starts": starts, "return_states": return_states}
-    state, ys = unroll(cell, params, xs, state, **options)
+    with memory_order.batch_first(not time_major):
+        state, ys = unroll(cell, params, xs, state, **options)
     return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), ys)
 
 

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.builders.stateless import stateless
-from jaxrnn._src.core import checks, dropout_masks, every_step, param_spec, params_tree
+from jaxrnn._src.core import (
+    checks,
+    dropout_masks,
+    every_step,
+    memory_order,
+    param_spec,
+    params_tree,
+)
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.linear import affine
@@ -277,7 +284,7 @@ def bidirectional(forward: Cell, backward: Cell | None = None, *, merge: Merge =
             final.append(after)
             ys.append(y)
             states.append(after_each)
-        ys = select(mask, merged(*ys), 0)
+        ys = select(mask, memory_order.in_place(merged, *ys), 0)
         return tuple(final), (ys, tuple(states)) if every else ys
 
     return Cell(init, initial_state, step, unroll, forward.draws or backward.draws)
@@ -306,26 +313,29 @@ def dropout(rate: float, *, per: Per = "step") -> Cell:
     rate = checks.probability("rate", rate)
     checks.check_per(per)
 
-    def drop(x, count, key):
-        """x [...batch, I], count [...batch]."""
-        if key is None or rate == 0:
-            return x
-        return dropout_masks.scaled(
-            x, dropout_masks.kept(key, rate, count, x.shape[-1:], per), rate
-        )
+    def kept(count, size, key):
+        """bool [...batch, size], for count [...batch]."""
+        return dropout_masks.kept(key, rate, count, (size,), per)
+
+    scaled = functools.partial(dropout_masks.scaled, rate=rate)
 
     def initial_state(params, batch_shape):
         return jnp.zeros(batch_shape, jnp.int32)
 
     def step(params, state, x, key=None):
         state = checks.completed_state(initial_state, params, state, leading(x))
-        return state + 1, drop(x, state, key)
+        if key is None or rate == 0:
+            return state + 1, x
+        return state + 1, scaled(x, kept(state, x.shape[-1], key))
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
         first = initial_state(params, leading(xs)[1:]) if state is None else state
         real = jnp.ones(leading(xs), bool) if mask is None else mask
         before, after = positions(first, real, resets(starts, mask, reverse), reverse)
-        ys = jax.vmap(drop, (0, 0, None))(xs, before, key)
+        ys = xs
+        if key is not None and rate > 0:
+            of_steps = jax.vmap(kept, (0, None, None))(before, xs.shape[-1], key)
+            ys = memory_order.in_place(scaled, xs, of_steps)
         return after, (ys, before + real.astype(before.dtype)) if every else ys
 
     whole = streamed(unroll, initial_state, lambda params, xs: ())

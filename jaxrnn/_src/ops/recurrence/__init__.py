@@ -10,7 +10,7 @@ import functools
 
 import jax.numpy as jnp
 
-from jaxrnn._src.core import dispatch
+from jaxrnn._src.core import dispatch, memory_order
 from jaxrnn._src.core.closures import closed_update
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
@@ -84,8 +84,8 @@ def recur(
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
     kept = "gates" if residuals == "chunks" else residuals  # within a chunk
     problem = Problem(
-        update, w.shape[1], len(state), reverse, kept, implementation, devices=wants_devices(),
-        every=every,
+        update, w.shape[1], len(state), reverse, kept, implementation,
+        batch_first=memory_order.is_batch_first(xs), devices=wants_devices(), every=every,
     )  # fmt: skip
     described = _describe(problem, operands)
     if closed.why is None and is_newton and xs.shape[0]:

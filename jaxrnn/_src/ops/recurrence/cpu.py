@@ -219,8 +219,7 @@ class _Plan:
             **{name: np.array(place, np.int32) for name, place in places._asdict().items()},
         )
 
-        exported = dispatch.keeping_kernels.value
-        target = native.exported(name) if exported else f"jaxrnn_{name}"
+        target = native.call_name(name)
 
         def launch(shapes, args, members, rows):
             del members, rows  # the shapes say

@@ -1,0 +1,33 @@
+"""All contenders on one instruction set. Imports nothing that reads the environment before."""
+
+import os
+
+# What each library reads, once, when it is loaded.
+VARIABLES = {
+    "avx2": {
+        "JAXRNN_CPU_ISA": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+    },
+}
+
+
+def hold_to(argv, environment=os.environ):
+    """``argv`` without ``--isa NAME``, after which libraries loaded use no more than that.
+
+    Raises:
+      SystemExit: no such name.
+    """
+    if "--isa" not in argv:
+        return argv
+    place = argv.index("--isa")
+    name = argv[place + 1] if place + 1 < len(argv) else None
+    if name not in VARIABLES:
+        raise SystemExit(f"--isa: got {name}, want one of {', '.join(VARIABLES)}")
+    for variable, value in VARIABLES[name].items():
+        before = environment.get(variable)
+        joined = variable == "XLA_FLAGS" and before
+        environment[variable] = f"{before} {value}" if joined else value
+    return argv[:place] + argv[place + 2 :]

@@ -1,0 +1,126 @@
+"""The linear recurrence on a CPU: the whole sequence in one call of C++ (``native/cpu/``).
+
+Each array is read or written once, and the gradient as in ``xla``, whose residual it keeps.
+"""
+
+import math
+
+import jax
+import numpy as np
+
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops import native
+from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, keeps
+from jaxrnn._src.ops.row_partition import Argument, Result, call
+
+EXPORTED = dispatch.ON_REQUEST  # else an exported program runs where this library is not
+
+
+def unsupported(problem: Problem, operands: Operands, target: Target) -> str | None:
+    """Why the kernel can't run the problem, or None."""
+    del problem
+    why = native.unsupported(target)
+    if why is not None:
+        return why
+    if target.devices > 1:  # a custom call that is told of its rows alone
+        return "XLA would gather sharded channels for it; inside of jax.shard_map it runs"
+    if not all(isinstance(n, int) for n in operands.b.shape):
+        return "a size is symbolic"
+    return None
+
+
+def forward(problem, operands, wanted, save, target):
+    """Returns (final state, hs), then the states before each step if a backward needs them."""
+    del target
+    plan, hs, before = _Plan(problem, operands), wanted[1], save and keeps(operands)
+    out = {
+        "final": plan.state(),
+        "hs": plan.steps(operands.b.dtype) if hs else None,
+        "before": plan.steps() if before else None,
+    }
+    args = (plan.factors(), plan.flat(operands.b), plan.flat(operands.h0))
+    out = plan.call("forward", out, args, hs=hs, before=before)
+    return [out["final"], out["hs"], *([out["before"]] if before else [])]
+
+
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
+    """Returns the gradients of the operands."""
+    del target
+    plan, (d_final, d_hs) = _Plan(problem, operands), cotangents
+    constant = operands.a is None
+    want_a = wanted.constant if constant else wanted.a
+    out = {
+        "d_h0": plan.state(),
+        "d_b": plan.steps(operands.b.dtype) if wanted.b else None,
+        "d_a": (plan.state() if constant else plan.steps(operands.a.dtype)) if want_a else None,
+    }
+    states = (residuals or (operands.h0, outputs[1])) if want_a else ()
+    given = (*states, *(d for d in (d_final, d_hs) if d is not None))
+    out = plan.call(
+        "backward", out, (plan.factors(), *map(plan.flat, given)),
+        hs=len(states) == 2, before=len(states) == 1,
+        d_final=d_final is not None, d_hs=d_hs is not None, d_a=want_a, d_b=wanted.b,
+    )  # fmt: skip
+    gradients = operands._replace(h0=out["d_h0"])  # what is not wanted may be anything
+    if out["d_b"] is not None:
+        gradients = gradients._replace(b=out["d_b"])
+    d_a = out["d_a"]
+    if d_a is None:
+        return gradients
+    if not constant:
+        return gradients._replace(a=d_a)
+    d_a = d_a.sum(tuple(range(len(plan.batch))))
+    return gradients._replace(constant=d_a.astype(operands.factor_dtype))
+
+
+class _Plan:
+    """The problem as the kernel is told it: time, then one axis of rows, then channels."""
+
+    def __init__(self, problem: Problem, operands: Operands):
+        self.problem, self.operands = problem, operands
+        self.time, *self.batch, self.width = operands.b.shape
+        self.rows = math.prod(self.batch)
+
+    def flat(self, array):
+        """[(T,) *batch, D] -> [(T,) R, D]."""
+        return self._flat(array, (self.width,))
+
+    def _flat(self, array, channels):
+        timed = array.ndim - len(self.batch) - len(channels)
+        shape = (*array.shape[:timed], self.rows, *channels)
+        return Argument(array.reshape(shape), timed)
+
+    def factors(self):
+        a, constant = self.operands.a, self.operands.constant
+        return self.flat(a) if constant is None else Argument(constant, None)
+
+    def state(self):
+        return Result((None, self.width), self.operands.h0.dtype)
+
+    def steps(self, dtype=None):
+        return Result((self.time, None, self.width), dtype or self.operands.h0.dtype)
+
+    def call(self, name, out, args, **attributes):
+        """The results by name, those that are None left out of the call."""
+        operands, target = self.operands, native.call_name(f"linear_scan_{name}")
+        flags = {"mask": operands.mask, "starts": operands.starts}
+        args = [*args, *(self._flat(f, ()) for f in flags.values() if f is not None)]
+        attributes = dict(
+            dict.fromkeys(("d_final", "d_hs", "d_a", "d_b"), False),
+            **attributes,
+        ) | {f: value is not None for f, value in flags.items()}
+        attributes |= dict(
+            steps=np.int64(self.time), constant=operands.a is None,
+            reverse=self.problem.reverse, isa=native.instruction_set(),
+        )  # fmt: skip
+
+        def launch(shapes, args, members, rows):
+            del members, rows  # the shapes say
+            return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
+
+        made = iter(call(launch, args, [result for result in out.values() if result is not None]))
+        return {n: None if r is None else self._unflat(next(made)) for n, r in out.items()}
+
+    def _unflat(self, array):
+        return array.reshape(*array.shape[:-2], *self.batch, self.width)
