@@ -16,6 +16,7 @@ COMMANDS = {
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "int8": "what int8 weights cost in accuracy",
+    "registers": "registers and spills of the kernels for GPUs, compiled without one",
     "residuals": "memory and time of a gradient, by what is stored for it",
     "abilities": "what one layer of each cell can learn, and up to which length",
     "catalogue": "writes docs/cells.md: every cell in a table",

@@ -2,8 +2,9 @@
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
-kernels of``, ``the scans of``, ``the memory of`` and ``the lengths of`` stand for tables of it. So
-the pages say what a command said of the result that is kept, and nothing is copied by hand.
+kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of`` and ``the
+registers of`` stand for tables of it. So the pages say what a command said of the result that is
+kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -20,6 +21,7 @@ PAGES = (
     DOCS / "index.md",
     DOCS / "benchmarks.md",
     DOCS / "tasks.md",
+    DOCS / "gpu-kernel.md",
     DOCS / "guides" / "long-sequences.md",
 )
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
@@ -212,6 +214,51 @@ def _lengths(result):
     return _table(["", *tasks, *costs.values()], cases, [*tasks, *costs])
 
 
+def _steps(result):
+    """Microseconds a step that a plan's formula predicts for the first chip, of all its layers."""
+    cases, columns = {}, {}
+    first = result["rows"][0]["architecture"]
+    for row in (row for row in result["rows"] if row["architecture"] == first):
+        found = cases.setdefault(f"{row['cell'].upper()} H={row['H']} B={row['B']}", {})
+        figure = f"{row['microseconds']:.2f}" if row["plan"] else "declined"
+        found.setdefault(row["product"], []).append(figure)
+        columns.setdefault(row["product"], row["product"])
+    shown = {
+        case: {name: " / ".join(_once(found.get(name, []))) for name in columns}
+        for case, found in cases.items()
+    }
+    return _table(["forward / backward", *columns], shown, columns)
+
+
+def _once(some):
+    return ["declined"] if "declined" in some else some
+
+
+def _registers(result):
+    """Of each chip, how many kernels there are, and what spills."""
+    cases = {}
+    columns = ("kernels", "declined", "registers", "spill", "in the loop")
+    for row in result["rows"]:
+        cases.setdefault(row["architecture"], []).append(row)
+    shown = {}
+    for name, rows in cases.items():
+        there = [row for row in rows if row["plan"]]
+        spilling = [row for row in there if max(row["spilled"]) > 16]
+        inside = [row for row in spilling if not row["loop"] or row["loop"]["spilled_in_loop"]]
+        worst = max(inside, key=lambda row: max(row["spilled"]), default=None)
+        most = f"; {max(worst['spilled'])} bytes at most: {_kernel(worst)}" if worst else ""
+        shown[name] = {
+            "kernels": str(len(there)), "declined": str(len(rows) - len(there)),
+            "registers": str(max((row["registers"] for row in there), default=0)),
+            "spill": str(len(spilling)), "in the loop": f"{len(inside)}{most}",
+        }  # fmt: skip
+    return _table(["chip", *columns], shown, columns)
+
+
+def _kernel(row):
+    return f"{row['cell'].upper()} H={row['H']} B={row['B']} {row['product']} {row['direction']}"
+
+
 def _table(head, cases, columns):
     lines = [head, ["---"] * len(head)]
     lines += [[case, *(found[name] for name in columns)] for case, found in cases.items()]
@@ -229,4 +276,6 @@ SAYS = {
     "scans": _scans,
     "memory": _memory,
     "lengths": _lengths,
+    "steps": _steps,
+    "registers": _registers,
 }

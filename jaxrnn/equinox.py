@@ -75,9 +75,11 @@ class RNN(eqx.Module):
         self.cell = cell
         self.inference = inference
         self.implementation = implementation
-        if params is None and key is None:
-            raise TypeError("key: got None, want a key for new parameters, or params=")
-        self.params = params_tree.dicts(cell.init(key, in_features) if params is None else params)
+        if params is None:
+            if key is None:
+                raise TypeError("key: got None, want a key for new parameters, or params=")
+            params = cell.init(key, in_features)
+        self.params = params_tree.dicts(params)
 
     def __call__(
         self,

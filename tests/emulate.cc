@@ -1,13 +1,18 @@
 // Runs a kernel's source on a CPU: every thread of every block is a fiber, and all of them take
-// turns. What blocks hand each other, barriers and the products of a warp work as on a GPU.
+// turns. Barriers and the products of a warp work as on a GPU. Words that blocks publish to each
+// other are worse than there: each becomes visible late, in any order, and between the words of a
+// read others may arrive.
 
 #include "emulate.h"
 
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
+#include <deque>
 #include <memory>
 #include <random>
+#include <unordered_map>
 #include <vector>
 
 namespace emulated {
@@ -41,6 +46,46 @@ struct Fiber {
 Fiber* now;
 jmp_buf scheduler;
 long waits = 0;  // turns in which nobody got on
+std::minstd_rand chance;
+
+// What was published and is not visible yet. Words are independent of each other; those that one
+// address is given keep their order, and who gave them sees the last.
+struct Store {
+  unsigned word;
+  long due;  // the turn in which it becomes visible
+  const Fiber* by;
+};
+std::unordered_map<unsigned*, std::deque<Store>> late;
+long turn = 0;
+
+void publish(unsigned* to, unsigned word) {
+  std::deque<Store>& queue = late[to];
+  // What nobody waits for holds nobody up, so it may be very late.
+  const long most = word == 0xffffffff ? 8192 : chance() % 64 == 0 ? 512 : 8;
+  const long delay = chance() % most;
+  queue.push_back({word, std::max(turn + delay, queue.empty() ? 0 : queue.back().due), now});
+  waits = 0;
+}
+
+void arrive(bool all) {
+  for (auto at = late.begin(); at != late.end();) {
+    auto& [to, queue] = *at;
+    while (!queue.empty() && (all || queue.front().due <= turn)) {
+      *to = queue.front().word;
+      queue.pop_front();
+      waits = 0;
+    }
+    at = queue.empty() ? late.erase(at) : std::next(at);
+  }
+}
+
+unsigned visible(const unsigned* from) {
+  const auto found = late.find(const_cast<unsigned*>(from));
+  if (found != late.end())
+    for (auto store = found->second.rbegin(); store != found->second.rend(); ++store)
+      if (store->by == now) return store->word;
+  return *from;
+}
 
 void yield() {
   if (_setjmp(now->place) == 0) _longjmp(scheduler, 1);
@@ -125,15 +170,17 @@ bool launch(unsigned blocks, unsigned threads, unsigned bytes, void (*run)(void*
     }
     grid.push_back(std::move(block));
   }
-  waits = 0;
-  std::minstd_rand random(1);
-  for (bool left = true; left;) {
+  waits = turn = 0;
+  late.clear();
+  chance.seed(1);
+  for (bool left = true; left; ++turn) {
     left = false;
     if (++waits > 20000) return true;
+    arrive(false);
     // Warps fall behind at random, so that one that does not wait where it must is found out.
     for (auto& block : grid)
       for (int& paused : block->paused)
-        paused = paused > 0 ? paused - 1 : random() % 64 == 0 ? random() % 512 : 0;
+        paused = paused > 0 ? paused - 1 : chance() % 64 == 0 ? chance() % 512 : 0;
     for (auto& fiber : fibers) {
       if (fiber->done) continue;
       left = true;
@@ -141,6 +188,7 @@ bool launch(unsigned blocks, unsigned threads, unsigned bytes, void (*run)(void*
       go_on(fiber.get());
     }
   }
+  arrive(true);
   return false;
 }
 
@@ -179,14 +227,28 @@ void __syncwarp() { meet(now->block->warps[now->thread / 32]); }
 
 uint4 peek(const void* from) {
   yield();
-  uint4 v;
-  memcpy(&v, from, 16);
-  return v;
+  const unsigned* words = static_cast<const unsigned*>(from);
+  const unsigned first = chance() % 4;
+  unsigned found[4];
+  for (unsigned i = 0; i < 4; ++i) {
+    if (i > 0 && chance() % 16 == 0) yield();  // torn: only each word is read at once
+    found[(first + i) % 4] = visible(words + (first + i) % 4);
+  }
+  return {found[0], found[1], found[2], found[3]};
 }
 void poke(void* to, unsigned word) {
-  waits = 0;
   if (lost > 0 && --lost == 0) return;
-  memcpy(to, &word, 4);
+  publish(static_cast<unsigned*>(to), word);
+}
+// What this thread has published comes before what it publishes now.
+void __threadfence() {
+  for (auto& [to, queue] : late)
+    for (std::size_t i = queue.size(); i > 0; --i)
+      if (queue[i - 1].by == now) {
+        *to = queue[i - 1].word;
+        queue.erase(queue.begin(), queue.begin() + i);
+        break;
+      }
 }
 float __shfl_down_sync(unsigned, float value, int by) {
   const unsigned lane = now->thread % 32, warp = now->thread / 32;
@@ -204,4 +266,8 @@ float from_float16(unsigned short bits) { return number(bits, kFloat16); }
 unsigned tf32(float f) {
   if (f != f) return 0x7fffffff;
   return (__float_as_uint(f) + 0x1000) & 0xffffe000;
+}
+float short_tanh(float value) {
+  const unsigned bits = __float_as_uint(tanhf(value));
+  return value != value ? value : __uint_as_float((bits + 0x1000) & 0xffffe000);
 }

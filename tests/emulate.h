@@ -37,11 +37,16 @@ float __shfl_down_sync(unsigned, float value, int by);
 uint4 peek(const void* from);
 void poke(void* to, unsigned word);
 inline void tell(void* to, unsigned word) { memcpy(to, &word, 4); }
-inline void __threadfence() {}
+void __threadfence();
 unsigned bfloat16s(float low, float high);
 unsigned float16s(float low, float high);
 float from_float16(unsigned short bits);
 unsigned tf32(float f);
+float short_tanh(float value);
+inline float short_logistic(float value) { return 1 / (1 + expf(-value)); }
+inline void fetch(const void*) {}
+inline void hold(int&) {}
+inline void hold(char*&) {}
 
 inline void multiply_add(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                          unsigned b0, unsigned b1) {

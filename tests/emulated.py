@@ -63,22 +63,31 @@ class Emulation:
                 for byte, s in zip(fill, shapes, strict=True)
             ]
             pointers = [a.ctypes.data for a in (*args, *out)]
-            host = ctypes.c_uint(0)
-            with _ONE_AT_A_TIME:  # several devices may call at once
-                status = _compiled(text)(
-                    (ctypes.c_void_p * len(pointers))(*pointers),
-                    np.array(members).ctypes.data_as(ctypes.c_void_p),
-                    np.array(numbers).ctypes.data_as(ctypes.c_void_p),
-                    ctypes.byref(host),
-                    ctypes.c_long(lost),
-                )
+            status, gave_up = run_text(text, pointers, members, numbers, lost)
             assert status == 0, "blocks wait for each other"
-            self.gave_up.append(host.value == 1)
+            self.gave_up.append(gave_up)
             self.results.append(out[:-1])
             self.launched.append((*numbers[:2].tolist(), int(numbers[7])))
             return out
 
         return jax.pure_callback(run, shapes, *args)
+
+
+def run_text(text, pointers, members, numbers, lost=0):
+    """Runs a kernel's source on arrays at ``pointers``.
+
+    Gives a status, not 0 if its blocks wait for ever, and whether one of them gave up.
+    """
+    host = ctypes.c_uint(0)
+    with _ONE_AT_A_TIME:  # several devices may call at once
+        status = _compiled(text)(
+            (ctypes.c_void_p * len(pointers))(*pointers),
+            np.array(members).ctypes.data_as(ctypes.c_void_p),
+            np.array(numbers).ctypes.data_as(ctypes.c_void_p),
+            ctypes.byref(host),
+            ctypes.c_long(lost),
+        )
+    return status, host.value == 1
 
 
 def _bytes(shape):
@@ -107,22 +116,33 @@ def _compile(*arguments):
 
 
 @functools.cache
-def _emulation(chip, warps, held, polls):
+def _emulation(chip, *constants):
     """One for each of what a kernel depends on: compiled programs go on calling it."""
-    del warps, held, polls
+    del constants
     return Emulation(chip)
 
 
 @contextlib.contextmanager
 def emulated(
-    blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD, polls=launch.MOST_POLLS, lost=()
-):
-    """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns."""
-    emulation = _emulation(Chip(blocks, shared), warps, held, polls)
+    blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD, polls=launch.MOST_POLLS, lost=(),
+    alone=False, ring=0,
+):  # fmt: skip
+    """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns.
+
+    Args:
+      blocks, shared: of the chip.
+      warps, held, polls: ``tiling.WARPS``, ``tiling.MOST_HELD`` and ``launch.MOST_POLLS``.
+      lost: of each call, a publish that never arrives, counted from 1; 0 is none.
+      alone: whether a block has all units where it can; else blocks always exchange.
+      ring: places of the exchange; 0 for as many as there are steps.
+    """
+    emulation = _emulation(Chip(blocks, shared), warps, held, polls, alone, ring)
     for kept in (emulation.launched, emulation.gave_up, emulation.results):
         kept.clear()
     emulation.lost = lost
-    sizes = (tiling, "WARPS", warps), (tiling, "MOST_HELD", held), (launch, "MOST_POLLS", polls)
+    sizes = [(tiling, "WARPS", warps), (tiling, "MOST_HELD", held), (tiling, "ALONE", alone)]
+    sizes += [(launch, "MOST_POLLS", polls), (launch, "RING", ring or 1 << 30)]
+    sizes += [(launch, "MOST_EXCHANGE", 0)]
     with instead((launch, "EMULATED", emulation), *sizes):
         yield emulation
 
@@ -130,10 +150,8 @@ def emulated(
 class Made:
     """In place of a GPU, kernels are made and not run."""
 
-    chip = chips.CHIPS["NVIDIA H200"]
-
-    def __init__(self):
-        self.texts, self.numbers = [], []
+    def __init__(self, chip):
+        self.chip, self.texts, self.numbers = chip, [], []
 
     def __call__(self, text, shapes, args, numbers, **attributes):
         self.texts.append(text)
@@ -143,8 +161,8 @@ class Made:
 
 
 @contextlib.contextmanager
-def made():
-    """Inside, implementation "gpu" is lowered on a CPU, as for an H200: what is made for it."""
-    found = Made()
+def made(chip=chips.CHIPS["NVIDIA H200"]):
+    """Inside, implementation "gpu" is lowered on a CPU, as for a chip: what is made for it."""
+    found = Made(chip)
     with instead((launch, "EMULATED", found)):
         yield found

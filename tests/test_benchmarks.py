@@ -27,6 +27,7 @@ from benchmarks import (  # noqa: E402
     linear,
     peers,
     programs,
+    registers,
     residuals,
     sequences,
 )
@@ -36,6 +37,7 @@ from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.shared.model import BYTES, Model  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
 from jaxrnn._src.ops import native  # noqa: E402
+from jaxrnn._src.ops.recurrence.gpu import compiler  # noqa: E402
 
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
 STREAM = 8  # tokens decoded in a call
@@ -231,7 +233,8 @@ WRITE |= {
         "int8",
         "aot",
         "residuals",
-    )  # fmt: skip
+        "registers",
+    )
 }
 
 
@@ -659,3 +662,45 @@ def test_a_record_is_whole_or_as_it_was(tmp_path):
     assert json.loads(path.read_text()) == {"samples": [1.5, 2e-6], "note": "[3,  4]"}
     assert "[ 1.5, 2e-06 ]" in path.read_text()
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(compiler.library() is None, reason="NVRTC is not installed")
+def test_registers_go_on_where_a_run_stopped(tmp_path, monkeypatch):
+    """What one run compiled, the next one does not."""
+    compiled = []
+
+    def instead(text, architecture):
+        compiled.append(architecture)
+        return registers_compiled(text, architecture)
+
+    registers_compiled = registers.compiled
+    monkeypatch.setattr(registers, "compiled", instead)
+    monkeypatch.setattr(registers, "disassembler", lambda: None)
+    monkeypatch.setattr(registers, "WIDTHS", (16, 4096))
+    run = ["--architectures", "sm_90", "--out", str(tmp_path), "--most"]
+    assert registers.main([*run, "1"]) == 0
+    assert compiled == ["sm_90"] * 2
+    assert registers.main([*run, "4"]) == 0  # three batches of the one width, one of the other
+    content = json.loads((tmp_path / "registers.json").read_text())
+    found = [(row["H"], row["B"], row["plan"] is not None) for row in content["rows"][::2]]
+    assert found == [(16, 1, True), (16, 16, True), (16, 64, True), (4096, 1, False)]
+    assert len(compiled) == 2 + 2  # B=16 and B=64 have one plan, and so one source
+    assert {row["direction"] for row in content["rows"]} == {"forward", "backward"}
+
+
+LISTING = """\
+.L_x_0:
+        /*0010*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0020*/                   STL [R1], R2 ;
+        /*0030*/                   STG.E.STRONG.GPU desc[UR8][R50.64], RZ ;
+        /*0040*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0050*/                   FADD R1, R2, R3 ;
+        /*0060*/               @P1 STG.E.STRONG.GPU desc[UR8][R52.64+0x80], R51 ;
+        /*0070*/              @!P3 BRA `(.L_x_0) ;
+        /*0080*/                   LDL R2, [R1] ;
+"""
+
+
+def test_a_step_in_instructions():
+    """From the second barrier of the loop to a word that is not the flag."""
+    assert registers.loop(registers.lines(LISTING)) == (6, 1, 1)

@@ -1,6 +1,5 @@
-"""The kernels for NVIDIA GPUs, compiled for one, in layers that people use: what they spill."""
+"""The kernels for NVIDIA GPUs, compiled, in layers that people use: what they spill."""
 
-import ctypes
 import re
 
 import jax
@@ -10,48 +9,35 @@ from cases import GATED
 from emulated import made
 
 import jaxrnn
-from jaxrnn._src.ops.recurrence.gpu import compiler
+from jaxrnn._src.ops.recurrence.gpu import chips, compiler, tiling
 
 pytestmark = pytest.mark.skipif(compiler.library() is None, reason="NVRTC is not installed")
 EXACT = "float32 in full"  # products of float32 whose factors are not rounded
-NONE = (0, 0), (0, 0)
 SAID = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 
-# Layers, and the bytes that a thread spills in the forward kernel and in the backward one, stored
-# and loaded, by NVRTC 13.5. What a change spills beyond that is a cost that nobody chose.
+# Layers, and the bytes that a thread may spill in the forward kernel and in the backward one.
+# 16 cost nothing to speak of; nor does what is spilled before the loop over steps, and that is all
+# of (1). (2) spills 16 times a step, 1% of its time. `python -m benchmarks registers` shows more.
+FEW = 16, 16
 LAYERS = {
-    ("gru", 128, 32, "bfloat16"): NONE,
-    ("elman", 256, 16, "bfloat16"): NONE,
-    ("lstm", 512, 16, "bfloat16"): NONE,
-    ("lstm", 1024, 64, "bfloat16"): ((8, 8), (172, 172)),
-    ("gru", 1024, 64, "bfloat16"): ((12, 12), (64, 64)),
-    ("gru", 2048, 16, "bfloat16"): ((0, 0), (44, 44)),
-    ("lstm", 128, 16, "float16"): NONE,
-    ("gru", 256, 64, "float16"): NONE,
-    ("elman", 512, 32, "float16"): NONE,
-    ("lstm", 1024, 16, "float16"): NONE,
-    ("elman", 128, 64, "float32"): NONE,
-    ("lstm", 256, 32, "float32"): NONE,
-    ("gru", 512, 16, "float32"): NONE,
-    ("gru", 1024, 16, "float32"): ((0, 0), (96, 96)),
-    ("gru", 128, 16, EXACT): NONE,
-    ("elman", 256, 64, EXACT): NONE,
-    ("lstm", 512, 32, EXACT): ((0, 0), (216, 216)),
-    ("elman", 1024, 16, EXACT): NONE,
-    ("peephole", 100, 5, "float32", "flags"): NONE,
+    ("NVIDIA H200", "gru", 128, 32, "bfloat16"): FEW,
+    ("NVIDIA H200", "lstm", 512, 16, "bfloat16"): FEW,
+    ("NVIDIA H200", "lstm", 1024, 64, "bfloat16"): (16, 64),  # (1)
+    ("NVIDIA H200", "gru", 2048, 16, "bfloat16"): FEW,
+    ("NVIDIA H200", "lstm", 1024, 16, "float16"): FEW,
+    ("NVIDIA H200", "gru", 1024, 16, "float32"): FEW,
+    ("NVIDIA H200", "lstm", 512, 32, EXACT): (16, 128),  # (2)
+    ("NVIDIA H200", "peephole", 100, 5, "float32", "flags"): FEW,
+    ("NVIDIA A100-SXM4-80GB", "lstm", 128, 16, "bfloat16"): FEW,
+    ("NVIDIA L40S", "gru", 512, 64, "float16"): FEW,
+    ("NVIDIA B200", "elman", 768, 16, EXACT): FEW,
+    ("NVIDIA GeForce RTX 5090", "lstm", 256, 1, "float32"): FEW,
 }
-# By another version a kernel may spill more that spills anyway: by 13.0, 72 bytes at most.
+# By another version of NVRTC than 13.5 a kernel may spill more that spills anyway.
 OTHERS = 72
 
 
-def version():
-    """NVRTC's."""
-    numbers = ctypes.c_int(), ctypes.c_int()
-    compiler.library().nvrtcVersion(*map(ctypes.byref, numbers))
-    return tuple(n.value for n in numbers)
-
-
-def texts(name, hidden, rows, dtype, flags=None):
+def texts(chip, name, hidden, rows, dtype, flags=None):
     """The source of the forward kernel, and of the backward one."""
     cell, steps = GATED[name].make(hidden), 9
     precision = "highest" if dtype == EXACT else "default"
@@ -66,7 +52,7 @@ def texts(name, hidden, rows, dtype, flags=None):
         ys = jaxrnn.unroll(cell, params, xs, **given, implementation="gpu")[1]
         return ys.astype(jnp.float32).sum()
 
-    with made() as found, jax.default_matmul_precision(precision):
+    with made(chips.CHIPS[chip]) as found, jax.default_matmul_precision(precision):
         jax.jit(jax.grad(loss)).lower(params, xs)
     forward, backward = dict.fromkeys(found.texts)
     return forward, backward
@@ -74,19 +60,30 @@ def texts(name, hidden, rows, dtype, flags=None):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: "-".join(map(str, layer)))
 def test_what_a_layer_spills(layer):
-    """For a Hopper GPU, in the registers there are: a block is alone on its multiprocessor."""
+    """In the registers there are: a block is alone on its multiprocessor."""
     for text, most in zip(texts(*layer), LAYERS[layer], strict=True):
-        code, log = compiler.compiled(text)
+        code, log = compiler.compiled(text, chips.CHIPS[layer[0]].architecture)
         assert code[0] == int.from_bytes(b"\x7fELF", "little")
         stack, *spilled = map(int, re.search(SAID, log).groups())
-        more = OTHERS if any(most) and version() != (13, 5) else 0
-        for found, known in zip(spilled, most, strict=True):
-            assert found <= known + more, log
-        assert stack <= -(-most[0] // 8) * 8 + more, f"an array is not in registers: {log}"
+        more = OTHERS if most > 16 and compiler.version() != (13, 5) else 0
+        assert max(spilled) <= most + more, log
+        assert stack <= -(-most // 8) * 8 + more, f"an array is not in registers: {log}"
 
 
 def test_every_layer_is_another():
-    """Each cell, each type, each width and each batch that people use meets in some row."""
-    cells, widths, batches, types = map(set, zip(*(layer[:4] for layer in LAYERS)))
-    assert {"lstm", "gru", "elman"} < cells and {128, 256, 512, 1024, 2048} < widths
-    assert {16, 32, 64} < batches and types == {"bfloat16", "float16", "float32", EXACT}
+    """Each cell, type, width, batch and architecture that people use meets in some row."""
+    gpus, cells, widths, batches, types = map(set, zip(*(layer[:5] for layer in LAYERS)))
+    assert {"lstm", "gru", "elman"} < cells and {128, 256, 512, 768, 1024, 2048} < widths
+    assert {1, 16, 64} < batches and types == {"bfloat16", "float16", "float32", EXACT}
+    assert {chips.CHIPS[gpu].capability for gpu in gpus} == {80, 89, 90, 100, 120}
+
+
+def test_what_a_chip_cannot_hold_is_declined():
+    """2048 units of an LSTM: on an H200, and not in the shared memory of an RTX 5090."""
+    layer = tiling.Layer(2, 4, 2048, 1, 16)
+    for gpu, there in {"NVIDIA H200": True, "NVIDIA GeForce RTX 5090": False}.items():
+        for backward in (False, True):
+            plan = tiling.plan(layer, chips.CHIPS[gpu], backward=backward)
+            assert (plan is not None) == there
+    with pytest.raises(ValueError, match="does not fit into 170 blocks of 99 KiB"):
+        texts("NVIDIA GeForce RTX 5090", "lstm", 2048, 16, "bfloat16")

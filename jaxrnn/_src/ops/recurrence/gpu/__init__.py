@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
-from jaxrnn._src.ops.recurrence.gpu import chips, launch, source, tiling
+from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, source, tiling
 from jaxrnn._src.ops.recurrence.gpu.chips import KIB
 from jaxrnn._src.ops.recurrence.gpu.tiling import Layer, plan
 from jaxrnn._src.ops.recurrence.packed import Packed, Packing
@@ -25,7 +25,6 @@ from jaxrnn._src.ops.recurrence.updates import programs
 from jaxrnn._src.ops.row_partition import Argument, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
-_MOST_EXCHANGE = 4 << 30  # bytes of a sequence's exchange
 
 # What `jax.default_matmul_precision` is where XLA rounds the factors of a float32 product.
 _ROUNDED = (
@@ -56,7 +55,7 @@ def unsupported(problem, operands, target):
     if arrays > launch.MOST_ARRAYS:
         return f"the update has {problem.states} states and {len(operands.unit)} unit weights"
     try:
-        programs(problem, operands, source.OPERATIONS)
+        programs(problem, operands, code.OPERATIONS)
     except Unknown as unknown:
         return f"the update has an operation that the kernel has not: {unknown}"
     # Those of one device. XLA says only later whether it divides rows over all of them; if it does
@@ -71,12 +70,11 @@ def unsupported(problem, operands, target):
         )
     # Launches for more and more members follow one another. Predicted: XLA's loop takes longer, as
     # it reads the weights of all of them at each step; with more and more rows, it does not.
+    # Blocks that have all units do not wait for each other anyway.
     launches = max(forth.launches, back.launches)
-    if launches > 1 and problem.implementation is None:
+    alone = forth.alone and back.alone
+    if launches > 1 and not alone and problem.implementation is None:
         return f"for so many rows it would be launched {launches} times, one after the other"
-    exchange = operands.xs.shape[0] * target.members * max(forth.exchange, back.exchange)
-    if exchange > _MOST_EXCHANGE:
-        return f"blocks would exchange {exchange / 1e9:.1f} GB; residuals='chunks' needs less"
     if problem.implementation is None:
         return chips.unconfirmed(chip)
     return None
@@ -208,7 +206,7 @@ class _Plan:
         return [k in read for k in range(self.problem.states)]
 
     def program(self, name):
-        update, derivative = programs(self.problem, self.operands, source.OPERATIONS)
+        update, derivative = programs(self.problem, self.operands, code.OPERATIONS)
         return {"update": update, "derivative": derivative}[name]
 
     def call(self, name, arguments, results, constants):
@@ -229,9 +227,10 @@ class _Plan:
             chosen = plan(layer, chip, backward=backward)
             assert chosen is not None
             text = source.text(
-                name=name, program=program, defined=tuple(defined),
+                program=program, defined=tuple(defined), alone=chosen.alone,
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
+                | {"WARPS": chosen.warps, "RING": launch.ring(chosen, self.time)}
                 | {"ENSEMBLE": math.prod(members) > 1},
             )  # fmt: skip
             return launch.call(
@@ -262,7 +261,6 @@ class _Plan:
             "SLOT": [order.index(gate) for gate in range(self.problem.gates)],
             "EXCHANGE": count,
             "Output": source.TYPES[self.operands.xs.dtype.name],
-            "WARPS": tiling.WARPS,
             "MOST_HELD": tiling.MOST_HELD,
             **places,
         }

@@ -1,19 +1,14 @@
 // The recurrence on a GPU: all steps in one launch, forward or backward.
 //
-// A group of blocks runs one tile of rows of one head. Each block has some of the head's units: it
-// holds their recurrent weights in registers and shared memory, and their states in registers. At
-// each step it needs what all blocks of its group made of the step before: h going forward, the
-// gates' gradients going backward. Every step has a place of its own for that in device memory, the
-// exchange, which was filled with EMPTY before the launch. Who needs a word reads it until it is
-// not empty: the data are their own flag, there is no barrier between blocks, and a step costs one
-// trip through the L2 cache.
+// A group of blocks runs one tile of rows of one head. Each block has some of the head's units, or
+// all of them: it holds their recurrent weights in registers and shared memory, and their states in
+// registers. At each step it needs what all blocks of its group made of the step before: h going
+// forward, the gates' gradients going backward.
 //
-// No wait is endless. A thread that has polled MOST_POLLS times in vain raises a flag before the
-// exchange and tells the host; whoever waits looks at the flag now and then. From then on nobody
-// waits: all blocks run to their end with whatever they find, and write NaN over all they made.
-//
-// What is compiled with this file: the constants in capitals, which `source.py` writes before it,
-// and `update` or `derivative`, an elementwise function as straight code.
+// What is compiled with this file: the constants in capitals, which `source.py` writes before it;
+// `update`, or `prepare` and `derivative`, an elementwise function as straight code; and `Products`,
+// which multiplies and hands on what is multiplied: `exchange.cu` for blocks that exchange it,
+// `alone.cu` for a block that has all units.
 
 typedef unsigned int u32;
 #ifdef EMULATED
@@ -79,12 +74,50 @@ __device__ __forceinline__ u32 tf32(float value) {
   return word;
 }
 
+// One instruction, to 11 bits: four times as exact as the bfloat16 that h is rounded to. It keeps
+// the relative error of small values.
+__device__ __forceinline__ float short_tanh(float value) {
+  float result;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
+// Four instructions; exact to some 2e-7.
+__device__ __forceinline__ float short_logistic(float value) {
+  float result;
+  asm("{.reg .f32 e; mul.ftz.f32 e, %1, 0fBFB8AA3B; ex2.approx.ftz.f32 e, e;"  // -log2(e)
+      " add.ftz.f32 e, e, 0f3F800000; rcp.approx.ftz.f32 %0, e;}"
+      : "=f"(result) : "f"(value));
+  return result;
+}
+
+// Into the L2 cache, for a later step.
+__device__ __forceinline__ void fetch(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" :: "l"(from));
+}
+
+// Keeps an address in a register, where the compiler would compute it again between a barrier and a
+// publish.
+__device__ __forceinline__ void hold(int& place) { asm volatile("" : "+r"(place)); }
+__device__ __forceinline__ void hold(char*& place) { asm volatile("" : "+l"(place)); }
+
 #define SHARED_MEMORY(name) extern __shared__ uint4 name[]
+#endif
+
+#ifdef PRODUCT_BFLOAT16
+#define TANH(value) short_tanh(value)
+#else
+#define TANH(value) tanhf(value)
+#endif
+#ifdef PRECISE
+#define LOGISTIC(value) __fdividef(1.0f, 1.0f + expf(-(value)))
+#else
+#define LOGISTIC(value) short_logistic(value)
 #endif
 
 // (the constants)
 
-constexpr u32 EMPTY = 0xffffffff, NOT_A_NUMBER = 0x7fffffff;
+constexpr u32 NOT_A_NUMBER = 0x7fffffff;
 
 // What is stored in two bytes or four.
 struct Float32 {
@@ -129,77 +162,11 @@ struct Args {
   int first;  // group of this launch
 };
 
-constexpr int FLAG = 128;  // bytes before the exchange: a cache line for the flag
-constexpr u32 POLLS_BETWEEN_LOOKS = 64;  // at the flag; MOST_POLLS is a multiple
 constexpr int THREADS = 32 * WARPS;
 constexpr int HIDDEN = HEADS * WIDTH;
 constexpr int PIECE = 64 / Product::SIZE;  // units of K in 64 bytes: two multiply_adds
 constexpr int PADDED = (WIDTH + PIECE - 1) / PIECE * PIECE;
-constexpr int ROW_TILES = (TILE + 15) / 16;
-constexpr int EACH = (TILE * UNITS + THREADS - 1) / THREADS;  // units of a thread
 constexpr int SUMMED = GATES - APART, SLOTS = SUMMED + 2 * APART;
-
-// The K of the products, and their columns.
-#ifdef FORWARD
-constexpr int K = PADDED, COLUMNS = GATES * UNITS;
-#else
-constexpr int K = GATES * PADDED, COLUMNS = UNITS;
-#endif
-constexpr int PIECES = K / PIECE, COLUMN_TILES = COLUMNS / 8;
-constexpr int MINE = (PIECES + WARPS - 1) / WARPS;  // pieces of a warp
-constexpr int HELD = MINE * COLUMN_TILES * 4 <= MOST_HELD ? MINE : MOST_HELD / (COLUMN_TILES * 4);
-constexpr int LEFT = MINE - HELD;  // in shared memory
-constexpr int AT_ONCE = MINE < 8 / ROW_TILES ? MINE : 8 / ROW_TILES;  // pieces read together
-constexpr int ONE_FIRST = 4;  // of so many words, one is waited for before the others
-constexpr int WORKING = PIECES < WARPS ? PIECES : WARPS;  // warps that have any
-constexpr int STRIDE = COLUMNS + (40 - COLUMNS % 32) % 32;  // of a row of sums: 8 banks further
-
-__device__ __forceinline__ bool empty(uint4 v) {
-  return v.x == EMPTY || v.y == EMPTY || v.z == EMPTY || v.w == EMPTY;
-}
-
-__device__ __forceinline__ u32 full(u32 word) { return word == EMPTY ? NOT_A_NUMBER : word; }
-
-// A number into the exchange, by all threads of a warp; neighbours have neighbouring units.
-__device__ __forceinline__ void give(bool there, char* to, float value) {
-#if defined(PRODUCT_FLOAT32)
-#ifdef PRECISE
-  const u32 word = __float_as_uint(value);
-#else
-  const u32 word = tf32(value);
-#endif
-  if (there) poke(to, full(word));
-#else
-  const float next = __shfl_down_sync(0xffffffff, value, 1);
-#ifdef PRODUCT_BFLOAT16
-  const u32 word = bfloat16s(value, next);
-#else
-  const u32 word = float16s(value, next);
-#endif
-  if (there && threadIdx.x % 2 == 0) poke(to, full(word));
-#endif
-}
-
-// How long a thread still waits for a step's words.
-struct Patience {
-  char *flag, *host;
-  u32 polls = 0;  // and not time, in which another process may have had the GPU
-
-  // After a poll in vain: whether to poll again.
-  __device__ __forceinline__ bool again() {
-    if (polls == MOST_POLLS) return false;
-    if (++polls % POLLS_BETWEEN_LOOKS != 0) return true;
-    const bool raised = peek(flag).x != EMPTY;
-    if (polls < MOST_POLLS && !raised) return true;
-    if (!raised) {
-      tell(host, 1);
-      poke(flag, 0);
-    }
-    __threadfence();  // before what it publishes now: who reads that, finds the flag
-    polls = MOST_POLLS;
-    return false;
-  }
-};
 
 // Both halves of 64 bytes of K. The order of K is free as long as both factors have the same: each
 // lane has 16 bytes in one piece, of two rows of the left factor and one column of the right one.
@@ -221,118 +188,6 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], uint4 upper, uint4 l
 #endif
 }
 
-// The recurrent weights of a block's units: of each warp, its pieces of K.
-struct Weights {
-  uint4 held[HELD ? HELD : 1][COLUMN_TILES];
-  uint4* left;  // [LEFT, COLUMN_TILES, 32]
-
-  // `at(k, column)` gives the bits of a weight.
-  template <class At>
-  __device__ void load(uint4* shared, int warp, int lane, At at) {
-    left = shared + warp * LEFT * COLUMN_TILES * 32;
-#pragma unroll
-    for (int i = 0; i < MINE; ++i) {
-      const int k = (i * WARPS + warp) * PIECE + lane % 4 * (PIECE / 4);
-#pragma unroll
-      for (int n = 0; n < COLUMN_TILES; ++n) {
-        const int column = n * 8 + lane / 4;
-        u32 word[4];
-        for (int j = 0; j < 4; ++j) {
-          if (Product::SIZE == 4) {
-            word[j] = at(k + j, column);
-          } else {
-            word[j] = at(k + 2 * j, column) | at(k + 2 * j + 1, column) << 16;
-          }
-        }
-        const uint4 all = make_uint4(word[0], word[1], word[2], word[3]);
-        if (i < HELD) {
-          held[i][n] = all;
-        } else {
-          left[((i - HELD) * COLUMN_TILES + n) * 32 + lane] = all;
-        }
-      }
-    }
-  }
-
-  __device__ __forceinline__ uint4 at(int i, int n, int lane) const {
-    return i < HELD ? held[i < HELD ? i : 0][n]
-                    : left[((i - HELD) * COLUMN_TILES + n) * 32 + lane];
-  }
-};
-
-// A warp's part of the products of one step: waits for what it needs of the exchange, and puts its
-// sums down in `sums`, [WARPS, 16 * ROW_TILES, STRIDE].
-__device__ __forceinline__ void multiply(const Weights& weights, const char* from, int count,
-                                         float* sums, int warp, int lane, Patience patience) {
-  float c[ROW_TILES][COLUMN_TILES][4];
-#pragma unroll
-  for (int m = 0; m < ROW_TILES; ++m)
-#pragma unroll
-    for (int n = 0; n < COLUMN_TILES; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) c[m][n][i] = 0;
-  from += (warp * TILE + lane / 4) * 64 + lane % 4 * 16;
-#pragma unroll
-  for (int first = 0; first < MINE; first += AT_ONCE) {
-    uint4 a[AT_ONCE][ROW_TILES][2];
-    auto place = [&](int j, int m, int half) {
-      return from + ((first + j) * WARPS * TILE + m * 16 + half * 8) * 64;
-    };
-    auto there = [&](int j, int m, int half) {
-      return first + j < MINE && (first + j) * WARPS + warp < PIECES &&
-             m * 16 + half * 8 + lane / 4 < count;
-    };
-    // Too many words asked for in vain would hold up those that are there.
-    if (AT_ONCE * ROW_TILES >= ONE_FIRST && there(0, 0, 0))
-      while (empty(peek(place(0, 0, 0))) && patience.again()) {
-      }
-#pragma unroll
-    for (int j = 0; j < AT_ONCE; ++j)
-#pragma unroll
-      for (int m = 0; m < ROW_TILES; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          a[j][m][half] = there(j, m, half) ? peek(place(j, m, half)) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-    for (int j = 0; j < AT_ONCE; ++j) {
-#pragma unroll
-      for (int m = 0; m < ROW_TILES; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          if (there(j, m, half))
-            while (empty(a[j][m][half]) && patience.again())
-              a[j][m][half] = peek(place(j, m, half));
-      __syncwarp();
-      if (first + j < MINE && (first + j) * WARPS + warp < PIECES) {
-#pragma unroll
-        for (int n = 0; n < COLUMN_TILES; ++n) {
-          const uint4 b = weights.at(first + j, n, lane);
-#pragma unroll
-          for (int m = 0; m < ROW_TILES; ++m) multiply_add(c[m][n], a[j][m][0], a[j][m][1], b);
-        }
-      }
-    }
-  }
-  if (warp >= WORKING) return;
-  sums += (warp * 16 * ROW_TILES + lane / 4) * STRIDE + lane % 4 * 2;
-#pragma unroll
-  for (int m = 0; m < ROW_TILES; ++m)
-#pragma unroll
-    for (int n = 0; n < COLUMN_TILES; ++n) {
-      float* to = sums + m * 16 * STRIDE + n * 8;
-      *reinterpret_cast<float2*>(to) = make_float2(c[m][n][0], c[m][n][1]);
-      *reinterpret_cast<float2*>(to + 8 * STRIDE) = make_float2(c[m][n][2], c[m][n][3]);
-    }
-}
-
-// What all warps found for a row and a column.
-__device__ __forceinline__ float total(const float* sums, int row, int column) {
-  float sum = 0;
-#pragma unroll
-  for (int w = 0; w < WORKING; ++w) sum += sums[(w * 16 * ROW_TILES + row) * STRIDE + column];
-  return sum;
-}
-
 // A unit of a row.
 struct Unit {
   int row, column;  // in the tile, and in the block
@@ -348,6 +203,11 @@ struct Unit {
   template <class Type>
   __device__ float read(const char* array, long long step, int part, int parts, int rows) const {
     return has ? Type::get(array + place(step, part, parts, rows) * Type::SIZE) : 0;
+  }
+
+  template <class Type>
+  __device__ void fetch(const char* array, long long step, int part, int parts, int rows) const {
+    if (has) ::fetch(array + place(step, part, parts, rows) * Type::SIZE);
   }
 
   template <class Type>
@@ -367,10 +227,10 @@ constexpr __device__ int place_of(int slot) {
   return slot < SUMMED ? slot : slot < GATES ? slot - SUMMED : slot - GATES;
 }
 
+// (the products)
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_constant__ Args args) {
   SHARED_MEMORY(shared);
-  float* sums = reinterpret_cast<float*>(shared + WARPS * LEFT * COLUMN_TILES * 32);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int block = blockIdx.x % BLOCKS, group = args.first + blockIdx.x / BLOCKS;
   const int tile = group % args.tiles, head = group / args.tiles % HEADS;
   const int member = group / args.tiles / HEADS;
@@ -381,36 +241,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
     return unit.there && array(i)[static_cast<long long>(t) * rows + unit.batch] != 0;
   };
 
+  Products products(args, shared, group, first, count);
   Unit units[EACH];
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
-    const int place = e * THREADS + threadIdx.x;
     Unit& unit = units[e];
-    unit.row = place / UNITS;
-    unit.column = place % UNITS;
+    unit.row = products.row(e);
+    unit.column = products.column(e);
     unit.batch = tile * TILE + unit.row;
     unit.hidden = head * WIDTH + first + unit.column;
     unit.there = unit.row < count && first + unit.column < PADDED;
     unit.has = unit.there && first + unit.column < WIDTH;
   }
 
-  // The exchange of a step, this group's part: [PIECES, TILE, 64 bytes]. What a warp reads at once
-  // lies together.
-  const long long a_step = static_cast<long long>(args.groups) * PIECES * TILE * 64;
-  char* const flag = args.array[EXCHANGE];
-  char* exchange = flag + FLAG + static_cast<long long>(group) * PIECES * TILE * 64;
-  auto place = [&](int s, const Unit& unit, int gate) {
-    const int k = first + unit.column, piece = gate * (PADDED / PIECE) + k / PIECE;
-    return exchange + s * a_step + (piece * TILE + unit.row) * 64 + k % PIECE * Product::SIZE;
-  };
-
-  const Patience patience{flag, args.host};
-  // At the end: whether somebody gave up, so that what this thread found may mean nothing.
-  auto given_up = [&] {
-    __threadfence();  // after all that this block has read of the exchange
-    __syncthreads();
-    return peek(flag).x != EMPTY;
-  };
   // NaN for this thread's units in an array [copies, rows, parts * HIDDEN].
   auto spoil = [&](auto type, int which, int copies, int parts) {
 #pragma unroll 1
@@ -421,14 +264,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
                                        __uint_as_float(NOT_A_NUMBER));
   };
 
-  Weights weights;
   const char* r = array(R) + static_cast<long long>(head) * WIDTH * GATES * WIDTH * Product::SIZE;
-  weights.load(shared, warp, lane, [&](int k, int column) -> u32 {
-#ifdef FORWARD
-    const int from = k, gate = column / UNITS, to = first + column % UNITS;
-#else
-    const int from = first + column, gate = k / PADDED, to = k % PADDED;
-#endif
+  products.load([&](int from, int to, int gate) -> u32 {  // the bits of a weight
     if (from >= WIDTH || to >= WIDTH || gate >= GATES) return 0;
     const char* p = r + ((from * GATES + gate) * WIDTH + to) * Product::SIZE;
     if (Product::SIZE == 2) return *reinterpret_cast<const unsigned short*>(p);
@@ -461,7 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
   // What step s begins with, for all blocks to see.
   auto begin = [&](int e, int s, bool start) {
     if (start) put_back(e, INITIAL);
-    give(units[e].there, place(s, units[e], 0), state[e][0]);
+    products.publish(s, e, units[e], 0, state[e][0]);
   };
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
@@ -480,16 +317,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
 #pragma unroll
       for (int g = 0; g < GATES; ++g)
         x[e][g] = units[e].read<Float32>(array(GIVEN), t, g, GATES, rows);
+#pragma unroll
+      for (int g = 0; g < GATES; ++g)
+        if (s + AHEAD < steps)
+          units[e].fetch<Float32>(array(GIVEN), time(s + AHEAD), g, GATES, rows);
     }
-    multiply(weights, exchange + s * a_step, count, sums, warp, lane, patience);
-    __syncthreads();
+    products.multiply(s);
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
       const Unit& unit = units[e];
       float in[STATES + SLOTS + UNIT_WEIGHTS], out[STATES];
 #pragma unroll
       for (int g = 0; g < GATES; ++g) {
-        const float sum = unit.there ? total(sums, unit.row, g * UNITS + unit.column) : 0;
+        const float sum = products.sum(e, unit, g);
         const int slot = STATES + SLOT[g];
         in[slot] = SLOT[g] < SUMMED ? x[e][g] + sum : x[e][g];
         if (SLOT[g] >= SUMMED) in[slot + APART] = sum;
@@ -513,14 +353,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
       for (int k = FIRST_KEPT; k < (KEPT_STATES >= 0 ? STATES : 0); ++k)
         unit.write<Float32>(array(KEPT_STATES + k - FIRST_KEPT), t, 0, 1, rows, in[k]);
     }
-    __syncthreads();  // the sums have been read
   }
 #pragma unroll
   for (int e = 0; e < EACH; ++e)
 #pragma unroll
     for (int k = 0; k < STATES; ++k)
       units[e].write<Float32>(array(FINAL + k), 0, 0, 1, rows, state[e][k]);
-  if (!given_up()) return;
+  if (!products.given_up()) return;
   for (int k = 0; k < STATES; ++k) spoil(Float32(), FINAL + k, 1, 1);
   if (YS >= 0) spoil(Output(), YS, steps, 1);
   for (int i = 0; i < (KEPT_GATES >= 0 ? KEPT_ARRAYS : 0); ++i)
@@ -529,7 +368,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
     spoil(Float32(), KEPT_STATES + k - FIRST_KEPT, steps, 1);
 
 #else  // backward
-  constexpr int COTANGENTS = STATES + SLOTS + UNIT_WEIGHTS;
+  auto time = [&](int s) { return REVERSE ? s : steps - 1 - s; };
   float d[EACH][STATES], d_initial[EACH][STATES], d_unit[EACH][UNIT_WEIGHTS + 1];
   bool real[EACH], start[EACH];  // at the step before
 #pragma unroll
@@ -544,8 +383,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
   }
 
   for (int s = 0; s <= steps; ++s) {
-    const int t = REVERSE ? s : steps - 1 - s;
-    float in[EACH][COTANGENTS + STATES], d_y[EACH];
+    const int t = time(s);
+    float in[EACH][STATES + SLOTS + UNIT_WEIGHTS], kept[EACH][KEPT + 1], d_y[EACH];
     bool real_now[EACH], start_now[EACH];
     if (s < steps) {
 #pragma unroll
@@ -561,15 +400,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
         for (int slot = 0; slot < SLOTS; ++slot)
           in[e][STATES + slot] = unit.read<Float32>(array(GIVEN + array_of(slot)), t,
                                                     place_of(slot), gates_in(slot), rows);
+#pragma unroll
+        for (int u = 0; u < UNIT_WEIGHTS; ++u) in[e][STATES + SLOTS + u] = unit_weights[e][u];
         d_y[e] = D_YS < 0 ? 0 : unit.read<Output>(array(D_YS), t, 0, 1, rows);
+        if (s + AHEAD < steps) {
+          const int later = time(s + AHEAD);
+#pragma unroll
+          for (int k = 0; k < STATES; ++k)
+            if (USED[k] >= 0) unit.fetch<Float32>(array(BEFORE + USED[k]), later, 0, 1, rows);
+#pragma unroll
+          for (int slot = 0; slot < SLOTS; ++slot)
+            unit.fetch<Float32>(array(GIVEN + array_of(slot)), later, place_of(slot),
+                                gates_in(slot), rows);
+          if (D_YS >= 0) unit.fetch<Output>(array(D_YS), later, 0, 1, rows);
+        }
+        if (EARLY) prepare(in[e], kept[e]);
       }
     }
     if (s > 0) {
-      multiply(weights, exchange + (s - 1) * a_step, count, sums, warp, lane, patience);
-      __syncthreads();
+      products.multiply(s - 1);
 #pragma unroll
       for (int e = 0; e < EACH; ++e) {
-        if (real[e] && units[e].has) d[e][0] += total(sums, units[e].row, units[e].column);
+        const float sum = products.sum(e, units[e], 0);
+        if (real[e] && units[e].has) d[e][0] += sum;
 #pragma unroll
         for (int k = 0; k < STATES; ++k)
           if (start[e]) {
@@ -577,7 +430,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
             d[e][k] = 0;
           }
       }
-      __syncthreads();  // the sums have been read
     }
     if (s == steps) break;
 #pragma unroll
@@ -585,21 +437,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
       const Unit& unit = units[e];
       real[e] = real_now[e];
       start[e] = start_now[e];
-      float out[STATES + SLOTS + UNIT_WEIGHTS];
+      float given[STATES], out[STATES + SLOTS + UNIT_WEIGHTS];
 #pragma unroll
-      for (int u = 0; u < UNIT_WEIGHTS; ++u) in[e][STATES + SLOTS + u] = unit_weights[e][u];
-#pragma unroll
-      for (int k = 0; k < STATES; ++k)
-        in[e][COTANGENTS + k] = d[e][k] + (k == 0 ? d_y[e] : 0);
-      derivative(in[e], out);
+      for (int k = 0; k < STATES; ++k) given[k] = d[e][k] + (k == 0 ? d_y[e] : 0);
+      if (!EARLY) prepare(in[e], kept[e]);
+      derivative(kept[e], given, out);
       const bool counts = real[e] && unit.has;
 #pragma unroll
       for (int k = 0; k < STATES + SLOTS + UNIT_WEIGHTS; ++k)
         if (!counts) out[k] = k < STATES ? d[e][k] : 0;
 #pragma unroll
       for (int g = 0; g < GATES; ++g)
-        give(unit.there, place(s, unit, g),
-             out[STATES + SLOT[g] + (SLOT[g] < SUMMED ? 0 : APART)]);
+        products.publish(s, e, unit, g, out[STATES + SLOT[g] + (SLOT[g] < SUMMED ? 0 : APART)]);
 #pragma unroll
       for (int g = 0; g < GATES; ++g) {
         unit.write<Product>(array(D_STATE_GATES), t, g, GATES, rows,
@@ -625,7 +474,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
     for (int u = 0; u < UNIT_WEIGHTS; ++u)
       units[e].write<Float32>(array(D_UNIT + u), 0, 0, 1, rows, d_unit[e][u]);
   }
-  if (!given_up()) return;
+  if (!products.given_up()) return;
   for (int k = 0; k < STATES; ++k) spoil(Float32(), D_STATE + k, 1, 1);
   for (int k = 0; k < (STARTS >= 0 ? STATES : 0); ++k) spoil(Float32(), D_INITIAL + k, 1, 1);
   for (int u = 0; u < UNIT_WEIGHTS; ++u) spoil(Float32(), D_UNIT + u, 1, 1);

@@ -19,10 +19,12 @@ from jaxrnn._src.ops.recurrence.gpu import chips, cubins, library, tiling
 from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
 MOST_ARRAYS = 48  # of a kernel: see native/gpu/gpu.cc
-FLAG = 128  # bytes before the exchange: see kernel.cu
+FLAG = 128  # bytes before the exchange: see exchange.cu
 # How often a thread polls in vain before it gives up; some ten seconds, far more than anything
 # that comes takes.
 MOST_POLLS = 1 << 24
+RING = 64  # places of a ring, whose words are emptied half of it ahead: see exchange.cu
+MOST_EXCHANGE = 64 << 20  # bytes of an exchange without a ring: about what an L2 cache holds
 EMULATED: Any = None  # in tests: runs a kernel's source on a CPU
 
 
@@ -43,6 +45,11 @@ def chip(target: Target) -> Chip:
     return found
 
 
+def ring(plan: tiling.Plan, steps: int) -> int:
+    """How many steps' places the exchange has, if they are used again; 0 if each has its own."""
+    return RING if steps > RING and steps * plan.exchange > MOST_EXCHANGE else 0
+
+
 def call(text, architecture, plan, layer, shapes, args, members, steps):
     """Runs a kernel's source on arrays [...members, ...]; gives arrays like ``shapes``."""
     levels = len(members)
@@ -59,9 +66,10 @@ def call(text, architecture, plan, layer, shapes, args, members, steps):
         for a in args
     ]
 
-    exchange = jax.ShapeDtypeStruct(((FLAG + steps * plan.exchange) // 4,), jnp.uint32)
+    slots = ring(plan, steps) or steps
+    exchange = jax.ShapeDtypeStruct(((FLAG + slots * plan.exchange) // 4,), jnp.uint32)
     numbers = dict(
-        blocks=plan.blocks, at_once=plan.at_once, threads=32 * tiling.WARPS, shared=plan.shared,
+        blocks=plan.blocks, at_once=plan.at_once, threads=32 * plan.warps, shared=plan.shared,
         steps=steps, rows=layer.rows, tiles=plan.tiles, groups=layer.groups * plan.tiles,
     )  # fmt: skip
     out = _kernel.bind(

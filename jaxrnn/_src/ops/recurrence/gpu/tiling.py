@@ -1,6 +1,6 @@
 """How a kernel's work is divided among the blocks of a GPU.
 
-The constants and formulas are those of ``kernel.cu``.
+The constants and formulas are those of ``exchange.cu`` and ``alone.cu``.
 """
 
 import math
@@ -9,10 +9,13 @@ from typing import NamedTuple
 from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
 WARPS = 8  # of a block: more would leave a thread fewer than 255 registers
+ALONE = True  # whether a block may have all units of a head
 _PIECE = 64  # bytes of K that two matrix instructions take
 MOST_HELD = 96  # registers of weights in a thread
+_MOST_WARPS, _MOST_ALONE, _MOST_USED = 8, 128, 200  # of a block that is alone; registers
 _MOST_SUMS = 64  # registers of sums in a thread
 _MOST_UNITS = 4  # of a thread
+_REGISTERS = 1 << 16  # of a multiprocessor
 
 
 class Layer(NamedTuple):
@@ -37,6 +40,7 @@ class Plan(NamedTuple):
     """A kernel's launch.
 
     Attributes:
+      warps: of a block.
       units: of a block.
       blocks: of a group.
       tile: rows of a group.
@@ -46,8 +50,10 @@ class Plan(NamedTuple):
       launches: how many.
       exchange: bytes of the exchange for each step.
       cost: of a step, in microseconds, as far as this file knows.
+      alone: whether a block has all units of a head, so that no blocks exchange anything.
     """
 
+    warps: int
     units: int
     blocks: int
     tile: int
@@ -57,6 +63,7 @@ class Plan(NamedTuple):
     launches: int
     exchange: int
     cost: float
+    alone: bool = False
 
 
 def plan(layer: Layer, chip: Chip, *, backward: bool) -> Plan | None:
@@ -66,6 +73,10 @@ def plan(layer: Layer, chip: Chip, *, backward: bool) -> Plan | None:
 
 def plans(layer: Layer, chip: Chip, backward: bool) -> list[Plan]:
     """All that fit."""
+    return [*_alone(layer, chip, backward), *_exchanging(layer, chip, backward)]
+
+
+def _exchanging(layer, chip, backward):
     found = []
     piece = _PIECE // layer.size
     padded = up(layer.width, piece)
@@ -102,9 +113,56 @@ def plans(layer: Layer, chip: Chip, backward: bool) -> list[Plan]:
             )  # fmt: skip
             exchange = groups * tile * depth * layer.size
             found.append(
-                Plan(units, blocks, tile, tiles, shared, at_once, launches, exchange, cost)
+                Plan(WARPS, units, blocks, tile, tiles, shared, at_once, launches, exchange, cost)
             )
     return found
+
+
+def _alone(layer, chip, backward):
+    """Plans of one block for a head and a tile of rows; its weights are all in registers."""
+    found = []
+    piece = _PIECE // layer.size
+    padded = up(layer.width, piece)
+    warps, held = padded // 16, layer.gates * padded // piece * 8
+    if not ALONE or warps > _MOST_WARPS or held > _MOST_ALONE:
+        return found
+    for row_tiles in (1, 2):
+        tiles = math.ceil(layer.rows / (8 * row_tiles))
+        tile = math.ceil(layer.rows / tiles)
+        used = held + 8 * layer.gates * row_tiles + 8 * (layer.gates + 2) * (row_tiles - 1)
+        shared = 2 * padded * layer.size * 8 * row_tiles * (layer.gates if backward else 1)
+        if tile <= 8 * (row_tiles - 1) or used > _MOST_USED or shared > chip.shared:
+            continue
+        groups = layer.groups * tiles
+        on_one = max(1, _REGISTERS // (256 * 32 * warps))  # blocks of a multiprocessor
+        at_once = min(groups, on_one * chip.blocks)
+        launches = math.ceil(groups / at_once)
+        busy = math.ceil(min(groups, at_once) / chip.blocks)  # blocks that share one
+        cost = launches * _microseconds_alone(
+            backward=backward, gates=layer.gates, work=busy * warps * row_tiles,
+            depth=padded // piece,
+        )  # fmt: skip
+        found.append(Plan(warps, padded, 1, tile, tiles, shared, at_once, launches, 0, cost, True))
+    return found
+
+
+def _microseconds_alone(*, backward, gates, work, depth):
+    """What a step takes, about: predicted, for an H100 at 1.7 GHz, and not yet measured.
+
+    A barrier, the trip through shared memory and the waits in between: 250 cycles. A matrix
+    instruction keeps its quarter of a multiprocessor busy for 8 cycles. Of other instructions,
+    there are some 20 for each gate of a unit, and 35 backward, as ``python -m benchmarks
+    registers`` counts them.
+
+    Args:
+      backward: the kernel.
+      gates: of the layer.
+      work: warps times their tiles of rows on a multiprocessor, each with 16 units of 8 rows.
+      depth: of a gate's products, in pieces.
+    """
+    multiplied = work / 4 * gates * depth * 2 * 8
+    updated = work / 4 * 4 * gates * (35 if backward else 20)
+    return (250 + max(multiplied, 150) + updated) / 1700
 
 
 def _microseconds(
