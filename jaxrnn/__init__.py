@@ -46,6 +46,7 @@ from jaxrnn._src.cells.s5 import s5
 from jaxrnn._src.cells.slstm import slstm
 from jaxrnn._src.cells.sru import sru
 from jaxrnn._src.cells.ugrnn import ugrnn
+from jaxrnn._src.core.beams import beam_search
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
@@ -78,6 +79,7 @@ __all__ = [
     "atr",
     "attention",
     "attentive",
+    "beam_search",
     "bidirectional",
     "cell",
     "Cell",

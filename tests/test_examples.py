@@ -2,7 +2,10 @@
 
 import functools
 import importlib.util
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -37,6 +40,23 @@ def test_resume(tmp_path):
     first, alone, digest = run("resume", *options)
     assert 4 < alone < 5 and 7 < first < 8
     assert run("resume", *options) == (first, alone, digest)  # its last step made again
+
+
+def test_distributed(tmp_path):
+    """Two processes, one of which is killed; then this one, with other devices, goes on."""
+    pytest.importorskip("optax"), pytest.importorskip("orbax")
+    common = "--steps", "8", "--every", "2", "--hidden", "16", "--directory"
+    options = "--processes", "2", "--devices", "2", "--die-at", "5"
+    command = sys.executable, EXAMPLES / "distributed.py", *options, *common, tmp_path / "job"
+    environment = dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(EXAMPLES.parent))
+    died = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert died.returncode == 1 and "a process has died: start the job again" in died.stderr
+    main = module("distributed").main
+    alone, after = (main([*common, str(tmp_path / name)]) for name in ("alone", "job"))
+    first = min(after)
+    assert first in (3, 5) and alone[8] < alone[1]
+    for number in range(first, 9):
+        assert abs(after[number] - alone[number]) < 1e-5
 
 
 def test_adding_problem(tmp_path):

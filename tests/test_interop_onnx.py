@@ -747,3 +747,19 @@ def test_a_written_size_between_two_directions_and_the_next_layer():
     shape.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 12]), "shape_0"))
     with pytest.raises(ValueError):
         jaxrnn.interop.from_onnx(model)
+
+
+def test_a_layer_that_pytorch_wrote_step_by_step():
+    """As its exporter writes ``nn.RNN`` by default since 2.9, with a note of what it was."""
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "main_graph", [], [])
+    with pytest.raises(
+        ValueError, match=r"got nodes \['MatMul'\], want an RNN, GRU or LSTM among them$"
+    ):
+        jaxrnn.interop.from_onnx(helper.make_model(graph))
+    note = "['torch.nn.modules.rnn.RNN', 'aten.linear.default']"
+    graph.node[0].metadata_props.add(key="pkg.torch.onnx.class_hierarchy", value=note)
+    with pytest.raises(
+        ValueError, match="PyTorch's exporter has written RNN as a matmul for each"
+    ):
+        jaxrnn.interop.from_onnx(helper.make_model(graph))

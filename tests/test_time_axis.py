@@ -159,19 +159,32 @@ CELL = jaxrnn.stack(
 )
 
 
-@pytest.mark.parametrize("kind", (AxisType.Auto, AxisType.Explicit), ids=str)
-def test_a_cell_on_a_mesh(kind):
+# The convolution sees six steps back, which are in two stretches before its own.
+MEMORIES = jaxrnn.stack(
+    jaxrnn.conv1d(4, kernel=3, dilation=3),
+    jaxrnn.bidirectional(jaxrnn.mlstm(2, heads=1), jaxrnn.delta_product(2, heads=1)),
+    jaxrnn.bidirectional(jaxrnn.gla(2, heads=1), jaxrnn.retention(4, heads=2)),
+)
+
+
+@pytest.mark.parametrize(
+    "cell, kind",
+    ((CELL, AxisType.Auto), (CELL, AxisType.Explicit), (MEMORIES, AxisType.Auto)),
+    ids=("linear", "linear-explicit", "memories"),
+)
+def test_a_cell_on_a_mesh(cell, kind):
     _, mask, starts = example(False)
     lengths = np.array([T, 3, 17, T, T, 25])
-    params = CELL.init(jax.random.key(0), 3)
+    params = cell.init(jax.random.key(0), 3)
     xs, weights = jax.random.normal(jax.random.key(1), (2, T, B, 6))
     xs = xs[..., :3]
 
     def loss(params, xs, mask, starts, lengths, weights, **options):
         state, ys = jaxrnn.unroll(
-            CELL, params, xs, mask=mask, starts=starts, lengths=lengths, **options
+            cell, params, xs, mask=mask, starts=starts, lengths=lengths, **options
         )
-        total = sum((jnp.abs(s) ** 2).sum() for s in jax.tree.leaves(state))
+        floats = [s for s in jax.tree.leaves(state) if jnp.issubdtype(s.dtype, jnp.inexact)]
+        total = sum((jnp.abs(s) ** 2).sum() for s in floats)
         return (ys * weights).sum() + total, (state, ys)
 
     def run(**options):
@@ -194,6 +207,24 @@ def test_a_cell_on_a_mesh(kind):
     assert "all-gather" not in text and "all-to-all" not in text
 
 
+def test_a_nan_stays_in_its_episode():
+    """Also where the episode ends in a later stretch."""
+    cell = jaxrnn.parallel(jaxrnn.lru(3), jaxrnn.mlstm(2, heads=1), jaxrnn.delta_net(2, heads=1))
+    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, 2, 3))
+    xs = xs.at[1, 0].set(jnp.nan)
+    starts = jnp.zeros((T, 2), bool).at[14].set(True)
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
+    run = functools.partial(jaxrnn.unroll, cell, starts=starts)
+    with jax.set_mesh(mesh):
+        state, ys = jax.jit(functools.partial(run, time_axis="time"))(params, xs)
+    want = jax.jit(run)(params, xs)
+    for came, alone in zip(jax.tree.leaves((state, ys)), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(came, alone, rtol=0, atol=1e-12)
+    assert (
+        np.isnan(ys[1:14, 0]).any() and np.isfinite(ys[14:]).all() and np.isfinite(ys[:, 1]).all()
+    )
+
+
 def test_a_cell_inside_of_shard_map():
     cell = jaxrnn.lru(4)
     params, xs = cell.init(jax.random.key(0), 4), jax.random.normal(jax.random.key(1), (T, 2, 4))
@@ -214,12 +245,9 @@ def test_a_cell_inside_of_shard_map():
     (
         jaxrnn.lstm(4),
         jaxrnn.gru(4, reset_after=False),
-        jaxrnn.mlstm(4, heads=2),
         jaxrnn.attention(4, heads=2),
         jaxrnn.attention(4, heads=2, window=3),
-        jaxrnn.conv1d(4, kernel=2),
-        jaxrnn.qrnn(4),
-        jaxrnn.rg_lru(4),
+        jaxrnn.sru(4),
         jaxrnn.indrnn(4),
         jaxrnn.truncated(jaxrnn.lru(4), 2),
         jaxrnn.zoneout(jaxrnn.lstm(4), 0.1),

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxrnn._src.builders.lifted import state_dtype, zero_state
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
-from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.time_axis import positions, resets
 from jaxrnn._src.core.typing import Array, Params, Spec
 from jaxrnn._src.ops.linear_scan import linear_scan
 

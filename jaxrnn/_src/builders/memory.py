@@ -7,8 +7,9 @@ from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic
 from jaxrnn._src.core.linear import affine
-from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
+from jaxrnn._src.core.time_axis import positions, resets
 from jaxrnn._src.ops.delta_rule import delta_rule, one
 
 
@@ -72,11 +73,9 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
 
     def several(taken, S, *, before, mask, starts, reverse, implementation):
         """``delta_rule`` of as many steps as there are writes; the last of each step's is read."""
-        starts = resets(starts, mask, reverse)
-        flip = lambda tree: jax.tree.map(lambda a: a[::-1], tree) if reverse else tree
-        taken, mask, starts = flip((taken, mask, starts))
         merged = lambda a: a.reshape(a.shape[0] * writes, *a.shape[2:])
-        taken = jax.tree.map(lambda a: merged(jnp.moveaxis(a, -3, 1)), taken)
+        turn = lambda a: a[:, ::-1] if reverse else a  # the first write still comes first
+        taken = jax.tree.map(lambda a: merged(turn(jnp.moveaxis(a, -3, 1))), taken)
         spread = lambda a: jnp.broadcast_to(a[:, None], (a.shape[0], writes, *a.shape[1:]))
         if mask is not None:
             mask = merged(spread(mask))
@@ -84,9 +83,10 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
             first = jnp.arange(writes).reshape(writes, *[1] * (starts.ndim - 1)) == 0
             starts = merged(spread(starts) & first[None])
         S, ys = delta_rule(
-            taken, S, before=before, mask=mask, starts=starts, implementation=implementation
-        )
-        return S, flip(ys[writes - 1 :: writes])
+            taken, S, before=before, mask=mask, starts=starts, reverse=reverse,
+            implementation=implementation,
+        )  # fmt: skip
+        return S, ys[0 if reverse else writes - 1 :: writes]
 
     def made(params, xs):
         return given(params, xs, *[jnp.zeros(xs.shape[:-1], jnp.int32)] * counted)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core import time_axis, time_division
+from jaxrnn._src.core.sequence import positions, select
 
 
 def lagged(window, xs, lags, mask=None, starts=None, reverse=False):
@@ -20,7 +21,39 @@ def lagged(window, xs, lags, mask=None, starts=None, reverse=False):
       ``(window, inputs)``: the window after the last step, and for each lag the inputs [T,
       ...batch, I], zero where the episode had not begun; both in the type of ``window``.
     """
-    starts = resets(starts, mask, reverse)
+    starts, axis = time_axis.resets(starts, mask, reverse), time_division.axis()
+    if axis is None:
+        return _lagged(window, xs, lags, mask, starts, reverse)
+    with time_division.divided(None):  # what came before the device's stretch is known
+        found = _before(window, xs, mask, starts, reverse, axis)
+        window, inputs = _lagged(found, xs, lags, mask, starts, reverse)
+        return time_axis.of_last(window, axis, reverse), inputs
+
+
+def _before(window, xs, mask, starts, reverse, axis):
+    """The last inputs before the device's stretch: a halo, of as many stretches as it takes."""
+    room, batch = window.shape[-2], window.shape[:-2]
+    none = jnp.zeros(batch, bool)
+    real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+    own, _ = _lagged(jnp.zeros_like(window), xs, (), mask, starts, reverse)
+    _, count = positions(jnp.zeros(batch, jnp.int32), real, starts, reverse)
+    slot = lax.broadcasted_iota(jnp.int32, (*batch, room), len(batch))
+
+    def combine(earlier, later):
+        (old, count, cut), (new, more, again) = earlier, later
+        place = slot + jnp.broadcast_to(more[..., None], slot.shape)
+        old = jnp.take_along_axis(old, jnp.minimum(place, room - 1)[..., None], -2)
+        # The last ones of a stretch that has fewer steps are those of the stretch before it.
+        window = select(~again[..., None] & (place < room), old, new)
+        return window, jnp.minimum(jnp.where(again, more, count + more), room), cut | again
+
+    first = window, jnp.full(batch, room, jnp.int32), none
+    summary = own, jnp.minimum(count, room), time_axis.cuts(starts, none)
+    return time_axis.before(combine, first, summary, axis, reverse)[0]
+
+
+def _lagged(window, xs, lags, mask, starts, reverse):
+    """``lagged`` of one stretch of time, starts in the order of processing."""
     flip = lambda tree: jax.tree.map(lambda a: a[::-1], tree) if reverse else tree
     xs, mask, starts = flip((xs, mask, starts))
     (steps, *batch, _), room = xs.shape, window.shape[-2]

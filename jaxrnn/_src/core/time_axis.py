@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxrnn._src.core.sequence import resets
+from jaxrnn._src.core import sequence, time_division
 from jaxrnn._src.core.sharding import varying
 
 
@@ -48,9 +48,41 @@ def of_last(tree, axis, reverse=False):
     return jax.tree.map(lambda a: lax.psum(jnp.where(last, a, jnp.zeros_like(a)), axis), tree)
 
 
+def resets(starts, mask, reverse):
+    """``sequence.resets``, also where time is divided."""
+    axis = time_division.axis()
+    if axis is None:
+        return sequence.resets(starts, mask, reverse)
+    with time_division.divided(None):
+        return resets_over(axis, starts, mask, reverse)
+
+
+def positions(first, mask, starts, reverse):
+    """``sequence.positions``, also where time is divided; starts in the order of processing."""
+    axis = time_division.axis()
+    if axis is None:
+        return sequence.positions(first, mask, starts, reverse)
+    with time_division.divided(None):
+        _, own = sequence.positions(jnp.zeros_like(first), mask, starts, reverse)
+        none = jnp.zeros(first.shape, bool)
+
+        def combine(earlier, later):
+            (count, cut), (more, again) = earlier, later
+            return jnp.where(again, more, count + more), cut | again
+
+        start, _ = before(combine, (first, none), (own, cuts(starts, none)), axis, reverse)
+        counts, after = sequence.positions(start, mask, starts, reverse)
+        return counts, of_last(after, axis, reverse)
+
+
+def cuts(starts, none):
+    """Whether an episode begins in a stretch, bool [...batch]; ``none`` is False of this shape."""
+    return none if starts is None else starts.any(0)
+
+
 def resets_over(axis, starts, mask, reverse):
     """``sequence.resets`` of a stretch: a cut may have been met in one that is run before it."""
-    found = resets(starts, mask, reverse)
+    found = sequence.resets(starts, mask, reverse)
     if starts is None or found is None or not reverse:
         return found
     real = jnp.ones_like(starts) if mask is None else mask

@@ -28,6 +28,7 @@ def refuse():
     """
     if _axis.value is not None:
         raise ValueError(
-            f"time_axis: got {_axis.value!r}, want None: the cell is not one of linear recurrences"
-            " (jaxrnn.linear_scan) and of layers that see one step at a time; divide its batch"
+            f"time_axis: got {_axis.value!r}, want None: the cell is not one of linear"
+            " recurrences, matrix memories, convolutions and layers that see one step at a time:"
+            " divide its batch"
         )

@@ -19,9 +19,10 @@ from jaxrnn._src.core import (
 from jaxrnn._src.core.cell import Cell, check_cell, constructor, output_size
 from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.linear import affine
-from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.time_axis import positions, resets
 from jaxrnn._src.core.typing import Merge, Per
 from jaxrnn._src.wrappers.views import views
 

@@ -1,6 +1,7 @@
 """From a model's recurrent nodes to a cell."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ def from_onnx(
 
     Several nodes, each fed with the output of the one before and nothing else, become a
     ``jaxrnn.stack``: what PyTorch's ``num_layers`` is exported as. What comes before the first and
-    after the last is not looked at.
+    after the last is not looked at. PyTorch's newer exporter, ``dynamo=True``, writes LSTM and GRU
+    as nodes, but ``torch.nn.RNN`` as a matmul for each step, which is an error here.
 
     Args:
       model: an ``onnx.ModelProto``, the path of one, or an ``onnx.NodeProto``.
@@ -116,12 +118,27 @@ def _chosen(graph, name):
     if name is None:
         if not graph.nodes:
             others = sorted({node.op_type for node in graph.model.graph.node})
-            raise ValueError(f"model: got nodes {others}, want an RNN, GRU or LSTM among them")
+            want = f"an RNN, GRU or LSTM among them{_hint(graph)}"
+            raise ValueError(f"model: got nodes {others}, want {want}")
         return graph.nodes
     found = [n for n in graph.nodes if name and name in (n.name, *n.output)]
     if len(found) != 1:
         raise ValueError(f"node: got {name!r}, want the name of one of: {known}")
     return found
+
+
+def _hint(graph):
+    """What to do about layers that PyTorch's exporter has written step by step, as ``nn.RNN``."""
+    notes = (p.value for n in graph.model.graph.node for p in n.metadata_props)
+    found = {
+        name for note in notes for name in re.findall(r"torch\.nn\.modules\.rnn\.(\w+)", note)
+    }
+    if not found:
+        return ""
+    return (
+        f": PyTorch's exporter has written {', '.join(sorted(found))} as a matmul for each step;"
+        " export with dynamo=False, or convert the module by jaxrnn.interop.from_torch"
+    )
 
 
 def _layer(graph, node, double):

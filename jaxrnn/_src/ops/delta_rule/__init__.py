@@ -12,13 +12,14 @@ With a and b the memory is also read at b before it decays, and what is read is 
     RWKV-7                    w of each step         a, b and k apart
 """
 
+import functools
 from typing import Any
 
-from jaxrnn._src.core import dispatch
+from jaxrnn._src.core import dispatch, time_division
 from jaxrnn._src.core.compile_once import once_each
-from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
-from jaxrnn._src.ops.delta_rule import reference, xla
+from jaxrnn._src.core.time_axis import resets
+from jaxrnn._src.ops.delta_rule import over_time, reference, xla
 from jaxrnn._src.ops.delta_rule.problem import Operands, Problem
 from jaxrnn._src.ops.delta_rule.reference import step as one  # noqa: F401, for cells
 from jaxrnn._src.ops.operation import Operation
@@ -54,7 +55,11 @@ def delta_rule(
     dispatch.check(IMPLEMENTATIONS, implementation)
     dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
     run = _reference if implementation == dispatch.REFERENCE else _operation
-    return tuple(run(problem, operands))
+    axis = time_division.axis()
+    if axis is None:
+        return tuple(run(problem, operands))
+    with time_division.divided(None):  # what it goes on from is known
+        return over_time.run(functools.partial(run, problem), operands, axis, reverse)
 
 
 _reference = once_each(reference.run)

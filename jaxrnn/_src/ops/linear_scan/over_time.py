@@ -8,6 +8,7 @@ exchange these alone, and each then runs its own stretch from the state before i
 import jax.numpy as jnp
 
 from jaxrnn._src.core import time_axis
+from jaxrnn._src.core.sequence import select
 
 
 def run(whole, operands, axis, reverse):
@@ -16,16 +17,19 @@ def run(whole, operands, axis, reverse):
     end, _ = whole(operands._replace(h0=zero))
     nothing = jnp.zeros_like(operands.b)
     product, _ = whole(operands._replace(h0=jnp.ones_like(zero), b=nothing))
-    first = jnp.ones_like(zero), operands.h0
-    _, before = time_axis.before(_combine, first, (product, end), axis, reverse)
+    none = jnp.zeros(zero.shape[:-1], bool)
+    own = time_axis.cuts(operands.starts, none)
+    first, summary = (jnp.ones_like(zero), operands.h0, none), (product, end, own)
+    _, before, _ = time_axis.before(_combine, first, summary, axis, reverse)
     state, hs = whole(operands._replace(h0=before))
     return time_axis.of_last(state, axis, reverse), hs
 
 
 def _combine(earlier, later):
-    """Two neighbouring stretches as one: the product of factors, and where it ends."""
-    (first, state), (product, end) = earlier, later
-    return _times(product, first), _times(product, state) + end
+    """Two neighbouring stretches as one: product of factors, end, and whether episodes begin."""
+    (first, state, cut), (product, end, again) = earlier, later
+    state = select(~again, state, 0)  # a NaN stays in its episode
+    return _times(product, first), _times(product, state) + end, cut | again
 
 
 def _times(product, a):

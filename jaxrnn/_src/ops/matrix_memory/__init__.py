@@ -10,11 +10,13 @@ divided by exp(m),
 and so is what is read from it.
 """
 
-from jaxrnn._src.core import dispatch
+import functools
+
+from jaxrnn._src.core import dispatch, time_division
 from jaxrnn._src.core.compile_once import once_each
-from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
-from jaxrnn._src.ops.matrix_memory import chunked, reference
+from jaxrnn._src.core.time_axis import resets
+from jaxrnn._src.ops.matrix_memory import chunked, over_time, reference
 from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
 from jaxrnn._src.ops.matrix_memory.reference import step as one  # noqa: F401, for cells
 
@@ -49,7 +51,12 @@ def matrix_memory(
     dispatch.check(IMPLEMENTATIONS, implementation)
     dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
     run = _reference if implementation == dispatch.REFERENCE else _chunked
-    return run(problem, operands)
+    axis = time_division.axis()
+    if axis is None:
+        return run(problem, operands)
+    with time_division.divided(None):  # what it goes on from is known
+        whole = functools.partial(run, problem)
+        return over_time.run(whole, operands, axis, reverse, stabilised)
 
 
 _reference, _chunked = once_each(reference.run), once_each(chunked.run)
