@@ -18,6 +18,7 @@ COMMANDS = {
     "int8": "what int8 weights cost in accuracy",
     "registers": "registers and spills of the kernels for GPUs, compiled without one",
     "residuals": "memory and time of a gradient, by what is stored for it",
+    "abilities": "what one layer of each cell can learn, and up to which length",
     "catalogue": "writes docs/cells.md: every cell in a table",
     "quotes": "puts what the results say into README.md and docs/",
 }

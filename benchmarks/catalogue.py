@@ -17,7 +17,16 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cells.md"
 # Numbers that no other size is, so that they can be told in a shape.
 _INPUTS, _HIDDEN = 104, 88
-_AS_MANY = ("lru", "mamba", "rg_lru", "s5", "sru", "transformer_block")  # inputs as outputs
+_AS_MANY = (  # inputs as outputs
+    "lru",
+    "mamba",
+    "rg_lru",
+    "rwkv4",
+    "rwkv4_channels",
+    "s5",
+    "sru",
+    "transformer_block",
+)
 _LARGE = 1024  # I and H where products are counted
 _LESS = {"s5": 256}  # the eigenvectors of 2048 x 2048 numbers take half a minute
 # Who a test compares with: the word that a test says, and the name for the table.

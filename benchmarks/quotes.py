@@ -2,9 +2,9 @@
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
-kernels of``, ``the scans of``, ``the memory of``, ``the steps of`` and ``the registers of`` stand
-for tables of it. So the pages say what
-a command said of the result that is kept, and nothing is copied by hand.
+kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of`` and ``the
+registers of`` stand for tables of it. So the pages say what a command said of the result that is
+kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -20,6 +20,7 @@ PAGES = (
     ROOT / "README.md",
     DOCS / "index.md",
     DOCS / "benchmarks.md",
+    DOCS / "tasks.md",
     DOCS / "gpu-kernel.md",
     DOCS / "guides" / "long-sequences.md",
 )
@@ -201,6 +202,18 @@ def _memory(result):
     return _table(["", *columns.values()], cases, columns)
 
 
+def _lengths(result):
+    """The longest length of each cell and task, each seed's, beside what a cell costs."""
+    tasks = dict.fromkeys(row["task"] for row in result["rows"])
+    costs = {"parameters": "parameters", "state": "state", "flops": "FLOP a step"}
+    cases = {}
+    for row in result["rows"]:
+        found = cases.setdefault(row["cell"], dict.fromkeys([*tasks, *costs], ""))
+        found[row["task"]] += f"{', ' if found[row['task']] else ''}{row['longest'] or '-'}"
+        found |= {cost: f"{row[cost]:,.0f}" for cost in costs}
+    return _table(["", *tasks, *costs.values()], cases, [*tasks, *costs])
+
+
 def _steps(result):
     """Microseconds a step that a plan's formula predicts for the first chip, of all its layers."""
     cases, columns = {}, {}
@@ -267,6 +280,7 @@ SAYS = {
     "kernels": _kernels,
     "scans": _scans,
     "memory": _memory,
+    "lengths": _lengths,
     "steps": _steps,
     "registers": _registers,
 }

@@ -41,6 +41,7 @@ from jaxrnn._src.cells.qrnn import qrnn
 from jaxrnn._src.cells.rg_lru import rg_lru, rg_lru_block
 from jaxrnn._src.cells.rhn import rhn
 from jaxrnn._src.cells.rwkv import rwkv6, rwkv7
+from jaxrnn._src.cells.rwkv4 import rwkv4, rwkv4_channels
 from jaxrnn._src.cells.s5 import s5
 from jaxrnn._src.cells.slstm import slstm
 from jaxrnn._src.cells.sru import sru
@@ -161,6 +162,8 @@ __all__ = [
     "rg_lru_block",
     "rhn",
     "rms_norm",
+    "rwkv4",
+    "rwkv4_channels",
     "rwkv6",
     "rwkv7",
     "s5",

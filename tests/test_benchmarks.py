@@ -223,6 +223,7 @@ WRITE = {"sequences": "sequences.options", "programs": "programs"}  # where the 
 WRITE |= {
     name: name
     for name in (
+        "abilities",
         "attention",
         "peers",
         "linear",

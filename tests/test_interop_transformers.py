@@ -12,10 +12,13 @@ transformers = pytest.importorskip("transformers")
 TOKENS = np.random.default_rng(0).integers(0, 11, (3, 9))  # [B, T]
 SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "state_size": 4}
 MAMBA2 = SIZES | {"num_heads": 4, "head_dim": 4, "n_groups": 2, "chunk_size": 4}
+RWKV = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "context_length": 16}
 MODELS = {
     "mamba": ("Mamba", SIZES | {"time_step_rank": 3}),
     "mamba_bias": ("Mamba", SIZES | {"use_bias": True, "expand": 1, "conv_kernel": 3}),
     "mamba2": ("Mamba2", MAMBA2),
+    "rwkv": ("Rwkv", RWKV),
+    "rwkv_sizes": ("Rwkv", RWKV | {"attention_hidden_size": 12, "intermediate_size": 5}),
     "mamba2_bias": ("Mamba2", MAMBA2 | {"use_bias": True}),
 }
 
@@ -54,6 +57,21 @@ def test_a_file_and_its_config():
     other, same = jaxrnn.interop.from_transformers(theirs)
     assert cell == other
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, same))
+
+
+def test_a_rescaled_model():
+    """transformers divides weights to run them: then they are no longer the model's.
+
+    It halves what the next norm sees, too, to whose epsilon it is then nearer.
+    """
+    theirs = model("rwkv", rescale_every=1)
+    cell, params = jaxrnn.interop.from_transformers(theirs)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(TOKENS), use_cache=False).logits.numpy()
+    came = np.asarray(jaxrnn.unroll(cell, params, TOKENS.T)[1]).swapaxes(0, 1)
+    assert np.abs(came - wanted).max() < 1e-3 * np.abs(wanted).max()
+    with pytest.raises(ValueError, match="source: got a model whose layers are rescaled"):
+        jaxrnn.interop.from_transformers(theirs)
 
 
 def test_what_has_no_counterpart():

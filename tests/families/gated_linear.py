@@ -79,6 +79,36 @@ def mamba_block(params, state, x):
     return (seen[1:], *state), (y * _silu(x @ gate["w"])) @ out["w"]
 
 
+def rwkv4(params, state, x):
+    """Peng et al. 2023, equations 11 to 16, with a and b divided by exp(m)."""
+    *windows, a, b, m = state
+    seen, core, out = params["0"].values(), params["1"], params["2"]
+    k, v, r = (_mixed(p, window[0], x) for p, window in zip(seen, windows, strict=True))
+    scale = np.exp(np.where(m.real < -1e30, -np.inf, m - np.max(k.real)))  # of what was before
+    now, bonus = np.exp(k - np.max(k.real)), np.exp(core["u"])
+    y = sigmoid(r) * (scale * a + bonus * now * v) / (scale * b + bonus * now)
+    kept = np.exp(-np.exp(core["w"])) * scale
+    before = m - np.exp(core["w"])
+    most = np.where(before.real > k.real, before, k)
+    a, b = (
+        (kept * old + now * new) * np.exp(np.max(k.real) - most) for old, new in ((a, v), (b, 1))
+    )
+    return (*[x[None]] * 3, a, b, most), y @ out["w"]
+
+
+def rwkv4_channels(params, state, x):
+    (k, r), (for_k, for_r) = params.values(), state
+    key = _mixed(k, for_k[0], x)
+    key = np.where(key.real > 0, key, 0) ** 2
+    y = sigmoid(_mixed(r, for_r[0], x)) * (key @ k["2"]["w"])
+    return (x[None], x[None]), y
+
+
+def _mixed(params, before, x):
+    mix = params["0"]["mix"]
+    return (mix * x + (1 - mix) * before) @ params["1"]["w"]
+
+
 def _silu(a):
     return a * sigmoid(a)
 
@@ -91,6 +121,10 @@ ROWS = {
     "mamba": Case(behind(lambda h: jaxrnn.mamba(h, state=4, rank=2)), projected(mamba), LINEAR),
     "mamba_block": Case(
         lambda h: jaxrnn.mamba_block(4, width=h, state=4, rank=2, kernel=3), mamba_block, LINEAR
+    ),
+    "rwkv4": Case(behind(lambda h: jaxrnn.rwkv4(h, width=4)), projected(rwkv4), faster=()),
+    "rwkv4_channels": Case(
+        behind(lambda h: jaxrnn.rwkv4_channels(h, width=5)), projected(rwkv4_channels), faster=()
     ),
     "rg_lru": Case(behind(jaxrnn.rg_lru), projected(rg_lru), LINEAR),
     "rg_lru_heads": Case(

@@ -5,10 +5,10 @@ from typing import Any
 
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params, Theirs
-from jaxrnn.interop.transformers import mamba
+from jaxrnn.interop.transformers import mamba, rwkv
 from jaxrnn.interop.transformers.weights import Weights
 
-_MODELS = {"mamba": mamba.mamba, "mamba2": mamba.mamba2}
+_MODELS = {"mamba": mamba.mamba, "mamba2": mamba.mamba2, "rwkv": rwkv.rwkv}
 
 
 def from_transformers(
@@ -17,22 +17,24 @@ def from_transformers(
     """A cell with the weights of a recurrent language model of Hugging Face's transformers.
 
     Args:
-      source: a ``MambaForCausalLM`` or ``Mamba2ForCausalLM``; or the ``state_dict`` of one, a
-        mapping from names to tensors or NumPy arrays, as ``safetensors`` reads it.
+      source: a ``MambaForCausalLM``, ``Mamba2ForCausalLM`` or ``RwkvForCausalLM`` (version 4);
+        or the ``state_dict`` of one, a mapping from names to tensors or NumPy arrays, as
+        ``safetensors`` reads it.
       config: of a ``state_dict``, which does not say it: the model's configuration, or the mapping
         that its ``config.json`` is.
 
     Returns:
       ``(cell, params)``. The cell reads tokens, integers [T, ...batch], and gives logits
       [T, ...batch, V]: a ``jaxrnn.stack`` of ``embedding``; of ``residual`` layers, each of
-      ``rms_norm`` and ``mamba_block`` or ``mamba2_block``; of ``rms_norm`` and ``project``. An
+      ``rms_norm`` and ``mamba_block`` or ``mamba2_block``; of ``rms_norm`` and ``project``. For
+      RWKV, layers are ``rwkv4`` and ``rwkv4_channels`` in turn, and norms are ``layer_norm``. An
       embedding that is tied to the last product there is two arrays here, which training moves
       apart.
 
     Raises:
       TypeError: ``source`` is neither, or ``config`` is missing.
-      ValueError: another model; an option that has no counterpart here; an array is missing, is
-        of another shape, or has no place.
+      ValueError: another model; an RWKV that transformers has rescaled to run; an option that has
+        no counterpart here; an array is missing, is of another shape, or has no place.
 
     >>> import jaxrnn.interop
     >>> sizes = {"model_type": "mamba", "vocab_size": 5, "hidden_size": 4, "state_size": 2}
@@ -54,6 +56,7 @@ def from_transformers(
             raise TypeError(f"source: got {type(source).__name__}, want {want}")
         if config is not None:
             raise ValueError("config: got one and a model, want None: it says its own")
+        _check_not_rescaled(source)
         source, config = source.state_dict(), source.config
     if config is None:
         raise TypeError("config: got None and a state_dict, want the model's configuration")
@@ -65,3 +68,12 @@ def from_transformers(
     cell, params = _MODELS[kind](dict(options), weights)
     weights.check_all_used()
     return cell, params
+
+
+def _check_not_rescaled(model):
+    """In evaluation, transformers divides the weights of an RWKV's later layers."""
+    every = getattr(model.config, "rescale_every", 0)
+    rescaled = any(getattr(part, "layers_are_rescaled", False) for part in model.modules())
+    if rescaled and 0 < every < model.config.num_hidden_layers:
+        want = "one that has not run since `eval`, or the arrays of its file"
+        raise ValueError(f"source: got a model whose layers are rescaled, want {want}")

@@ -60,9 +60,15 @@ def mamba2(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
         raise ValueError(f"config: got {came}, want expand * hidden_size = {width}, their product")
     convolved = width + 2 * groups * state
     cell = mamba2_block(
-        hidden, width=width, heads=heads, state=state, groups=groups, kernel=kernel, bias=bias,
+        hidden,
+        width=width,
+        heads=heads,
+        state=state,
+        groups=groups,
+        kernel=kernel,
+        bias=bias,
         epsilon=options["layer_norm_epsilon"],
-    )  # fmt: skip
+    )
 
     def block(weights):
         entering = weights.linear("in_proj", hidden, width + convolved + heads, bias)
@@ -114,9 +120,16 @@ def _cut(*ends):
 
 # What a config.json may leave out.
 _MAMBA = {
-    "expand": 2, "conv_kernel": 4, "use_bias": False, "time_step_rank": "auto",
-    "layer_norm_epsilon": 1e-5, "state_size": 16,
-}  # fmt: skip
+    "expand": 2,
+    "conv_kernel": 4,
+    "use_bias": False,
+    "time_step_rank": "auto",
+    "layer_norm_epsilon": 1e-5,
+    "state_size": 16,
+}
 _MAMBA2 = _MAMBA | {
-    "head_dim": 64, "n_groups": 8, "state_size": 128, "time_step_limit": (0.0, float("inf")),
-}  # fmt: skip
+    "head_dim": 64,
+    "n_groups": 8,
+    "state_size": 128,
+    "time_step_limit": (0.0, float("inf")),
+}

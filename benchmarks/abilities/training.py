@@ -1,0 +1,127 @@
+"""A small model of one cell, trained on short sequences of a task and asked on longer ones."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxrnn
+from benchmarks.abilities.tasks import CLOSE, TASKS
+from benchmarks.shared import zoo
+
+SHORT, LENGTHS = 40, (20, 40, 80, 160, 320)  # trained, and asked
+BATCH, CHUNK, ASKED, ENOUGH = 64, 50, 256, 0.9
+LEARNT = 1e-3  # a loss that no longer training improves
+VARIANTS = {
+    "delta_net_negative": functools.partial(jaxrnn.delta_net, negative=True),
+    "gated_delta_net_negative": functools.partial(jaxrnn.gated_delta_net, negative=True),
+}
+
+
+def cells():
+    """The names of all cells there are."""
+    return sorted({*zoo.names(), *VARIANTS})
+
+
+def model(name, task, hidden):
+    """What learns the task: the cell between two projections."""
+    cell = VARIANTS[name](hidden) if name in VARIANTS else zoo.cell(name, hidden)
+    short = [jaxrnn.conv1d(hidden, kernel=4, depthwise=True)] if task.convolved else []
+    return jaxrnn.stack(jaxrnn.project(hidden), *short, cell, jaxrnn.project(task.outputs))
+
+
+def run(name, which, seed, *, hidden, steps, rate, progress=lambda steps, loss: None):
+    """A row of the results: see ``abilities.NOTES``."""
+    task = TASKS[which]()
+    net = model(name, task, hidden)
+    key = jax.random.key(seed)
+    params = net.init(jax.random.fold_in(key, 0), task.inputs)
+    params, done, loss = _trained(net, task, params, key, steps, rate, progress)
+    right = {str(length): float(share(net, task, params, length)) for length in LENGTHS}
+    cell, own = net.made.args[-2], params[str(len(params) - 2)]
+    return {
+        "task": which,
+        "cell": name,
+        "seed": seed,
+        "steps": done,
+        "loss": loss,
+        "right": right,
+        "longest": longest(right),
+        "parameters": _count(own),
+        **_sizes(cell, own, hidden),
+    }
+
+
+def longest(right):
+    """The greatest length with enough right answers, there and at all shorter ones; or 0."""
+    found = 0
+    for length, part in sorted((int(n), part) for n, part in right.items()):
+        if part < ENOUGH:
+            break
+        found = length
+    return found
+
+
+def _trained(net, task, params, key, steps, rate, progress):
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20 + 1, steps)
+    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def loss(params, key):
+        xs, wanted, asked = _batch(task, key, BATCH, SHORT)
+        answers = jaxrnn.unroll(net, params, xs)[1]
+        if task.numbers:
+            errors = (answers[..., 0] - wanted) ** 2
+        else:
+            errors = optax.softmax_cross_entropy_with_integer_labels(answers, wanted)
+        return (errors * asked).sum() / asked.sum()
+
+    @jax.jit
+    def some(params, state, key):
+        def one(carry, key):
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params, key)
+            updates, state = rule.update(gradient, state)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(one, (params, state), jax.random.split(key, CHUNK))
+
+    state, done, value = rule.init(params), 0, math.inf
+    while done < steps and value > LEARNT:
+        (params, state), values = some(params, state, jax.random.fold_in(key, done + 1))
+        done, value = done + CHUNK, float(values.mean())
+        progress(done, value)
+    return params, done, value
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def share(net, task, params, length):
+    """How many of the answers are right, of sequences that are the same for every model."""
+    xs, wanted, asked = _batch(task, jax.random.key(length), ASKED, length)
+    answers = jaxrnn.unroll(net, params, xs)[1]
+    if task.numbers:
+        correct = jnp.abs(answers[..., 0] - wanted) < CLOSE
+    else:
+        correct = answers.argmax(-1) == wanted
+    if task.last:
+        asked &= asked[::-1].cumsum(0)[::-1] == 1
+    return (correct & asked).sum() / asked.sum()
+
+
+def _batch(task, key, rows, length):
+    """xs [T, B, I], wanted and asked [T, B]."""
+    make = functools.partial(task.make, length=length)
+    return jax.vmap(make, out_axes=1)(jax.random.split(key, rows))
+
+
+def _count(tree):
+    return sum(math.prod(a.shape) for a in jax.tree.leaves(tree))
+
+
+def _sizes(cell, params, features):
+    """Numbers in the state of a row, and floating-point operations of a step, as XLA counts."""
+    state = cell.initial_state(params, ())
+    x = jax.ShapeDtypeStruct((features,), "float32")
+    cost = jax.jit(cell.step).lower(params, state, x).compile().cost_analysis()
+    return {"state": _count(state), "flops": float(cost["flops"])}

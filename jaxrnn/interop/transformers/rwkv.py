@@ -1,0 +1,61 @@
+"""RWKV, version 4."""
+
+from typing import Any
+
+from jaxrnn._src.builders.stateless import layer_norm, project
+from jaxrnn._src.cells.embedding import embedding
+from jaxrnn._src.cells.rwkv4 import rwkv4, rwkv4_channels
+from jaxrnn._src.core.cell import Cell
+from jaxrnn._src.core.typing import Params
+from jaxrnn._src.wrappers.stack import residual, stack
+from jaxrnn.interop.layers import stacked
+from jaxrnn.interop.transformers.weights import Weights
+
+
+def rwkv(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
+    """The cell of a ``RwkvForCausalLM``, and its parameters."""
+    size, hidden = options["vocab_size"], options["hidden_size"]
+    width = options.get("attention_hidden_size") or hidden
+    inner = options.get("intermediate_size") or 4 * hidden
+    norm = layer_norm(epsilon=options.get("layer_norm_epsilon", 1e-5))
+
+    def normal(weights, name):
+        return {
+            "scale": weights(f"{name}.weight", hidden),
+            "bias": weights(f"{name}.bias", hidden),
+        }
+
+    def shift(weights, name):
+        return {"mix": weights(f"time_mix_{name}", 1, 1, hidden)[0, 0]}
+
+    def seen(weights, name, features):
+        return {"0": shift(weights, name), "1": weights.linear(name, hidden, features, False)}
+
+    def time(weights):
+        names = ("key", "value", "receptance")
+        return {
+            "0": {str(i): seen(weights, name, width) for i, name in enumerate(names)},
+            "1": {"w": weights("time_decay", width), "u": weights("time_first", width)},
+            "2": weights.linear("output", width, hidden, False),
+        }
+
+    def channels(weights):
+        key = seen(weights, "key", inner) | {"2": weights.linear("value", inner, hidden, False)}
+        return {"0": key, "1": seen(weights, "receptance", hidden)}
+
+    model = weights.under("rwkv")
+    table = model("embeddings.weight", size, hidden)
+    pairs: list[tuple[Cell, Params]] = [(embedding(size, hidden), {"table": table})]
+    pairs.append((norm, normal(model, "blocks.0.pre_ln")))
+    for i in range(options["num_hidden_layers"]):
+        block = model.under(f"blocks.{i}")
+        mixing = residual(stack(norm, rwkv4(hidden, width=width)))
+        pairs.append((mixing, {"0": normal(block, "ln1"), "1": time(block.under("attention"))}))
+        mixing = residual(stack(norm, rwkv4_channels(hidden, width=inner)))
+        params = {"0": normal(block, "ln2"), "1": channels(block.under("feed_forward"))}
+        pairs.append((mixing, params))
+    pairs.append((norm, normal(model, "ln_out")))
+    # A file leaves out the last product where it is tied to the embedding.
+    last = weights("head.weight", size, hidden) if "head.weight" in weights else table
+    pairs.append((project(size, bias=False), {"w": last.T}))
+    return stacked(pairs)
