@@ -128,13 +128,20 @@ def parse(argv):
     lengths, widths = ([*dict.fromkeys(getattr(s, n) for s in SHAPES)] for n in "TH")
     peers = [name for name in CONTENDERS if name != OURS]
     for option, known, kind in (
-        ("lengths", lengths, int), ("widths", widths, int),
-        ("directions", DIRECTIONS, str), ("peers", peers, str),
-    ):  # fmt: skip
+        ("lengths", lengths, int),
+        ("widths", widths, int),
+        ("directions", DIRECTIONS, str),
+        ("peers", peers, str),
+    ):
         parser.add_argument(
-            f"--{option}", nargs="+", choices=known, default=known, type=kind, metavar="NAME",
+            f"--{option}",
+            nargs="+",
+            choices=known,
+            default=known,
+            type=kind,
+            metavar="NAME",
             help=f"of {', '.join(map(str, known))}",
-        )  # fmt: skip
+        )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seconds", type=float, default=10.0, help="to time each row, about")
     record.add_folder(parser)
@@ -164,10 +171,18 @@ def main(argv=None):
                 done(", ".join([f"{part} of the ceiling", *ratios]))
             rows.append(row)
             given = {k: v for k, v in vars(chosen).items() if k != "out"}
-            record.save(path, {
-                "benchmark": "attention", "date": begin, "machine": about, "options": given,
-                "notes": NOTES, "words": sentences(rows), "rows": rows,
-            })  # fmt: skip
+            record.save(
+                path,
+                {
+                    "benchmark": "attention",
+                    "date": begin,
+                    "machine": about,
+                    "options": given,
+                    "notes": NOTES,
+                    "words": sentences(rows),
+                    "rows": rows,
+                },
+            )
     console.print(f"written: {path}\n")
     for sentence in sentences(rows):
         console.print(sentence)
@@ -189,12 +204,15 @@ def measure(chosen, direction, shape):
     samples = timing.interleaved(calls, seconds=chosen.seconds)
     most.sample()
     return {
-        "direction": direction, "shape": shape._asdict(), "samples": samples, "missing": missing,
+        "direction": direction,
+        "shape": shape._asdict(),
+        "samples": samples,
+        "missing": missing,
         "ceiling": most.found(),
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
+    }
 
 
 def operations(row):

@@ -30,8 +30,16 @@ _AS_MANY = (  # inputs as outputs
 _LARGE = 1024  # I and H where products are counted
 _LESS = {"s5": 256}  # the eigenvectors of 2048 x 2048 numbers take half a minute
 # Who a test compares with: the word that a test says, and the name for the table.
-_PEERS = {"torch": "PyTorch", "keras": "Keras", "nnx": "Flax", "linen": "Flax",
-          "eqx": "Equinox", "equinox": "Equinox", "haiku": "Haiku", "onnx": "ONNX"}  # fmt: skip
+_PEERS = {
+    "torch": "PyTorch",
+    "keras": "Keras",
+    "nnx": "Flax",
+    "linen": "Flax",
+    "eqx": "Equinox",
+    "equinox": "Equinox",
+    "haiku": "Haiku",
+    "onnx": "ONNX",
+}
 HEAD = """\
 # The cells
 

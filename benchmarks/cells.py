@@ -35,13 +35,21 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--cells", nargs="+", choices=zoo.names(), default=zoo.names(), metavar="NAME",
+        "--cells",
+        nargs="+",
+        choices=zoo.names(),
+        default=zoo.names(),
+        metavar="NAME",
         help="of the cells",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--shapes", nargs="+", choices=list(SHAPES), default=["stream", "small"], metavar="NAME",
+        "--shapes",
+        nargs="+",
+        choices=list(SHAPES),
+        default=["stream", "small"],
+        metavar="NAME",
         help=f"of {', '.join(SHAPES)}",
-    )  # fmt: skip
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each row, about")
     record.add_folder(parser)
     return parser.parse_args(argv)
@@ -62,10 +70,17 @@ def main(argv=None):
                 rows.append(measure(cell, SHAPES[shape], direction, chosen.seconds))
                 row = rows[-1]
                 done(f"{row['milliseconds']:8.2f} ms, {row['ratio'][0]:.2f} of {LIKE}'s time")
-            record.save(path, {
-                "benchmark": "cells", "date": begin, "machine": about, "notes": NOTES,
-                "words": sentences(rows), "rows": rows,
-            })  # fmt: skip
+            record.save(
+                path,
+                {
+                    "benchmark": "cells",
+                    "date": begin,
+                    "machine": about,
+                    "notes": NOTES,
+                    "words": sentences(rows),
+                    "rows": rows,
+                },
+            )
     console.print(table(rows))
     draw(path.with_suffix(".png"), rows, machine.line(about))
     console.print(f"\nwritten: {path} and {path.with_suffix('.png').name}\n")
@@ -80,12 +95,16 @@ def measure(name, shape, direction, seconds):
     call, compile_seconds, runs = _compiled(name, shape, direction)
     samples = timing.interleaved({LIKE: like, "cell": call}, seconds=seconds)
     return {
-        "cell": name, "shape": shape._asdict(), "direction": direction, "runs": runs,
+        "cell": name,
+        "shape": shape._asdict(),
+        "direction": direction,
+        "runs": runs,
         "milliseconds": 1e3 * timing.summary(samples["cell"]).median,
         "ratio": list(timing.ratio(samples["cell"], samples[LIKE])),
-        "compile_seconds": compile_seconds, "samples": samples,
+        "compile_seconds": compile_seconds,
+        "samples": samples,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
+    }
 
 
 @functools.lru_cache(2)  # the LSTM's stays, since every row asks for it

@@ -58,11 +58,18 @@ def main(argv=None):
             with step(f"{name:<6}") as done:
                 rows.append(measure(name, chosen))
                 done(f"outputs change by {statistics.mean(rows[-1]['samples']['error']):.2%}")
-            record.save(path, {
-                "benchmark": "int8", "date": begin, "machine": about,
-                "options": {k: v for k, v in vars(chosen).items() if k != "out"},
-                "notes": NOTES, "words": [sentence(row) for row in rows], "rows": rows,
-            })  # fmt: skip
+            record.save(
+                path,
+                {
+                    "benchmark": "int8",
+                    "date": begin,
+                    "machine": about,
+                    "options": {k: v for k, v in vars(chosen).items() if k != "out"},
+                    "notes": NOTES,
+                    "words": [sentence(row) for row in rows],
+                    "rows": rows,
+                },
+            )
     console.print(f"\nwritten: {path}\n")
     for row in rows:
         console.print(sentence(row))

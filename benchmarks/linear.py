@@ -81,9 +81,13 @@ def parse(argv):
     )
     for option, known in (("kinds", KINDS), ("directions", DIRECTIONS)):
         parser.add_argument(
-            f"--{option}", nargs="+", choices=known, default=known, metavar="NAME",
+            f"--{option}",
+            nargs="+",
+            choices=known,
+            default=known,
+            metavar="NAME",
             help=f"of {', '.join(known)}",
-        )  # fmt: skip
+        )
     parser.add_argument("--seconds", type=float, default=5.0, help="to time each row, about")
     record.add_folder(parser)
     return parser.parse_args(argv)
@@ -105,10 +109,17 @@ def main(argv=None):
                 done(", ".join(f"jaxrnn / {n} {quotient(r)}" for n, r in row["ratio"].items()))
             rows.append(row)
             given = {k: v for k, v in vars(chosen).items() if k != "out"}
-            record.save(path, {
-                "benchmark": "linear", "date": begin, "machine": about, "options": given,
-                "notes": NOTES, "rows": rows,
-            })  # fmt: skip
+            record.save(
+                path,
+                {
+                    "benchmark": "linear",
+                    "date": begin,
+                    "machine": about,
+                    "options": given,
+                    "notes": NOTES,
+                    "rows": rows,
+                },
+            )
     console.print(f"written: {path}")
     return 0
 
@@ -121,9 +132,12 @@ def measure(chosen, direction, kind, shape):
     calls[COPY] = copy(size)
     samples = timing.interleaved(calls, seconds=chosen.seconds)
     return {
-        "direction": direction, "kind": kind, "shape": shape._asdict(), "bytes": size,
+        "direction": direction,
+        "kind": kind,
+        "shape": shape._asdict(),
+        "bytes": size,
         "samples": samples,
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[OURS], samples[n])) for n in samples if n != OURS},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
+    }

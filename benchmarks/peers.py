@@ -47,12 +47,19 @@ def parse(argv):
     )
     peers = [name for name in CONTENDERS if name != OURS]
     for option, known in (
-        ("shapes", SHAPES), ("cells", CELLS), ("directions", DIRECTIONS), ("peers", peers),
-    ):  # fmt: skip
+        ("shapes", SHAPES),
+        ("cells", CELLS),
+        ("directions", DIRECTIONS),
+        ("peers", peers),
+    ):
         parser.add_argument(
-            f"--{option}", nargs="+", choices=list(known), default=list(known), metavar="NAME",
+            f"--{option}",
+            nargs="+",
+            choices=list(known),
+            default=list(known),
+            metavar="NAME",
             help=f"of {', '.join(known)}",
-        )  # fmt: skip
+        )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float32")
     parser.add_argument(
         "--seconds",
@@ -80,10 +87,19 @@ def run(chosen):
 
     def save():
         given = {k: v for k, v in vars(chosen).items() if k != "out"}
-        record.save(path, {
-            "benchmark": "peers", "date": begin, "interrupted": interrupted, "machine": about,
-            "options": given, "notes": NOTES, "words": sentences(rows), "rows": rows,
-        })  # fmt: skip
+        record.save(
+            path,
+            {
+                "benchmark": "peers",
+                "date": begin,
+                "interrupted": interrupted,
+                "machine": about,
+                "options": given,
+                "notes": NOTES,
+                "words": sentences(rows),
+                "rows": rows,
+            },
+        )
 
     console.print(f"[bold]One layer, {chosen.dtype}[/]\n{machine.line(about)}\n")
     cases = [
@@ -132,13 +148,18 @@ def measure(chosen, direction, cell, shape):
         for name, seconds in taken.items():
             samples[name] += seconds
     return {
-        "direction": direction, "cell": cell, "shape": shape._asdict(),
-        "ceiling": most.found(), "product_rate": most.found()["xla"],
-        "samples": samples, "compile_seconds": compile_seconds, "missing": missing,
+        "direction": direction,
+        "cell": cell,
+        "shape": shape._asdict(),
+        "ceiling": most.found(),
+        "product_rate": most.found()["xla"],
+        "samples": samples,
+        "compile_seconds": compile_seconds,
+        "missing": missing,
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
+    }
 
 
 def operations(row):

@@ -46,12 +46,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for option, known, usual in (
-        ("cells", CELLS, CELLS[:1]), ("dtypes", DTYPES, DTYPES[:1]), ("shapes", NAMED, NAMES),
-    ):  # fmt: skip
+        ("cells", CELLS, CELLS[:1]),
+        ("dtypes", DTYPES, DTYPES[:1]),
+        ("shapes", NAMED, NAMES),
+    ):
         parser.add_argument(
-            f"--{option}", nargs="+", choices=list(known), default=list(usual), metavar="NAME",
+            f"--{option}",
+            nargs="+",
+            choices=list(known),
+            default=list(usual),
+            metavar="NAME",
             help=f"of {', '.join(known)}",
-        )  # fmt: skip
+        )
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: to try this command")
     record.add_folder(parser, os.environ.get("OUT"))
@@ -80,10 +86,17 @@ def main(argv: list[str] | None = None) -> int:
 
     def save() -> None:
         not_run = [str(unpacked(Case, case)) for case in cases[len(rows) :]]
-        record.save(path, {
-            "benchmark": "plans", "date": date, "machine": found["machine"], "options": options,
-            "rows": rows, "not_run": not_run,
-        })  # fmt: skip
+        record.save(
+            path,
+            {
+                "benchmark": "plans",
+                "date": date,
+                "machine": found["machine"],
+                "options": options,
+                "rows": rows,
+                "not_run": not_run,
+            },
+        )
 
     save()
     size = max(1, machine.cores() // 2)
@@ -122,10 +135,12 @@ def survey(chosen: argparse.Namespace) -> dict[str, Any]:
         shapes = [TINY] if chosen.tiny else [NAMED[name] for name in chosen.shapes]
         cases = [
             packed(Case(cell, dtype, shape, direction, place))
-            for shape in shapes for cell in chosen.cells for dtype in chosen.dtypes
+            for shape in shapes
+            for cell in chosen.cells
+            for dtype in chosen.dtypes
             for direction in ("forward", "backward")
             for place in range(len(ordered(cell, dtype, shape, direction, launch.chip(target))))
-        ]  # fmt: skip
+        ]
     return {"machine": machine.describe(device=device), "missing": missing, "cases": cases}
 
 
@@ -164,9 +179,12 @@ def prepared(case: Case) -> Callable[[], Any]:
     gpu.plan = plan  # this process is for nothing else
     direction = "forward" if case.direction == "forward" else "value_and_grad"
     place, _ = contenders.with_jax(
-        lambda *layer: contenders.ours(*layer, implementation="gpu"), case.cell, case.shape,
-        direction, case.dtype,
-    )  # fmt: skip
+        lambda *layer: contenders.ours(*layer, implementation="gpu"),
+        case.cell,
+        case.shape,
+        direction,
+        case.dtype,
+    )
     return place()
 
 
@@ -181,9 +199,12 @@ def measure(case: Case, call: Callable[[], Any]) -> dict[str, Any]:
     samples = [s / count for s in timing.measure(several, seconds=SECONDS)]
     a_step = timing.summary(samples).median / case.shape.T * 1e6
     return packed(case) | {
-        "name": str(case), "plan": plan_of(case)._asdict(), "samples": samples, "a_step": a_step,
+        "name": str(case),
+        "plan": plan_of(case)._asdict(),
+        "samples": samples,
+        "a_step": a_step,
         "problem": None,
-    }  # fmt: skip
+    }
 
 
 def failed(case: dict[str, Any], problem: str) -> dict[str, Any]:

@@ -34,9 +34,13 @@ def parse(argv):
     )
     parser.add_argument("library", type=Path, help="the kernel by hand: see `make programs`")
     parser.add_argument(
-        "--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), metavar="NAME",
+        "--shapes",
+        nargs="+",
+        choices=list(SHAPES),
+        default=list(SHAPES),
+        metavar="NAME",
         help=f"of {', '.join(SHAPES)}",
-    )  # fmt: skip
+    )
     parser.add_argument("--rounds", type=int, default=12, help="of each shape")
     record.add_folder(parser)
     return parser.parse_args(argv)
@@ -59,10 +63,17 @@ def main(argv=None):
                 with step(f"{case[0]:<14} {case[1]:<11}") as done:
                     rows.append(_row(sides, *case, chosen.rounds))
                     done(f"programs / by hand {rows[-1]['ratio'][0]:.3f}")
-                record.save(path, {
-                    "benchmark": "programs", "date": begin, "machine": about, "notes": NOTES,
-                    "words": sentences(rows), "rows": rows,
-                })  # fmt: skip
+                record.save(
+                    path,
+                    {
+                        "benchmark": "programs",
+                        "date": begin,
+                        "machine": about,
+                        "notes": NOTES,
+                        "words": sentences(rows),
+                        "rows": rows,
+                    },
+                )
     for direction in DIRECTIONS:
         console.print(table(rows, direction))
         console.print()
@@ -104,10 +115,12 @@ def _row(sides, direction, shape, rounds):
             seconds = sides[name].submit(_seconds, direction, shape).result()
             samples[name] += [seconds] * (i > 0)
     return {
-        "direction": direction, "shape": SHAPES[shape]._asdict(), "samples": samples,
+        "direction": direction,
+        "shape": SHAPES[shape]._asdict(),
+        "samples": samples,
         "ratio": list(timing.ratio(samples["programs"], samples["by hand"])),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
+    }
 
 
 def table(rows, direction):

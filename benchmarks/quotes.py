@@ -27,8 +27,10 @@ PAGES = (
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 MODES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}
 LEADS = {  # a column, and who of them was the fastest at each shape
-    "Flax": ("linen", "nnx"), "Keras, Equinox": ("keras", "equinox"), "PyTorch": ("torch",),
-}  # fmt: skip
+    "Flax": ("linen", "nnx"),
+    "Keras, Equinox": ("keras", "equinox"),
+    "PyTorch": ("torch",),
+}
 RATIOS = {"linen": "Flax Linen", "torch": "PyTorch", "cudnn": "`jax.experimental.rnn`"}
 LAYER = "h1024-b16"  # that the ratios are of
 CONTENDERS = {"jaxrnn": "jaxrnn", "scan": "scan of the step", "linen": "Flax Linen"}
@@ -248,10 +250,12 @@ def _registers(result):
         worst = max(inside, key=_spilled, default=None)
         most = f"; at most {_spilled(worst):.1%} of a step: {_kernel(worst)}" if worst else ""
         shown[name] = {
-            "kernels": str(len(there)), "declined": str(len(rows) - len(there)),
+            "kernels": str(len(there)),
+            "declined": str(len(rows) - len(there)),
             "registers": str(max((row["registers"] for row in there), default=0)),
-            "spill": str(len(spilling)), "in the loop": f"{len(inside)}{most}",
-        }  # fmt: skip
+            "spill": str(len(spilling)),
+            "in the loop": f"{len(inside)}{most}",
+        }
     return _table(["chip", *columns], shown, columns)
 
 

@@ -29,9 +29,12 @@ from benchmarks.shared import display, machine, record
 from jaxrnn._src.ops.recurrence.gpu import chips, compiler, launch, tiling
 
 GPUS = (  # one of each architecture
-    "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "NVIDIA B200",
+    "NVIDIA H100 80GB HBM3",
+    "NVIDIA A100-SXM4-80GB",
+    "NVIDIA GeForce RTX 4090",
+    "NVIDIA B200",
     "NVIDIA GeForce RTX 5090",
-)  # fmt: skip
+)
 CHIPS = {chips.CHIPS[name].architecture: chips.CHIPS[name] for name in GPUS}
 CELLS = {"lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
 PRODUCTS = {  # the type of a layer, and JAX's precision of its products
@@ -131,9 +134,11 @@ def compiled(text, architecture) -> dict:
     code, log = compiler.compiled(text, architecture)
     stack, *spilled = map(int, _SAID.search(log).groups())
     return {
-        "registers": int(_REGISTERS.search(log)[1]), "stack": stack, "spilled": spilled,
+        "registers": int(_REGISTERS.search(log)[1]),
+        "stack": stack,
+        "spilled": spilled,
         "loop": loop(lines(_disassembled(code)))._asdict() if disassembler() else None,
-    }  # fmt: skip
+    }
 
 
 def disassembler() -> str | None:
@@ -230,9 +235,13 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--architectures", nargs="+", choices=CHIPS, default=list(CHIPS), metavar="NAME",
+        "--architectures",
+        nargs="+",
+        choices=CHIPS,
+        default=list(CHIPS),
+        metavar="NAME",
         help=f"of {', '.join(CHIPS)}",
-    )  # fmt: skip
+    )
     parser.add_argument("--most", type=int, help="cases to compile in this run; None for all")
     record.add_folder(parser)
     return parser.parse_args(argv)
@@ -269,10 +278,12 @@ def _content(version, rows):
     return {
         "benchmark": "registers",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "nvrtc": version, "chips": {name: chip._asdict() for name, chip in CHIPS.items()},
+        "nvrtc": version,
+        "chips": {name: chip._asdict() for name, chip in CHIPS.items()},
         "versions": {name: machine.version(name) for name in ("jaxrnn", "jax")},
-        "notes": NOTES, "rows": list(rows),
-    }  # fmt: skip
+        "notes": NOTES,
+        "rows": list(rows),
+    }
 
 
 def _key(row):

@@ -42,11 +42,18 @@ def main(argv=None):
     begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     console.print(f"[bold]What is stored for a gradient[/]\n{machine.line(about)}\n")
     rows = measure(chosen)
-    record.save(path, {
-        "benchmark": "residuals", "date": begin, "machine": about,
-        "options": {k: v for k, v in vars(chosen).items() if k != "out"},
-        "notes": NOTES, "words": [sentence(row) for row in rows], "rows": rows,
-    })  # fmt: skip
+    record.save(
+        path,
+        {
+            "benchmark": "residuals",
+            "date": begin,
+            "machine": about,
+            "options": {k: v for k, v in vars(chosen).items() if k != "out"},
+            "notes": NOTES,
+            "words": [sentence(row) for row in rows],
+            "rows": rows,
+        },
+    )
     for row in rows:
         console.print(sentence(row))
     console.print(f"\nwritten: {path}")
@@ -74,11 +81,13 @@ def measure(chosen):
             samples[name].append(cpu_seconds(call))
     return [
         {
-            "name": name, "memory": memory[name], "samples": samples[name],
+            "name": name,
+            "memory": memory[name],
+            "samples": samples[name],
             "ratio": timing.ratio(samples[name], samples["gates"]),
         }
         for name in contenders
-    ]  # fmt: skip
+    ]
 
 
 def cpu_seconds(call):

@@ -30,9 +30,12 @@ TRAINING, HELD_OUT = TEXT[: len(TEXT) * 9 // 10], TEXT[len(TEXT) * 9 // 10 :]
 class Model(nnx.Module):
     def __init__(self, hidden, dtype, rngs):
         cell = jaxrnn.stack(
-            jaxrnn.embedding(256, 64), jaxrnn.dropout(0.1), jaxrnn.lstm(hidden),
-            jaxrnn.dropout(0.3), jaxrnn.project(256),
-        )  # fmt: skip
+            jaxrnn.embedding(256, 64),
+            jaxrnn.dropout(0.1),
+            jaxrnn.lstm(hidden),
+            jaxrnn.dropout(0.3),
+            jaxrnn.project(256),
+        )
         self.rnn = jaxrnn.nnx.RNN(cell, None, dtype=dtype, rngs=rngs)
 
     def bits(self, state, tokens):

@@ -36,10 +36,21 @@ with extra("files", "jaxrnn.files"):
 
 KEY = "jaxrnn"
 DTYPES = {
-    "BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8",
-    "U16": "uint16", "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16",
-    "F32": "float32", "F64": "float64", "C64": "complex64",
-}  # fmt: skip
+    "BOOL": "bool",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+}
 FORMAT = 1  # raised when an older jaxrnn could not read what is written; absent in 0.1.0's files
 # The modules whose constructors a file may call, each imported where a file names it.
 ONNX = "jaxrnn.interop.onnx"

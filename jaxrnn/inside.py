@@ -223,9 +223,16 @@ def _over(run, cell, name, params, xs, state, lengths, mask, starts, reverse, ke
     """Runs what stands in place of a cell's unroll, with its arguments checked and completed."""
     check_cell(name, cell)
     return unroll(
-        dataclasses.replace(cell, unroll=run), params, xs, state,
-        lengths=lengths, mask=mask, starts=starts, reverse=reverse, key=key,
-    )[1]  # fmt: skip
+        dataclasses.replace(cell, unroll=run),
+        params,
+        xs,
+        state,
+        lengths=lengths,
+        mask=mask,
+        starts=starts,
+        reverse=reverse,
+        key=key,
+    )[1]
 
 
 def _nudged(cell, nudges, params, state, xs, mask, starts, reverse, key):

@@ -111,11 +111,22 @@ class RNN(nn.Module):
             want = 'apply(..., rngs={"dropout": key})'
             raise ValueError(f"rngs: got no 'dropout' and deterministic=False, want {want}")
         state, ys = batch_major.run(
-            cell, params, xs, dtype=self.dtype, state=state, initial_state=initial_state,
-            lengths=lengths, seq_lengths=seq_lengths, mask=mask, starts=starts, reverse=reverse,
-            time_major=time_major, key=self.make_rng("dropout") if draw else None,
-            implementation=self.implementation, return_states=return_states,
-        )  # fmt: skip
+            cell,
+            params,
+            xs,
+            dtype=self.dtype,
+            state=state,
+            initial_state=initial_state,
+            lengths=lengths,
+            seq_lengths=seq_lengths,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            time_major=time_major,
+            key=self.make_rng("dropout") if draw else None,
+            implementation=self.implementation,
+            return_states=return_states,
+        )
         return (state, ys) if return_state or return_states else ys
 
     def step(self, state: State, x: Inputs) -> tuple[State, Outputs]:

@@ -115,12 +115,21 @@ class RNN(nnx.Module):
         """
         deterministic = self.deterministic if deterministic is None else deterministic
         state, ys = batch_major.run(
-            *self.cell_and_params(), xs, dtype=self.dtype, state=state,
-            initial_state=initial_state, lengths=lengths, seq_lengths=seq_lengths, mask=mask,
-            starts=starts, reverse=reverse, time_major=time_major,
+            *self.cell_and_params(),
+            xs,
+            dtype=self.dtype,
+            state=state,
+            initial_state=initial_state,
+            lengths=lengths,
+            seq_lengths=seq_lengths,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            time_major=time_major,
             key=None if self.rngs is None or deterministic else self.rngs(),
-            implementation=self.implementation, return_states=return_states,
-        )  # fmt: skip
+            implementation=self.implementation,
+            return_states=return_states,
+        )
         return (state, ys) if return_state or return_states else ys
 
     def step(self, state: State, x: Inputs) -> tuple[State, Outputs]:

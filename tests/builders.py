@@ -26,7 +26,13 @@ BETWEEN = {"params_tree", "streaming", "compile_once"}  # what all of them are h
 # Held to all laws. The first of each in more shapes.
 REPRESENTATIVES = {
     "gated": (
-        "lstm", "gru_heads", "gru_states", "lstm_chunks", "peephole", "slstm_exp", "cfn",
+        "lstm",
+        "gru_heads",
+        "gru_states",
+        "lstm_chunks",
+        "peephole",
+        "slstm_exp",
+        "cfn",
     ),
     "lifted": ("gru_reset_before", "rhn", "conv_lstm"),
     "diagonal": ("gilr", "lru"),
@@ -35,7 +41,7 @@ REPRESENTATIVES = {
     "stateless": ("project",),
     "views": ("stack", "rg_lru", "dropout_sequence", "parallel_function", "zoneout", "attentive"),
     "cell": ("smooth",),
-}  # fmt: skip
+}
 
 
 def builder(cell):

@@ -124,9 +124,15 @@ def _emulation(chip, *constants):
 
 @contextlib.contextmanager
 def emulated(
-    blocks=8, shared=227 << 10, warps=2, held=tiling.MOST_HELD, polls=launch.MOST_POLLS, lost=(),
-    alone=False, ring=0,
-):  # fmt: skip
+    blocks=8,
+    shared=227 << 10,
+    warps=2,
+    held=tiling.MOST_HELD,
+    polls=launch.MOST_POLLS,
+    lost=(),
+    alone=False,
+    ring=0,
+):
     """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns.
 
     Args:

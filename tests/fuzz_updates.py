@@ -71,24 +71,54 @@ def _bounded(x):
 
 
 ONE = (
-    jnp.tanh, jax.nn.sigmoid, jnp.sin, jnp.cos, jnp.abs, jnp.sign, jnp.square, jnp.exp2, lax.erf,
-    lambda x: jnp.exp(-x * x), lambda x: jnp.log1p(x * x), lambda x: jnp.sqrt(1 + x * x),
-    lambda x: lax.rsqrt(1 + x * x), lambda x: (1 + x * x) ** -2, lambda x: x**3, jnp.atan,
-    lambda x: jnp.clip(x, -0.7, 0.6), jax.nn.relu, jax.nn.gelu, jax.nn.softplus,
+    jnp.tanh,
+    jax.nn.sigmoid,
+    jnp.sin,
+    jnp.cos,
+    jnp.abs,
+    jnp.sign,
+    jnp.square,
+    jnp.exp2,
+    lax.erf,
+    lambda x: jnp.exp(-x * x),
+    lambda x: jnp.log1p(x * x),
+    lambda x: jnp.sqrt(1 + x * x),
+    lambda x: lax.rsqrt(1 + x * x),
+    lambda x: (1 + x * x) ** -2,
+    lambda x: x**3,
+    jnp.atan,
+    lambda x: jnp.clip(x, -0.7, 0.6),
+    jax.nn.relu,
+    jax.nn.gelu,
+    jax.nn.softplus,
     lambda x: jnp.cbrt(2 + x),
-    lambda x: jnp.floor(3 * x) / 3, lambda x: -x, straight, solved, lax.stop_gradient,
-    lambda x: jnp.log2(2 + x * x), jnp.expm1, jnp.arcsinh, lambda x: x * jnp.isfinite(x),
-)  # fmt: skip
+    lambda x: jnp.floor(3 * x) / 3,
+    lambda x: -x,
+    straight,
+    solved,
+    lax.stop_gradient,
+    lambda x: jnp.log2(2 + x * x),
+    jnp.expm1,
+    jnp.arcsinh,
+    lambda x: x * jnp.isfinite(x),
+)
 TWO = (
-    jnp.add, jnp.subtract, jnp.multiply, jnp.maximum, jnp.minimum, lambda a, b: a / (1 + b * b),
-    lambda a, b: jnp.arctan2(a, 1 + b * b), lambda a, b: (1 + a * a) ** b,
+    jnp.add,
+    jnp.subtract,
+    jnp.multiply,
+    jnp.maximum,
+    jnp.minimum,
+    lambda a, b: a / (1 + b * b),
+    lambda a, b: jnp.arctan2(a, 1 + b * b),
+    lambda a, b: (1 + a * a) ** b,
     lambda a, b: 0.5 * a + b - 1,
-)  # fmt: skip
+)
 COMPARE = (jnp.less, jnp.less_equal, jnp.greater, jnp.greater_equal, jnp.equal, jnp.not_equal)
 ROUNDING = (  # no program has these
-    jnp.round, lambda x: x.astype(jnp.bfloat16).astype(x.dtype),
+    jnp.round,
+    lambda x: x.astype(jnp.bfloat16).astype(x.dtype),
     lambda x: (x > 0).astype(jnp.int32).astype(x.dtype),
-)  # fmt: skip
+)
 
 
 class Update:
@@ -199,8 +229,10 @@ class Update:
 
 KINDS = (
     *(Update.where, Update.scanned, Update.counted, Update.switched, Update.nested) * 2,
-    Update.cast, Update.rounding, Update.whiled,
-)  # fmt: skip
+    Update.cast,
+    Update.rounding,
+    Update.whiled,
+)
 
 
 def constructor(update):
@@ -233,29 +265,65 @@ def jaxpr(update):
 
 # NumPy's, of JAX's operations; a program is compiled for any other.
 NUMPY = {
-    "abs": np.abs, "acos": np.arccos, "add": np.add, "and": np.bitwise_and, "asinh": np.arcsinh,
-    "atan": np.arctan, "atan2": np.arctan2, "cbrt": np.cbrt, "ceil": np.ceil, "cos": np.cos,
-    "div": np.divide, "eq": np.equal, "erf": scipy.special.erf, "exp": np.exp, "exp2": np.exp2,
-    "expm1": np.expm1, "floor": np.floor, "ge": np.greater_equal, "gt": np.greater,
-    "is_finite": np.isfinite, "le": np.less_equal, "log": np.log, "log1p": np.log1p,
-    "logistic": lambda x: 1 / (1 + np.exp(-x)), "lt": np.less, "max": np.maximum,
-    "min": np.minimum, "mul": np.multiply, "ne": np.not_equal, "neg": np.negative,
-    "not": np.invert, "or": np.bitwise_or, "pow": np.power, "rsqrt": lambda x: 1 / np.sqrt(x),
-    "sign": np.sign, "sin": np.sin, "sqrt": np.sqrt, "square": np.square, "sub": np.subtract,
-    "tan": np.tan, "tanh": np.tanh, "xor": np.bitwise_xor,
-    "add_any": np.add, "copy": np.copy, "stop_gradient": np.copy,
+    "abs": np.abs,
+    "acos": np.arccos,
+    "add": np.add,
+    "and": np.bitwise_and,
+    "asinh": np.arcsinh,
+    "atan": np.arctan,
+    "atan2": np.arctan2,
+    "cbrt": np.cbrt,
+    "ceil": np.ceil,
+    "cos": np.cos,
+    "div": np.divide,
+    "eq": np.equal,
+    "erf": scipy.special.erf,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "floor": np.floor,
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "is_finite": np.isfinite,
+    "le": np.less_equal,
+    "log": np.log,
+    "log1p": np.log1p,
+    "logistic": lambda x: 1 / (1 + np.exp(-x)),
+    "lt": np.less,
+    "max": np.maximum,
+    "min": np.minimum,
+    "mul": np.multiply,
+    "ne": np.not_equal,
+    "neg": np.negative,
+    "not": np.invert,
+    "or": np.bitwise_or,
+    "pow": np.power,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "sign": np.sign,
+    "sin": np.sin,
+    "sqrt": np.sqrt,
+    "square": np.square,
+    "sub": np.subtract,
+    "tan": np.tan,
+    "tanh": np.tanh,
+    "xor": np.bitwise_xor,
+    "add_any": np.add,
+    "copy": np.copy,
+    "stop_gradient": np.copy,
     "clamp": lambda low, x, high: np.clip(x, low, high),
     "select_n": lambda which, *some: np.choose(np.asarray(which, int), some),
     "convert_element_type": lambda x, new_dtype, **_: np.asarray(x).astype(new_dtype),
     "integer_pow": lambda x, y: x ** np.asarray(float(y), x.dtype),
     "broadcast_in_dim": lambda x, shape, broadcast_dimensions, **_: np.broadcast_to(
         np.reshape(x, [n if i in broadcast_dimensions else 1 for i, n in enumerate(shape)])
-        if np.ndim(x) else x, shape,
+        if np.ndim(x)
+        else x,
+        shape,
     ),
     "concatenate": lambda *some, dimension: np.concatenate(some, dimension),
     "reduce_sum": lambda x, axes, **_: x.sum(tuple(axes)),
     "squeeze": lambda x, dimensions: np.squeeze(x, dimensions),
-}  # fmt: skip
+}
 
 
 STATIC = {"convert_element_type", "integer_pow", "broadcast_in_dim", "concatenate", "reduce_sum"}

@@ -24,26 +24,48 @@ def say(message):
 
 
 def survey():
-    say({
-        "machine": {"cpu": "one", "cores": 2, "python": "3", "platform": PLATFORM,
-                    "device": "Stub GPU", "versions": {"jaxrnn": "0", "jax": "0"}},
-        "precision": {}, "explained": "gpu runs", "missing": os.environ.get("STUB_MISSING"),
-        "checks": [
-            {"kind": "plain", "cell": cell, "dtype": "float32", "shape": SHAPE,
-             "implementation": "gpu"}
-            for cell in CHECKS
-        ],
-        "rows": [
-            {"direction": "forward", "dtype": "float32", "shape": SHAPE, "cell": cell}
-            for cell in ROWS
-        ],
-    })  # fmt: skip
+    say(
+        {
+            "machine": {
+                "cpu": "one",
+                "cores": 2,
+                "python": "3",
+                "platform": PLATFORM,
+                "device": "Stub GPU",
+                "versions": {"jaxrnn": "0", "jax": "0"},
+            },
+            "precision": {},
+            "explained": "gpu runs",
+            "missing": os.environ.get("STUB_MISSING"),
+            "checks": [
+                {
+                    "kind": "plain",
+                    "cell": cell,
+                    "dtype": "float32",
+                    "shape": SHAPE,
+                    "implementation": "gpu",
+                }
+                for cell in CHECKS
+            ],
+            "rows": [
+                {"direction": "forward", "dtype": "float32", "shape": SHAPE, "cell": cell}
+                for cell in ROWS
+            ],
+        }
+    )
 
 
 def check(case):
     problem = ERROR if case["cell"] == "breaks" else None
-    say(case | {"name": case["cell"], "passed": problem is None, "errors": {"ys": 0.0},
-                "problem": problem})  # fmt: skip
+    say(
+        case
+        | {
+            "name": case["cell"],
+            "passed": problem is None,
+            "errors": {"ys": 0.0},
+            "problem": problem,
+        }
+    )
 
 
 def row(case):
@@ -52,11 +74,17 @@ def row(case):
     if "when it is ready" in case["cell"]:
         misbehave(case["cell"])
     broken = case["cell"] == "breaks"
-    say(case | {
-        "name": case["cell"], "runs": "gpu", "missing": {"jaxrnn": ERROR} if broken else {},
-        "seconds": {} if broken else {"jaxrnn": 1e-3}, "ratio": {},
-        "host_seconds": {} if broken else {"jaxrnn": 1e-5},
-    })  # fmt: skip
+    say(
+        case
+        | {
+            "name": case["cell"],
+            "runs": "gpu",
+            "missing": {"jaxrnn": ERROR} if broken else {},
+            "seconds": {} if broken else {"jaxrnn": 1e-3},
+            "ratio": {},
+            "host_seconds": {} if broken else {"jaxrnn": 1e-5},
+        }
+    )
 
 
 def misbehave(how):

@@ -221,9 +221,18 @@ def test_an_interrupt_keeps_what_there_is(tmp_path, monkeypatch, part):
         if len(rows) == 2:
             raise KeyboardInterrupt
         rows.append(str(case))
-        return {"name": str(case), "passed": None, "missing": {}, "seconds": {}, "ratio": {},
-                "direction": "forward", "cell": "", "dtype": "", "runs": "",
-                "shape": {"name": ""}}  # fmt: skip
+        return {
+            "name": str(case),
+            "passed": None,
+            "missing": {},
+            "seconds": {},
+            "ratio": {},
+            "direction": "forward",
+            "cell": "",
+            "dtype": "",
+            "runs": "",
+            "shape": {"name": ""},
+        }
 
     monkeypatch.setattr(accelerator.machine, "cores", lambda: 1)
     monkeypatch.setattr(part, "measure", measure)
@@ -245,9 +254,11 @@ from benchmarks.__main__ import main
 sys.exit(main(sys.argv[1:]))"""
     command = ["accelerator", "--tiny", "--seconds", "0", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-c", program, *command], capture_output=True, text=True,
+        [sys.executable, "-c", program, *command],
+        capture_output=True,
+        text=True,
         cwd=pathlib.Path(accelerator.__file__).parents[2],
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Checks and times\n") and "Rows: 0 timed" in done.stdout
 
@@ -269,9 +280,10 @@ def test_a_cut_leaves_something_of_everything():
     chosen = accelerator.parse([])
     rows = timed.cases(chosen, accelerator.broadly)
     assert [str(row) for row in rows[:3]] == [
-        "lstm h768-b16-t1024 float16 value and grad", "lstm h768-b16-t1024 float16 forward",
+        "lstm h768-b16-t1024 float16 value and grad",
+        "lstm h768-b16-t1024 float16 forward",
         "lstm h768-b16-t1024 bfloat16 value and grad",
-    ]  # fmt: skip
+    ]
     layers = [row for row in rows if row.cell != linear.NAME]
     assert len(set(layers)) == len(layers) == 2 * 3 * 2 * len(timed.LAYERS) + 2 * 2
     assert len(set(rows)) == len(rows) == len(layers) + 2 * 2 * len(linear.SHAPES)
@@ -330,8 +342,9 @@ def test_a_truth_is_made_once(monkeypatch):
     monkeypatch.setattr(checking, "_computed", count)
     cases = [
         checking.Case("plain", "elman", dtype, shape, name)
-        for dtype in ("float32", "bfloat16") for name in ("xla", "reference")
-    ]  # fmt: skip
+        for dtype in ("float32", "bfloat16")
+        for name in ("xla", "reference")
+    ]
     with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
         rows = list(pool.map(checking.measure, cases))
     assert all(row["passed"] for row in rows)
@@ -477,12 +490,17 @@ def test_a_batch_takes_as_long_as_it_should(monkeypatch):
 
 def rows_of(shape, dtype="bfloat16", **ratios):
     return {
-        "name": f"lstm {shape}", "direction": "forward", "cell": "lstm", "dtype": dtype,
-        "shape": {"name": shape, "T": 100}, "runs": "xla", "missing": {"torch": "No\nTorch"},
+        "name": f"lstm {shape}",
+        "direction": "forward",
+        "cell": "lstm",
+        "dtype": dtype,
+        "shape": {"name": shape, "T": 100},
+        "runs": "xla",
+        "missing": {"torch": "No\nTorch"},
         "seconds": {OURS: 1e-3, **dict.fromkeys(ratios, 2e-3)},
         "host_seconds": {OURS: 1e-3 if shape == "b" else 1e-5, **dict.fromkeys(ratios, 1e-5)},
         "ratio": {name: [ratio, ratio - 0.1, ratio + 0.1] for name, ratio in ratios.items()},
-    }  # fmt: skip
+    }
 
 
 def test_words():
@@ -547,8 +565,10 @@ def test_a_device_that_hangs_breaks_or_dies(tmp_path, stub, capsys):
     assert status == 1 and content["not_run"] == LEFT
     checks = {row["cell"]: row["problem"] for row in content["checks"]}
     assert [name for name, problem in checks.items() if problem is None] == [
-        "fine", "fine too", "last",
-    ]  # fmt: skip
+        "fine",
+        "fine too",
+        "last",
+    ]
     killed = "nothing came within 3 seconds, so it was killed"
     died = "its process ended with signal 9: the driver fell over"
     assert checks["hangs"] == killed and checks["dies"] == died

@@ -40,9 +40,10 @@ USERS = jaxrnn.cell(init, zeros, leaky)
 def closed_over(params, xs):
     """The weights are not the cell's: its step closes over them."""
     cell = jaxrnn.cell(
-        lambda key, n: {}, lambda _, batch: zeros(params, batch),
+        lambda key, n: {},
+        lambda _, batch: zeros(params, batch),
         lambda _, h, x: leaky(params, h, x),
-    )  # fmt: skip
+    )
     return jaxrnn.unroll(cell, {}, xs)
 
 

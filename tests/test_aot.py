@@ -14,7 +14,7 @@ from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, schedule, traffic
 from benchmarks.aot import linear as aot_linear
 from benchmarks.aot import tpu as aot_tpu
-from benchmarks.shared import contenders  # fmt: skip
+from benchmarks.shared import contenders
 from benchmarks.shared.shapes import SHAPES  # noqa: E402
 from jaxrnn._src.ops.recurrence.gpu import launch  # noqa: E402
 
@@ -250,19 +250,34 @@ def test_the_least_bytes_of_a_linear_recurrence():
 
 
 TPU_ROW = {
-    "chip": "v6e", "cell": "lstm", "H": 512, "B": 16, "heads": 1, "contender": "tpu",
+    "chip": "v6e",
+    "cell": "lstm",
+    "H": 512,
+    "B": 16,
+    "heads": 1,
+    "contender": "tpu",
     "forward": {"cycles": 100.0, "bytes": 10.0, "cycles_of_bytes": 5.0, "microseconds": 0.1},
     "backward": {"cycles": 200.0, "bytes": 20.0, "cycles_of_bytes": 9.0, "microseconds": 0.2},
-    "compile_seconds": 1.0, "vmem": 1, "temporary_bytes": 1,
-}  # fmt: skip
+    "compile_seconds": 1.0,
+    "vmem": 1,
+    "temporary_bytes": 1,
+}
 
 
 WAY = {"bytes": 10.0, "times_least": 1.0, "temporary_bytes": 1, "cycles": 5.0, "vmem": 1 << 20}
 LINEAR_ROW = {
-    "operation": "linear_scan", "chip": "v6e", "dtype": "float32", "B": 8, "D": 1024,
-    "constant": False, "T": 4096, "contender": "tpu", "forward": WAY, "backward": WAY,
+    "operation": "linear_scan",
+    "chip": "v6e",
+    "dtype": "float32",
+    "B": 8,
+    "D": 1024,
+    "constant": False,
+    "T": 4096,
+    "contender": "tpu",
+    "forward": WAY,
+    "backward": WAY,
     "compile_seconds": 1.0,
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -42,9 +42,17 @@ from jaxrnn._src.ops.recurrence.gpu import compiler  # noqa: E402
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
 STREAM = 8  # tokens decoded in a call
 TINY = (
-    "--cells", *CELLS, "--lengths", *map(str, LENGTHS), "--width", "8", "--layers", "1",
-    "--repeats", "2",
-)  # fmt: skip
+    "--cells",
+    *CELLS,
+    "--lengths",
+    *map(str, LENGTHS),
+    "--width",
+    "8",
+    "--layers",
+    "1",
+    "--repeats",
+    "2",
+)
 
 
 def run(out, *arguments):

@@ -106,9 +106,11 @@ def test_a_number_that_is_closed_over(name):
         run, both = of(None)
         moved = jax.jvp(lambda a: run(a, params), (at,), (ones,))
         return (
-            both(at, params), moved, jax.vmap(lambda a: both(a, params))(values),
+            both(at, params),
+            moved,
+            jax.vmap(lambda a: both(a, params))(values),
             jax.lax.scan(lambda _, a: (None, run(a, params)), None, values)[1],
-        )  # fmt: skip
+        )
 
     wanted = scanned(values)
     totals, (slopes, _) = jax.tree.map(np.asarray, wanted)

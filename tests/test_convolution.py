@@ -135,14 +135,20 @@ def test_recurrent_convolution_is_orthogonal():
 
 
 SMALLEST = (
-    jaxrnn.conv1d(1, kernel=1), jaxrnn.conv1d(1, kernel=1, dilation=3, depthwise=True),
+    jaxrnn.conv1d(1, kernel=1),
+    jaxrnn.conv1d(1, kernel=1, dilation=3, depthwise=True),
     *(jaxrnn.qrnn(1, kernel=1, pooling=pooling) for pooling in ("f", "fo", "ifo")),
-    jaxrnn.conv_lstm(1, shape=(1,), kernel=1), jaxrnn.conv_gru(1, shape=(1,), kernel=1, stride=2),
-    jaxrnn.attention(1, heads=1, window=1), jaxrnn.attention(1, heads=1, context=1),
-    jaxrnn.lstm(1, projection=1), jaxrnn.s5(1, state=1), jaxrnn.rhn(1, depth=1),
-    jaxrnn.learned_state(jaxrnn.conv1d(1, kernel=1)), jaxrnn.zoneout(jaxrnn.elman(1), 1),
+    jaxrnn.conv_lstm(1, shape=(1,), kernel=1),
+    jaxrnn.conv_gru(1, shape=(1,), kernel=1, stride=2),
+    jaxrnn.attention(1, heads=1, window=1),
+    jaxrnn.attention(1, heads=1, context=1),
+    jaxrnn.lstm(1, projection=1),
+    jaxrnn.s5(1, state=1),
+    jaxrnn.rhn(1, depth=1),
+    jaxrnn.learned_state(jaxrnn.conv1d(1, kernel=1)),
+    jaxrnn.zoneout(jaxrnn.elman(1), 1),
     *(case.make(case.heads) for case in cases.CELLS.values() if case.inputs in (None, 1)),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("cell", SMALLEST, ids=str)
@@ -192,19 +198,24 @@ BAD = {
     "features": (unroll(CONV, 3, 2), "xs: ", "I = 2", "want 3"),
     "window": (
         lambda: CONV.step(CONV.init(KEY, 3), (jnp.ones((3, 3)),), jnp.ones(3)),
-        "state: ", "[3, 3]", "[4, 3]",
+        "state: ",
+        "[3, 3]",
+        "[4, 3]",
     ),
     "pooling": (lambda: jaxrnn.qrnn(4, pooling="o"), "pooling: ", "'o'", "'f', 'fo', 'ifo'"),
     "shape of one number": (lambda: jaxrnn.conv_gru(2, shape=4), "shape: ", "got 4", "a tuple"),
     "four axes": (lambda: jaxrnn.conv_lstm(2, shape=(1,) * 4), "shape: ", "1, 2 or 3"),
     "kernel for each axis": (
-        lambda: jaxrnn.conv_lstm(2, shape=(4, 4), kernel=(3,)), "kernel: ", "(3,)", "2 axes",
+        lambda: jaxrnn.conv_lstm(2, shape=(4, 4), kernel=(3,)),
+        "kernel: ",
+        "(3,)",
+        "2 axes",
     ),
     "stride": (lambda: jaxrnn.conv_lstm(2, shape=(4, 4), stride=(1, 0)), "stride: ", "got 0"),
     "places": (lambda: PLACES.init(KEY, 7), "in_size: ", "7", "multiple of 6", "shape=(2, 3)"),
     "places of xs": (unroll(PLACES, 12, 13), "xs: ", "13", "multiple of 6", "shape=(2, 3)"),
     "channels": (unroll(PLACES, 12, 18), "xs: ", "I = 18", "want 12"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -175,9 +175,10 @@ def test_the_numbers(monkeypatch):
     """JAX's own attention, asked in the same way, sees what it should."""
     function = jax.nn.dot_product_attention
     monkeypatch.setattr(
-        jax.nn, "dot_product_attention",
+        jax.nn,
+        "dot_product_attention",
         lambda *args, implementation, **options: function(*args, **options),
-    )  # fmt: skip
+    )
     q, k, v, d_ys = jax.random.normal(jax.random.key(0), (4, 2, 3, STEPS, HEADS, 8))
     operands, target = Operands(q, k, v, None, None), Target("cuda")
     for window in (None, 1, 3, STEPS, 100):

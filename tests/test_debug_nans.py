@@ -38,7 +38,7 @@ def test_padding_resets_and_empty_rows_stop_nothing():
     def loss(params, state, starts):
         state, ys = jaxrnn.unroll(
             CELL, params, xs, state, lengths=LENGTHS, starts=starts, key=jax.random.key(1)
-        )  # fmt: skip
+        )
         return ys.sum(), (state, ys)
 
     run = jax.value_and_grad(loss, has_aux=True)

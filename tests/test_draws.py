@@ -78,7 +78,7 @@ def test_every_word_of_a_key_matters(impl):
     words = jax.random.key_data(jax.random.key(3, impl=impl))
     draw = lambda words: jaxrnn.dropout(0.5).step(
         {}, jnp.zeros(3, jnp.int32), jnp.ones((3, 64)), jax.random.wrap_key_data(words, impl=impl)
-    )[1]  # fmt: skip
+    )[1]
     several = [words] + [words.at[i].add(1) for i in range(words.size)]
     drawn = np.array(jax.jit(jax.vmap(draw))(jnp.stack(several)))
     assert len({mask.tobytes() for mask in drawn}) == len(several)
@@ -90,7 +90,7 @@ def test_keys_of_the_old_kind(impl):
     """They draw what typed ones do, whatever JAX's default generator is."""
     draw = lambda key: jaxrnn.dropout(0.5).step(
         {}, jnp.zeros(3, jnp.int32), jnp.ones((3, 8)), key
-    )[1]  # fmt: skip
+    )[1]
     with jax.default_prng_impl(impl):
         came = draw(jax.random.PRNGKey(7))
     np.testing.assert_array_equal(came, draw(jax.random.key(7, impl=impl)))

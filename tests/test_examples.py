@@ -77,9 +77,16 @@ def test_state_tracking(tmp_path, monkeypatch, task, cells):
     for size, value in {"BATCH": 8, "CHUNK": 5, "HELD_OUT": 32}.items():
         monkeypatch.setattr(module("state_tracking"), size, value)
     found = run(
-        "state_tracking", "--task", task, "--cells", *cells, "--hidden", "8",
-        "--out", str(picture),
-    )  # fmt: skip
+        "state_tracking",
+        "--task",
+        task,
+        "--cells",
+        *cells,
+        "--hidden",
+        "8",
+        "--out",
+        str(picture),
+    )
     assert tuple(found) == cells
     assert all(0 <= share <= 1 for shares in found.values() for share in shares.values())
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
@@ -90,9 +97,20 @@ def test_recall(tmp_path, task):
     pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
     picture = tmp_path / "recall.png"
     found = run(
-        "recall", "--task", task, "--cells", "min_gru", "--length", "32", "--width", "8",
-        "--layers", "1", "--out", str(picture),
-    )  # fmt: skip
+        "recall",
+        "--task",
+        task,
+        "--cells",
+        "min_gru",
+        "--length",
+        "32",
+        "--width",
+        "8",
+        "--layers",
+        "1",
+        "--out",
+        str(picture),
+    )
     assert 0 <= found["min_gru"] < 0.5
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 

@@ -308,7 +308,10 @@ W = jnp.ones(3)
 V, T = ValueError, TypeError
 REFUSED = {
     "function": (
-        jaxrnn.elman(2, activation=cube), PARAMS, T, "cell: got cube in elman(hidden=2,",
+        jaxrnn.elman(2, activation=cube),
+        PARAMS,
+        T,
+        "cell: got cube in elman(hidden=2,",
         "give it a name, here and to load: names={'...': cube}",
     ),
     "constructor": (jaxrnn.stack(mine(2)), {}, T, "cell: got mine in stack(mine(hidden=2))"),
@@ -319,7 +322,11 @@ REFUSED = {
     "key": (ELMAN, PARAMS | {"b": jax.random.key(0)}, T, "params['b']: got key<fry>"),
     "text": (ELMAN, PARAMS | {"b": np.array("b")}, T, "params['b']: got <U1"),
     "no tuple of Python's": (
-        jaxrnn.initialized(ELMAN, r=whole_array(cube)), PARAMS, T, "got whole(init=", "tuples",
+        jaxrnn.initialized(ELMAN, r=whole_array(cube)),
+        PARAMS,
+        T,
+        "got whole(init=",
+        "tuples",
     ),
     "module's": (ELMAN, {"w": Parameter(W)}, T, "params['w']: ", "Parameter, want an array"),
     "None": (ELMAN, PARAMS | {"b": None}, T, "params['b']: got NoneType"),
@@ -329,10 +336,13 @@ REFUSED = {
     "the file's own": (ELMAN, {"__metadata__": W}, V, "'__metadata__', is taken"),
     "missing": (ELMAN, {"w": W, "r": W}, V, "params['b']: got none, want that of elman(hidden=2)"),
     "of another size": (
-        jaxrnn.elman(3), PARAMS, V, "params['b']: got shape (1, 2), want (1, 3): elman(hidden=3)",
+        jaxrnn.elman(3),
+        PARAMS,
+        V,
+        "params['b']: got shape (1, 2), want (1, 3): elman(hidden=3)",
     ),
     "of another cell": (jaxrnn.gru(2), PARAMS, V, "params['b']: got shape (1, 2), want (3, 2)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

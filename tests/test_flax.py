@@ -64,13 +64,24 @@ def agree(cell, params, rnn):
     state, plain = unroll(cell, params, XS.swapaxes(0, 1))
     for reverse in (False, True):
         wanted = unroll(
-            cell, params, XS.swapaxes(0, 1), state, lengths=lengths, mask=mask.T,
-            starts=starts.T, reverse=reverse,
-        )  # fmt: skip
+            cell,
+            params,
+            XS.swapaxes(0, 1),
+            state,
+            lengths=lengths,
+            mask=mask.T,
+            starts=starts.T,
+            reverse=reverse,
+        )
         came, ys = rnn(
-            XS, initial_state=state, seq_lengths=lengths, mask=mask, starts=starts,
-            reverse=reverse, return_state=True,
-        )  # fmt: skip
+            XS,
+            initial_state=state,
+            seq_lengths=lengths,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            return_state=True,
+        )
         assert error((came, ys.swapaxes(0, 1)), wanted) < TOLERANCE["float32"][0]
     assert error(rnn(XS), plain.swapaxes(0, 1)) < 1e-6
 
@@ -291,14 +302,16 @@ def test_a_modules_parameters_go_out_and_in(tmp_path):
 
 WRONG = {  # a call, and what its text has
     "nnx, a constructor": (
-        lambda: jaxrnn.nnx.RNN(jaxrnn.lstm, 3, rngs=nnx.Rngs(0)), "cell: got lstm, want a Cell",
+        lambda: jaxrnn.nnx.RNN(jaxrnn.lstm, 3, rngs=nnx.Rngs(0)),
+        "cell: got lstm, want a Cell",
     ),
     "nnx, a cell of Flax": (
         lambda: jaxrnn.nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)), 3, rngs=nnx.Rngs(0)),
         "cell: got flax's GRUCell, want a Cell, as jaxrnn.lstm",
     ),
     "nnx, a class of Flax": (
-        lambda: jaxrnn.nnx.RNN(nnx.GRUCell, 3, rngs=nnx.Rngs(0)), "GRUCell'>, want a Cell",
+        lambda: jaxrnn.nnx.RNN(nnx.GRUCell, 3, rngs=nnx.Rngs(0)),
+        "GRUCell'>, want a Cell",
     ),
     "nnx, a key": (
         lambda: jaxrnn.nnx.RNN(jaxrnn.lstm(4), 3, rngs=jax.random.key(0)),
@@ -306,10 +319,12 @@ WRONG = {  # a call, and what its text has
     ),
     "nnx, no rngs": (lambda: jaxrnn.nnx.RNN(jaxrnn.lstm(4), 3), "rngs: got None, want an nnx"),
     "nnx, no rngs to draw with": (
-        lambda: jaxrnn.nnx.RNN(jaxrnn.dropout(0.5), 3, params={}), "rngs: got None, want",
+        lambda: jaxrnn.nnx.RNN(jaxrnn.dropout(0.5), 3, params={}),
+        "rngs: got None, want",
     ),
     "linen, a cell of Flax": (
-        lambda: jaxrnn.linen.RNN(linen.GRUCell(4)), "cell: got flax's GRUCell, want a Cell",
+        lambda: jaxrnn.linen.RNN(linen.GRUCell(4)),
+        "cell: got flax's GRUCell, want a Cell",
     ),
     "linen, a constructor": (lambda: jaxrnn.linen.RNN(jaxrnn.gru), "cell: got gru, want a Cell"),
     "a module for its parameters": (
@@ -319,7 +334,7 @@ WRONG = {  # a call, and what its text has
         "params: got jaxrnn's RNN, want a dict of ['b', 'r', 'rb', 'w']"
         ": they are in module.cell_and_params()",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

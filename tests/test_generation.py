@@ -58,8 +58,10 @@ def test_the_loop():
     params = CELL.init(KEY, H)
     params = params | {"b": jnp.asarray(RNG.normal(size=(1, H)))}
     for given in (
-        {"lengths": LENGTHS, "forced": FORCED, "stop": ends}, {"forced": FORCED}, {"stop": ends},
-    ):  # fmt: skip
+        {"lengths": LENGTHS, "forced": FORCED, "stop": ends},
+        {"forced": FORCED},
+        {"stop": ends},
+    ):
         made = run(params, **given)
         lengths, forced = given.get("lengths", np.full(B, S)), given.get("forced", FORCED & False)
         wanted = truth(params, lengths, forced, "stop" in given)
@@ -87,7 +89,7 @@ def test_forced_throughout_it_is_unroll():
     far = jnp.asarray(np.where(FORCED[..., None], TEACHER, np.nan))
     part = lambda params, teacher: jaxrnn.generate(
         CELL, params, jnp.asarray(PROMPT), STEPS, follow, teacher=teacher, forced=FORCED
-    ).ys.sum()  # fmt: skip
+    ).ys.sum()
     gradient = jax.grad(part)(params, far)
     assert error(gradient, jax.grad(part)(params, jnp.asarray(TEACHER))) == 0
 
@@ -180,32 +182,38 @@ BAD = {
     "steps": (reader(steps=0), "steps: got 0, want 1 or more"),
     "choose": (reader(choose=3), "choose: got 3, want a function (key, y) -> x"),
     "chosen": (
-        reader(choose=lambda key, y: y), "choose: got float32[4, 5], want int32[4], as a step",
+        reader(choose=lambda key, y: y),
+        "choose: got float32[4, 5], want int32[4], as a step",
     ),
     "lengths of 0": (reader(lengths=jnp.zeros(B, int)), "lengths: got 0, want 1 or more"),
     "lengths": (reader(lengths=jnp.full(B, 9)), "lengths: got values from 9 to 9"),
     "teacher alone": (reader(teacher=TOKENS), "teacher, forced: got one of them, want both"),
     "forced": (
-        reader(key=KEY, teacher=TOKENS, forced=FLAGS[1:]), "forced: got shape (3, 4), want [steps",
+        reader(key=KEY, teacher=TOKENS, forced=FLAGS[1:]),
+        "forced: got shape (3, 4), want [steps",
     ),
     "teacher": (
-        reader(key=KEY, teacher=FLAGS, forced=FLAGS), "teacher: got bool[4], want int32[4]",
+        reader(key=KEY, teacher=FLAGS, forced=FLAGS),
+        "teacher: got bool[4], want int32[4]",
     ),
     "stop": (reader(key=KEY, stop=lambda x: x), "stop: got int32, want bool"),
     "training without a key": (
-        reader(choose=jaxrnn.sample(0), deterministic=False), "key: got None and deterministic=",
+        reader(choose=jaxrnn.sample(0), deterministic=False),
+        "key: got None and deterministic=",
     ),
     "bidirectional": (
-        reader(cell=jaxrnn.bidirectional(READER), choose=jaxrnn.sample(0)), "params: got ['0'",
+        reader(cell=jaxrnn.bidirectional(READER), choose=jaxrnn.sample(0)),
+        "params: got ['0'",
     ),
     "temperature": (lambda: jaxrnn.sample(-1.0), "temperature: got -1.0, want 0 or more"),
     "temperature's type": (lambda: jaxrnn.sample("hot"), "temperature: got 'hot', want a number"),
     "top_k": (lambda: jaxrnn.sample(top_k=0), "top_k: got 0, want 1 or more"),
     "top_k of less": (
-        lambda: jaxrnn.sample(top_k=6)(KEY, jnp.ones(5)), "top_k: got 6, want 5 at most",
+        lambda: jaxrnn.sample(top_k=6)(KEY, jnp.ones(5)),
+        "top_k: got 6, want 5 at most",
     ),
     "logits": (lambda: DRAW(KEY, TOKENS), "logits: got int32, want a floating type"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

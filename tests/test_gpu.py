@@ -84,9 +84,14 @@ def test_the_numbers_are_the_references(x64, as_on_a_gpu, name, steps, reverse, 
     def results(implementation, *operands):
         def run(params, xs, state):
             return jaxrnn.unroll(
-                given.cell, params, xs, state, reverse=reverse, implementation=implementation,
+                given.cell,
+                params,
+                xs,
+                state,
+                reverse=reverse,
+                implementation=implementation,
                 **flags,
-            )  # fmt: skip
+            )
 
         out, pull = jax.vjp(run, *operands)
         return out, pull(cotangents(out))

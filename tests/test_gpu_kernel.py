@@ -20,9 +20,16 @@ from jaxrnn._src.ops.recurrence import cpu
 from jaxrnn._src.ops.recurrence.gpu import chips, code, tiling
 
 CELLS = (
-    "elman", "lstm", "lstm_heads", "gru", "gru_heads", "mgu", "candidate_first", "peephole",
+    "elman",
+    "lstm",
+    "lstm_heads",
+    "gru",
+    "gru_heads",
+    "mgu",
+    "candidate_first",
+    "peephole",
     "lstm_states",
-)  # fmt: skip
+)
 SHAPES = (
     Shape(1, (), 3, 7),  # a step, a row, units that fill nothing
     Shape(3, (20,), 2, 33),  # two tiles of rows, two blocks and more
@@ -349,15 +356,31 @@ def test_every_operation_has_its_expression():
 
 OPERATIONS = {
     "smooth": lambda a, b: (
-        jnp.tanh(a) + jax.nn.sigmoid(b) + jnp.exp(-a * a) + jnp.log1p(b * b) + jnp.expm1(a / 4)
-        + jax.nn.softplus(b) + jnp.sqrt(1 + a * a) + jnp.cbrt(2 + b * b) + jnp.sin(a) * jnp.cos(b)
-        + jax.lax.erf(a) + jnp.arctan2(a, 2 + b * b) + jnp.power(2 + a * a, b / 4) + a**3
+        jnp.tanh(a)
+        + jax.nn.sigmoid(b)
+        + jnp.exp(-a * a)
+        + jnp.log1p(b * b)
+        + jnp.expm1(a / 4)
+        + jax.nn.softplus(b)
+        + jnp.sqrt(1 + a * a)
+        + jnp.cbrt(2 + b * b)
+        + jnp.sin(a) * jnp.cos(b)
+        + jax.lax.erf(a)
+        + jnp.arctan2(a, 2 + b * b)
+        + jnp.power(2 + a * a, b / 4)
+        + a**3
     ),
     "rough": lambda a, b: (
-        jnp.where(a < b, a, 2 * b) + jnp.maximum(a, 0.1) + jnp.minimum(b, 0.2) + jnp.abs(a)
-        + jnp.sign(b) + jax.nn.elu(a) + jax.nn.hard_tanh(b) + jnp.where((a > 0) & (b >= 0), a, b)
+        jnp.where(a < b, a, 2 * b)
+        + jnp.maximum(a, 0.1)
+        + jnp.minimum(b, 0.2)
+        + jnp.abs(a)
+        + jnp.sign(b)
+        + jax.nn.elu(a)
+        + jax.nn.hard_tanh(b)
+        + jnp.where((a > 0) & (b >= 0), a, b)
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -53,12 +53,25 @@ def test_facts(driver):
     """As Python gets them; of a process that MPS confines, the multiprocessors it may use."""
     gpu = driver / "gpu.so"
     build(
-        "-fPIC", "-shared", "-fvisibility=hidden", HERE.parent / "native/gpu/gpu.cc", "-o", gpu,
-        "-ldl", "-isystem", jax.ffi.include_dir(),
-    )  # fmt: skip
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        HERE.parent / "native/gpu/gpu.cc",
+        "-o",
+        gpu,
+        "-ldl",
+        "-isystem",
+        jax.ffi.include_dir(),
+    )
     said = with_stub(
-        driver, [sys.executable, "-c", ASK], JAXRNN_GPU_LIBRARY=str(gpu), STUB_DRIVER="12080",
-        STUB_CAPABILITY="89", STUB_MULTIPROCESSORS="142", STUB_SHARED="101376",
-        STUB_AFFINITY="71", STUB_COOPERATIVE="0",
-    )  # fmt: skip
+        driver,
+        [sys.executable, "-c", ASK],
+        JAXRNN_GPU_LIBRARY=str(gpu),
+        STUB_DRIVER="12080",
+        STUB_CAPABILITY="89",
+        STUB_MULTIPROCESSORS="142",
+        STUB_SHARED="101376",
+        STUB_AFFINITY="71",
+        STUB_COOPERATIVE="0",
+    )
     assert said.splitlines() == ["12080,89,71,101376,0", "as the stub wants"]

@@ -146,10 +146,12 @@ def test_modules(flavour):
 
 BAD = {
     "tokens for a GRU": (
-        lambda: jaxrnn.unroll(jaxrnn.gru(4), PARAMS["2"], TOKENS), "xs: got int32, want a float",
+        lambda: jaxrnn.unroll(jaxrnn.gru(4), PARAMS["2"], TOKENS),
+        "xs: got int32, want a float",
     ),
     "features for a table": (
-        lambda: jaxrnn.unroll(READER, PARAMS, DT), "xs: got float32, want an integer type",
+        lambda: jaxrnn.unroll(READER, PARAMS, DT),
+        "xs: got float32, want an integer type",
     ),
     "a size": (lambda: READER.init(KEY, 3), "in_size: got 3, want None: tokens have no"),
     "no size": (lambda: jaxrnn.gru(4).init(KEY, None), "in_size: got None, want an int"),
@@ -172,9 +174,10 @@ BAD = {
     "no arrays": (lambda: jaxrnn.unroll(split(), {}, {}), "xs: got an empty dict"),
     "a number": (lambda: jaxrnn.unroll(READER, PARAMS, jnp.int32(3)), "xs: got shape (), want [T"),
     "in a dict": (
-        lambda: jaxrnn.unroll(split(), {}, XS | {"dt": [1.0]}), "xs['dt']: got list, want",
+        lambda: jaxrnn.unroll(split(), {}, XS | {"dt": [1.0]}),
+        "xs['dt']: got list, want",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -18,11 +18,17 @@ SHAPE = cases.Shape(4, (2,), 3, 3)
 ONCE = tuple(n for n in cases.CELLS if not re.search("_(states|chunks|heads|relu|identity)$", n))
 # Not on the left of an equation, not of one step, or the same at every step, as LRU's a is.
 NOT_SHOWN = {
-    "attention": {"y_t"}, "conv1d": {"y_t"}, "qrnn": {"z", "f", "o", "i", "h"}, "lru": {"a"},
-    "s5": {"L", "D_t", "a", "s"}, "min_lstm": {"f", "i"}, "zoneout": {"new", "state"},
-    "linear_attention": {"n"}, "mlstm_sigmoid": {"n", "m"},
+    "attention": {"y_t"},
+    "conv1d": {"y_t"},
+    "qrnn": {"z", "f", "o", "i", "h"},
+    "lru": {"a"},
+    "s5": {"L", "D_t", "a", "s"},
+    "min_lstm": {"f", "i"},
+    "zoneout": {"new", "state"},
+    "linear_attention": {"n"},
+    "mlstm_sigmoid": {"n", "m"},
     "layer_norm_lstm": {"a"},  # a_i and so on
-}  # fmt: skip
+}
 
 
 def flat(found, prefix=""):
@@ -102,9 +108,11 @@ def elman(params, x, h):
 
 
 BY_HAND = {
-    "elman": (elman, "h"), "lstm": (lstm, "hc"), "gru": (gru, "h"),
+    "elman": (elman, "h"),
+    "lstm": (lstm, "hc"),
+    "gru": (gru, "h"),
     "gru_reset_before": (gru_reset_before, "h"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -338,22 +346,32 @@ GRU = jaxrnn.gru(2)
 BAD = {
     "cell": (lambda: jaxrnn.trace(jaxrnn.gru, {}, XS), TypeError, "trace: got gru, want a Cell"),
     "xs": (
-        lambda: jaxrnn.trace(GRU, GRU.init(KEY, 2), XS), ValueError, "xs: got I = 3 features",
+        lambda: jaxrnn.trace(GRU, GRU.init(KEY, 2), XS),
+        ValueError,
+        "xs: got I = 3 features",
     ),
     "no step": (
-        lambda: inside.gradient_norms(BOTH, BOTH.init(KEY, 3), XS), ValueError, "has no step",
+        lambda: inside.gradient_norms(BOTH, BOTH.init(KEY, 3), XS),
+        ValueError,
+        "has no step",
     ),
     "gate": (lambda: inside.saturation([0.5]), TypeError, "gate: got list, want an array"),
     "mask": (
-        lambda: inside.saturation(XS, mask=jnp.ones(4, bool)), ValueError, r"mask: got shape \(4,",
+        lambda: inside.saturation(XS, mask=jnp.ones(4, bool)),
+        ValueError,
+        r"mask: got shape \(4,",
     ),
     "baseline": (
-        lambda: inside.integrated_gradients(jnp.sum, XS, XS[0]), ValueError, "baseline: got float",
+        lambda: inside.integrated_gradients(jnp.sum, XS, XS[0]),
+        ValueError,
+        "baseline: got float",
     ),
     "points": (
-        lambda: inside.integrated_gradients(jnp.sum, XS, points=0), ValueError, "points: got 0",
+        lambda: inside.integrated_gradients(jnp.sum, XS, points=0),
+        ValueError,
+        "points: got 0",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -89,22 +89,28 @@ BAD = {  # the call, the error, and what its text has
     "stack": (lambda: without_bias(jaxrnn.stack(TWO)), ValueError, "without_bias: got stack"),
     "no cell": (lambda: double_bias("lstm"), ValueError, "double_bias: got 'lstm'"),
     "a cell made by hand": (
-        lambda: double_bias(dataclasses.replace(jaxrnn.lstm(4))), ValueError,
+        lambda: double_bias(dataclasses.replace(jaxrnn.lstm(4))),
+        ValueError,
         "double_bias: got Cell",
     ),
     "one": (lambda: jaxrnn.unroll(TWO, ONE, XS), ValueError, "['b', 'r', 'rb', 'w']"),
     "shape": (
-        lambda: jaxrnn.unroll(TWO, ONE | {"rb": ONE["b"][0]}, XS), ValueError,
+        lambda: jaxrnn.unroll(TWO, ONE | {"rb": ONE["b"][0]}, XS),
+        ValueError,
         "params['rb']: got shape (4,), want (4, 4)",
     ),
     "int": (
-        lambda: jaxrnn.unroll(TWO, ONE | {"rb": 0}, XS), TypeError, "params['rb']: got int",
+        lambda: jaxrnn.unroll(TWO, ONE | {"rb": 0}, XS),
+        TypeError,
+        "params['rb']: got int",
     ),
     "bias": (lambda: jaxrnn.unroll(NONE, ONE, XS), ValueError, "got ['b', 'r', 'w'], want"),
     "rank": (
-        lambda: jaxrnn.unroll(NONE, {"w": XS[0], "r": ONE["r"]}, XS), ValueError, "params['w']:",
+        lambda: jaxrnn.unroll(NONE, {"w": XS[0], "r": ONE["r"]}, XS),
+        ValueError,
+        "params['w']:",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

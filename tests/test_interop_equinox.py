@@ -83,15 +83,24 @@ def test_what_cannot_be():
     gru = jaxrnn.gru(H)
     params = gru.init(jax.random.key(0), INPUTS)
     bad = (
-        (TypeError, r"cell: got elman\(hidden=4\), want one of \['lstm', 'gru'\]: Equinox",
-         jaxrnn.elman(H)),
-        (ValueError, "reset_after=False, want True: equinox.nn.GRUCell has no other",
-         jaxrnn.gru(H, reset_after=False)),
+        (
+            TypeError,
+            r"cell: got elman\(hidden=4\), want one of \['lstm', 'gru'\]: Equinox",
+            jaxrnn.elman(H),
+        ),
+        (
+            ValueError,
+            "reset_after=False, want True: equinox.nn.GRUCell has no other",
+            jaxrnn.gru(H, reset_after=False),
+        ),
         (ValueError, "activation='relu', want 'tanh'", jaxrnn.lstm(H, activation="relu")),
-        (ValueError, r"params: got \['b', 'r', 'rb', 'w'\], want \['b', 'r', 'w'\]",
-         jaxrnn.lstm(H)),
+        (
+            ValueError,
+            r"params: got \['b', 'r', 'rb', 'w'\], want \['b', 'r', 'w'\]",
+            jaxrnn.lstm(H),
+        ),
         (ValueError, r"params\['b'\]: got shape \(3, 4\), want \(3, 5\)", jaxrnn.gru(5)),
-    )  # fmt: skip
+    )
     for kind, text, cell in bad:
         with pytest.raises(kind, match=text):
             to_equinox(cell, params)

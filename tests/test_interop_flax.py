@@ -273,48 +273,120 @@ def test_what_cannot_come():
     one = lambda **options: linen.ConvLSTMCell(H, (3, 2), **options)  # noqa: E731
     bad = (
         (TypeError, "source: got str, want a module of flax.linen or flax.nnx", "x", None),
-        (TypeError, "source: got Dense, want one of .*GRUCell.* of flax.linen", linen.Dense(3),
-         variables),
-        (TypeError, "source: got Linear, want one of .*GRUCell.* of flax.nnx",
-         nnx.Linear(2, 3, rngs=nnx.Rngs(0)), None),
+        (
+            TypeError,
+            "source: got Dense, want one of .*GRUCell.* of flax.linen",
+            linen.Dense(3),
+            variables,
+        ),
+        (
+            TypeError,
+            "source: got Linear, want one of .*GRUCell.* of flax.nnx",
+            nnx.Linear(2, 3, rngs=nnx.Rngs(0)),
+            None,
+        ),
         (TypeError, "variables: got NoneType, want {'params': ...}", module, None),
         (TypeError, "variables: got dict, want {'params': ...}", module, params),
         (TypeError, "variables: got some, want None: an nnx", nnx_module, variables),
-        (ValueError, r"variables\['params'\]: got \[\], want \['hn/bias'", module,
-         {"params": {"cell": {}}}),
+        (
+            ValueError,
+            r"variables\['params'\]: got \[\], want \['hn/bias'",
+            module,
+            {"params": {"cell": {}}},
+        ),
         (ValueError, r"\['params'\]: got \['hn', .*, want \['cell'\]", rnn, variables),
-        (ValueError, r"'cell'\]: got \['hn/bias', .*, want .*'in/bias'", rnn,
-         {"params": {"cell": {name: params[name] for name in params if name != "in"}}}),
-        (ValueError, r"'hr/kernel'\]: got shape \(3, 3\), want \(4, 4\)", module,
-         {"params": params | {"hr": {"kernel": jnp.ones((3, 3))}}}),
-        (TypeError, r"'hr/kernel'\]: got int64, want a floating type", module,
-         {"params": params | {"hr": {"kernel": jnp.ones((H, H), int)}}}),
-        (ValueError, "gate_fn: got relu, want sigmoid: flax_mgu has no other",
-         linen.MGUCell(H, gate_fn=jax.nn.relu), variables),
-        (ValueError, "activation_fn: got relu, want tanh: flax_mgu",
-         linen.MGUCell(H, activation_fn=jax.nn.relu), variables),
+        (
+            ValueError,
+            r"'cell'\]: got \['hn/bias', .*, want .*'in/bias'",
+            rnn,
+            {"params": {"cell": {name: params[name] for name in params if name != "in"}}},
+        ),
+        (
+            ValueError,
+            r"'hr/kernel'\]: got shape \(3, 3\), want \(4, 4\)",
+            module,
+            {"params": params | {"hr": {"kernel": jnp.ones((3, 3))}}},
+        ),
+        (
+            TypeError,
+            r"'hr/kernel'\]: got int64, want a floating type",
+            module,
+            {"params": params | {"hr": {"kernel": jnp.ones((H, H), int)}}},
+        ),
+        (
+            ValueError,
+            "gate_fn: got relu, want sigmoid: flax_mgu has no other",
+            linen.MGUCell(H, gate_fn=jax.nn.relu),
+            variables,
+        ),
+        (
+            ValueError,
+            "activation_fn: got relu, want tanh: flax_mgu",
+            linen.MGUCell(H, activation_fn=jax.nn.relu),
+            variables,
+        ),
         (ValueError, "carry_init: got ones, want zeros: gru", given(carry_init=ones), variables),
-        (ValueError, "dtype: got bfloat16, want None or float64", given(dtype=jnp.bfloat16),
-         variables),
-        (ValueError, "reverse: got True, want False: .*jaxrnn.unroll",
-         linen.RNN(module, reverse=True), nested),
-        (ValueError, "backward_rnn: got the cell of forward_rnn", linen.Bidirectional(rnn, rnn),
-         both),
-        (TypeError, "backward_rnn: got GRUCell, want an RNN", linen.Bidirectional(rnn, module),
-         both),
-        (ValueError, r"\['params'\]: got \['cell'\], want \['backward_rnn', 'forward_rnn'\]",
-         linen.Bidirectional(rnn, other), nested),
-        (ValueError, "carry_init: got ones, want zeros",
-         changed(nnx_made(nnx.GRUCell, {})[0], carry_init=ones), None),
-        (ValueError, "source: got .*'extra'.*, want .*'dense_i/kernel'",
-         changed(nnx_made(nnx.GRUCell, {})[0], extra=nnx.Param(jnp.ones(H))), None),
-        (ValueError, "shape: got None, want the 2 sizes of the input's places", conv,
-         conv_variables),
-        (ValueError, "padding: got 'VALID', want 'SAME': conv_lstm", one(padding="VALID"),
-         conv_variables),
-        (ValueError, r"strides: got \(2, 2\), want None: conv_lstm", one(strides=[2, 2]),
-         conv_variables),
-    )  # fmt: skip
+        (
+            ValueError,
+            "dtype: got bfloat16, want None or float64",
+            given(dtype=jnp.bfloat16),
+            variables,
+        ),
+        (
+            ValueError,
+            "reverse: got True, want False: .*jaxrnn.unroll",
+            linen.RNN(module, reverse=True),
+            nested,
+        ),
+        (
+            ValueError,
+            "backward_rnn: got the cell of forward_rnn",
+            linen.Bidirectional(rnn, rnn),
+            both,
+        ),
+        (
+            TypeError,
+            "backward_rnn: got GRUCell, want an RNN",
+            linen.Bidirectional(rnn, module),
+            both,
+        ),
+        (
+            ValueError,
+            r"\['params'\]: got \['cell'\], want \['backward_rnn', 'forward_rnn'\]",
+            linen.Bidirectional(rnn, other),
+            nested,
+        ),
+        (
+            ValueError,
+            "carry_init: got ones, want zeros",
+            changed(nnx_made(nnx.GRUCell, {})[0], carry_init=ones),
+            None,
+        ),
+        (
+            ValueError,
+            "source: got .*'extra'.*, want .*'dense_i/kernel'",
+            changed(nnx_made(nnx.GRUCell, {})[0], extra=nnx.Param(jnp.ones(H))),
+            None,
+        ),
+        (
+            ValueError,
+            "shape: got None, want the 2 sizes of the input's places",
+            conv,
+            conv_variables,
+        ),
+        (
+            ValueError,
+            "padding: got 'VALID', want 'SAME': conv_lstm",
+            one(padding="VALID"),
+            conv_variables,
+        ),
+        (
+            ValueError,
+            r"strides: got \(2, 2\), want None: conv_lstm",
+            one(strides=[2, 2]),
+            conv_variables,
+        ),
+    )
     for kind, text, source, given in bad:
         with pytest.raises(kind, match=text):
             from_flax(source, given)
@@ -333,34 +405,57 @@ def test_what_cannot_go():
     lstm = functools.partial(jaxrnn.lstm, H)
     bad = (
         (TypeError, "cell: got 3, want a Cell", to_linen, 3),
-        (TypeError, r"got sru\(hidden=4\), want one of \['elman', .*flax.linen", to_linen,
-         jaxrnn.sru(H)),
-        (TypeError, r"cell: got ugrnn.*, want one of \['elman', .*flax.nnx", to_nnx,
-         jaxrnn.ugrnn(H)),
+        (
+            TypeError,
+            r"got sru\(hidden=4\), want one of \['elman', .*flax.linen",
+            to_linen,
+            jaxrnn.sru(H),
+        ),
+        (
+            TypeError,
+            r"cell: got ugrnn.*, want one of \['elman', .*flax.nnx",
+            to_nnx,
+            jaxrnn.ugrnn(H),
+        ),
         (TypeError, "cell: got stack.*want one of", to_linen, jaxrnn.stack(gru)),
-        (ValueError, "heads=2, want 1: flax.linen.GRUCell has no other", to_linen,
-         jaxrnn.gru(H, heads=2)),
-        (ValueError, "reset_after=False, want True: flax.nnx.GRUCell", to_nnx,
-         jaxrnn.gru(H, reset_after=False)),
+        (
+            ValueError,
+            "heads=2, want 1: flax.linen.GRUCell has no other",
+            to_linen,
+            jaxrnn.gru(H, heads=2),
+        ),
+        (
+            ValueError,
+            "reset_after=False, want True: flax.nnx.GRUCell",
+            to_nnx,
+            jaxrnn.gru(H, reset_after=False),
+        ),
         (ValueError, "peepholes=True, want False", to_linen, lstm(peepholes=True)),
         (ValueError, "coupled=True, want False", to_linen, lstm(coupled=True)),
         (ValueError, "cell_clip=3.0, want None", to_nnx, lstm(cell_clip=3.0)),
         (ValueError, "projection=2, want None", to_nnx, lstm(projection=2)),
         (ValueError, "stride=2, want 1: flax.linen.ConvLSTMCell", to_linen, conv),
-    )  # fmt: skip
+    )
     for kind, text, convert, cell in bad:
         with pytest.raises(kind, match=text):
             convert(cell, params)
     both = jaxrnn.bidirectional(gru)
     bad = (
         (r"params\['rb'\]: got other numbers than 0, but flax.nnx.GRUCell", to_nnx, gru, params),
-        (r"params: got \['b'\], want \['b', 'r', 'rb', 'w'\]", to_linen, gru,
-         {"b": params["b"]}),
-        (r"params\['r'\]: got shape \(3, 3, 3\), want \(4, 3, 4\)", to_linen, gru,
-         params | {"r": jnp.ones((3, 3, 3))}),
-        (r"params: got \['b', .*, want a dict of \['backward', 'forward'\]", to_linen, both,
-         params),
-    )  # fmt: skip
+        (r"params: got \['b'\], want \['b', 'r', 'rb', 'w'\]", to_linen, gru, {"b": params["b"]}),
+        (
+            r"params\['r'\]: got shape \(3, 3, 3\), want \(4, 3, 4\)",
+            to_linen,
+            gru,
+            params | {"r": jnp.ones((3, 3, 3))},
+        ),
+        (
+            r"params: got \['b', .*, want a dict of \['backward', 'forward'\]",
+            to_linen,
+            both,
+            params,
+        ),
+    )
     for text, convert, cell, params in bad:
         with pytest.raises(ValueError, match=text):
             convert(cell, params)

@@ -138,22 +138,57 @@ def test_what_cannot_come():
     conv = {"conv2_dlstm/input_to_hidden": conv, "conv2_dlstm/hidden_to_hidden": conv}
     bad = (
         (ValueError, "kind: got 'RNN', want one of .'VanillaRNN', 'LSTM'", lstm, "RNN", {}),
-        (ValueError, r"name: got 'gru', want the name of one of \['lstm/linear'\]", lstm, "GRU",
-         {}),
-        (ValueError, "params of 'lstm': got .*'linear': .*want {'': .*: GRU", lstm, "GRU",
-         {"name": "lstm"}),
-        (ValueError, r"'linear': \['w'\]}, want .*'b', 'w'", {"lstm/linear": {"w": w(6, 16)}},
-         "LSTM", {}),
-        (ValueError, r"params of 'lstm'\['linear/w'\]: got shape \(6, 12\), want \(6, 16\)",
-         {"lstm/linear": {"w": w(6, 12), "b": w(16)}}, "LSTM", {}),
-        (ValueError, r"\['linear/w'\]: got shape \(2, 16\), want \(5, 16\)",
-         {"lstm/linear": {"w": w(2, 16), "b": w(16)}}, "LSTM", {}),
-        (TypeError, r"\['linear/w'\]: got int64, want a floating type",
-         {"lstm/linear": {"w": jnp.ones((6, 16), int), "b": w(16)}}, "LSTM", {}),
+        (
+            ValueError,
+            r"name: got 'gru', want the name of one of \['lstm/linear'\]",
+            lstm,
+            "GRU",
+            {},
+        ),
+        (
+            ValueError,
+            "params of 'lstm': got .*'linear': .*want {'': .*: GRU",
+            lstm,
+            "GRU",
+            {"name": "lstm"},
+        ),
+        (
+            ValueError,
+            r"'linear': \['w'\]}, want .*'b', 'w'",
+            {"lstm/linear": {"w": w(6, 16)}},
+            "LSTM",
+            {},
+        ),
+        (
+            ValueError,
+            r"params of 'lstm'\['linear/w'\]: got shape \(6, 12\), want \(6, 16\)",
+            {"lstm/linear": {"w": w(6, 12), "b": w(16)}},
+            "LSTM",
+            {},
+        ),
+        (
+            ValueError,
+            r"\['linear/w'\]: got shape \(2, 16\), want \(5, 16\)",
+            {"lstm/linear": {"w": w(2, 16), "b": w(16)}},
+            "LSTM",
+            {},
+        ),
+        (
+            TypeError,
+            r"\['linear/w'\]: got int64, want a floating type",
+            {"lstm/linear": {"w": jnp.ones((6, 16), int), "b": w(16)}},
+            "LSTM",
+            {},
+        ),
         (ValueError, "shape: got None, want the 2 sizes", conv, "Conv2DLSTM", {}),
-        (ValueError, r"shape: got \(4, 3\), want None: haiku.LSTM", lstm, "LSTM",
-         {"shape": PLACES}),
-    )  # fmt: skip
+        (
+            ValueError,
+            r"shape: got \(4, 3\), want None: haiku.LSTM",
+            lstm,
+            "LSTM",
+            {"shape": PLACES},
+        ),
+    )
     for error_kind, text, params, kind, options in bad:
         with pytest.raises(error_kind, match=text):
             from_haiku(params, kind, **options)
@@ -162,14 +197,20 @@ def test_what_cannot_come():
 def test_what_cannot_go():
     bad = (
         (TypeError, r"cell: got mgu\(hidden=4\), want one of .*'lstm', .*Haiku", jaxrnn.mgu(H)),
-        (ValueError, "activation='tanh', want 'relu': haiku.VanillaRNN has no other",
-         jaxrnn.elman(H)),
+        (
+            ValueError,
+            "activation='tanh', want 'relu': haiku.VanillaRNN has no other",
+            jaxrnn.elman(H),
+        ),
         (ValueError, "reset_after=True, want False: haiku.GRU has no other", jaxrnn.gru(H)),
         (ValueError, "cell_clip=2, want None: haiku.LSTM", jaxrnn.lstm(H, cell_clip=2)),
-        (ValueError, "dilation=2, want 1: haiku.Conv2DLSTM",
-         jaxrnn.conv_lstm(H, shape=PLACES, dilation=2)),
+        (
+            ValueError,
+            "dilation=2, want 1: haiku.Conv2DLSTM",
+            jaxrnn.conv_lstm(H, shape=PLACES, dilation=2),
+        ),
         (ValueError, r"params: got \[\], want \['b', 'r', 'w'\]", jaxrnn.lstm(H)),
-    )  # fmt: skip
+    )
     for kind, text, cell in bad:
         with pytest.raises(kind, match=text):
             to_haiku(cell, {})

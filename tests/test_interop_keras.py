@@ -193,16 +193,22 @@ def test_what_comes():
     for make, wanted in (
         (lambda: layers.LSTM(4, unit_forget_bias=False), lstm),
         (lambda: layers.LSTMCell(4), lstm),
-        (lambda: layers.RNN(layers.GRUCell(4, reset_after=False), stateful=False),
-         jaxrnn.gru(4, reset_after=False)),
-        (lambda: layers.StackedRNNCells([layers.LSTMCell(4), layers.GRUCell(4)]),
-         jaxrnn.stack(lstm, gru)),
+        (
+            lambda: layers.RNN(layers.GRUCell(4, reset_after=False), stateful=False),
+            jaxrnn.gru(4, reset_after=False),
+        ),
+        (
+            lambda: layers.StackedRNNCells([layers.LSTMCell(4), layers.GRUCell(4)]),
+            jaxrnn.stack(lstm, gru),
+        ),
         (lambda: layers.GRU(4, use_bias=False), without_bias(gru)),
         (lambda: layers.Bidirectional(layers.GRU(4)), jaxrnn.bidirectional(gru)),
-        (lambda: layers.Bidirectional(layers.LSTM(4, dropout=0.5), merge_mode="mul"),
-         jaxrnn.bidirectional(jaxrnn.stack(drop, lstm), merge="product")),
+        (
+            lambda: layers.Bidirectional(layers.LSTM(4, dropout=0.5), merge_mode="mul"),
+            jaxrnn.bidirectional(jaxrnn.stack(drop, lstm), merge="product"),
+        ),
         (lambda: layers.SimpleRNN(4, activation="swish"), jaxrnn.elman(4, activation="silu")),
-    ):  # fmt: skip
+    ):
         assert from_keras(built(make))[0] == wanted
     both = [built(lambda: layers.GRU(4)), built(lambda: layers.LSTM(4), inputs=4)]
     assert from_keras(both)[0] == jaxrnn.stack(gru, lstm)
@@ -219,7 +225,7 @@ def test_dropout():
             layers.Bidirectional(layers.LSTM(2, dropout=0.3, return_sequences=True)),
             layers.LSTM(2, dropout=0.4, return_sequences=True),
         ]
-    )  # fmt: skip
+    )
     layer = built(make)
     assert said(back(*from_keras(layer))) == said(layer)
     linear = lambda: layers.SimpleRNN(4, "linear", dropout=0.5, return_sequences=True)
@@ -282,44 +288,70 @@ BAD = {  # the call, the error, and what its text has
     "no layers": (lambda: from_keras([]), V, "source: got no layers", "one or more"),
     "another layer": (source(layers.Dense, 3), V, "source: got Dense 'dense", "a SimpleRNN"),
     "in a stack": (
-        lambda: from_keras([layers.Dense(3)]), V, "source: got Dense 'dense", "a SimpleRNN",
+        lambda: from_keras([layers.Dense(3)]),
+        V,
+        "source: got Dense 'dense",
+        "a SimpleRNN",
     ),
     "another cell": (
-        lambda: from_keras(layers.ConvLSTM1D(3, 3)), V, "got ConvLSTMCell", "want a SimpleRNN",
+        lambda: from_keras(layers.ConvLSTM1D(3, 3)),
+        V,
+        "got ConvLSTMCell",
+        "want a SimpleRNN",
     ),
     "a call of its own": (source(layers.RNN, Other(3)), V, "source: got Other", "a SimpleRNN"),
     "not built": (lambda: from_keras(layers.LSTM(3)), V, "'lstm_cell", "want it built"),
     "backwards": (
-        source(layers.LSTM, 3, go_backwards=True), V, "with go_backwards=True, want False",
+        source(layers.LSTM, 3, go_backwards=True),
+        V,
+        "with go_backwards=True, want False",
         "reverse=True",
     ),
     "both backwards": (
-        source(layers.Bidirectional, layers.LSTM(3, go_backwards=True),
-               backward_layer=layers.LSTM(3)),
-        V, "with go_backwards=True, want False",
+        source(
+            layers.Bidirectional, layers.LSTM(3, go_backwards=True), backward_layer=layers.LSTM(3)
+        ),
+        V,
+        "with go_backwards=True, want False",
     ),
     "recurrent dropout": (
-        source(layers.LSTM, 3, recurrent_dropout=0.5), V, "with recurrent_dropout", "want 0",
+        source(layers.LSTM, 3, recurrent_dropout=0.5),
+        V,
+        "with recurrent_dropout",
+        "want 0",
         "jaxrnn.variational_dropout",
     ),
     "dropout of each gate": (
-        source(layers.GRU, 3, dropout=0.5, implementation=1), V, "implementation=2",
+        source(layers.GRU, 3, dropout=0.5, implementation=1),
+        V,
+        "implementation=2",
     ),
     "noise": (
-        source(layers.Dropout, 0.5, noise_shape=(1, None, None)), V, "without a noise_shape",
+        source(layers.Dropout, 0.5, noise_shape=(1, None, None)),
+        V,
+        "without a noise_shape",
     ),
     "other noise": (source(layers.AlphaDropout, 0.5), V, "got AlphaDropout"),
     "activation": (
-        source(layers.SimpleRNN, 3, activation="gelu"), V, "with activation=gelu", "'tanh'",
+        source(layers.SimpleRNN, 3, activation="gelu"),
+        V,
+        "with activation=gelu",
+        "'tanh'",
     ),
     "activation of one's own": (
-        source(layers.LSTM, 3, recurrent_activation=jnp.sin), V, "recurrent_activation=sin",
+        source(layers.LSTM, 3, recurrent_activation=jnp.sin),
+        V,
+        "recurrent_activation=sin",
     ),
     "two outputs in a stack": (
-        lambda: from_keras([
-            built(lambda: layers.Bidirectional(layers.GRU(3), merge_mode=None)),
-            built(lambda: layers.GRU(3)),
-        ]), V, "gives 2 outputs, want one array",
+        lambda: from_keras(
+            [
+                built(lambda: layers.Bidirectional(layers.GRU(3), merge_mode=None)),
+                built(lambda: layers.GRU(3)),
+            ]
+        ),
+        V,
+        "gives 2 outputs, want one array",
     ),
     # to Keras
     "ours": (to(jaxrnn.mgu(4)), V, "cell: got mgu(", "Keras has no other"),
@@ -335,18 +367,24 @@ BAD = {  # the call, the error, and what its text has
     "double bias": (to(double_bias(LSTM)), V, "got double_bias of lstm", "Keras has one bias"),
     "our merge": (to(jaxrnn.bidirectional(GRU, merge=jnp.maximum)), V, "want a merge of"),
     "in a direction": (
-        to(jaxrnn.bidirectional(jaxrnn.stack(GRU, jaxrnn.dropout(0.5)))), V, "got dropout(",
+        to(jaxrnn.bidirectional(jaxrnn.stack(GRU, jaxrnn.dropout(0.5)))),
+        V,
+        "got dropout(",
     ),
     "params": (to(LSTM, {"w": jnp.ones((3, 4, 4))}), V, "params: got ['w']"),
     "type": (
-        to(LSTM, jax.tree.map(jnp.bfloat16, ones(LSTM))), V,
-        "params: got bfloat16", "want float32 or float64",
+        to(LSTM, jax.tree.map(jnp.bfloat16, ones(LSTM))),
+        V,
+        "params: got bfloat16",
+        "want float32 or float64",
     ),
     "types": (
-        to(LSTM, ones(LSTM) | {"b": jnp.ones((4, 4), "float16")}), V,
-        "params: got the types", "want one",
+        to(LSTM, ones(LSTM) | {"b": jnp.ones((4, 4), "float16")}),
+        V,
+        "params: got the types",
+        "want one",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

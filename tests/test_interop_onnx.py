@@ -26,9 +26,18 @@ INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 ACTIVATIONS = {"RNN": 1, "GRU": 2, "LSTM": 3}
 NUMBERS = {  # how many numbers each activation takes
-    "Relu": 0, "Tanh": 0, "Sigmoid": 0, "Affine": 2, "LeakyRelu": 1, "ThresholdedRelu": 1,
-    "ScaledTanh": 2, "HardSigmoid": 2, "Elu": 1, "Softsign": 0, "Softplus": 0,
-}  # fmt: skip
+    "Relu": 0,
+    "Tanh": 0,
+    "Sigmoid": 0,
+    "Affine": 2,
+    "LeakyRelu": 1,
+    "ThresholdedRelu": 1,
+    "ScaledTanh": 2,
+    "HardSigmoid": 2,
+    "Elu": 1,
+    "Softsign": 0,
+    "Softplus": 0,
+}
 
 
 unroll = jax.jit(jaxrnn.unroll, static_argnums=0)
@@ -123,12 +132,15 @@ def drawn(seed):
     count, gates = 1 + (way == "bidirectional"), GATES[op]
     normal = lambda *shape: (0.5 * rng.normal(size=shape)).astype("float32")  # noqa: E731
     arrays = {
-        "X": 4 * normal(T, B, I), "W": normal(count, gates * H, I),
-        "R": normal(count, gates * H, H), "B": normal(count, 2 * gates * H),
+        "X": 4 * normal(T, B, I),
+        "W": normal(count, gates * H, I),
+        "R": normal(count, gates * H, H),
+        "B": normal(count, 2 * gates * H),
         "sequence_lens": np.array([4, 1, 3], np.int32),
-        "initial_h": normal(count, B, H), "initial_c": normal(count, B, H),
+        "initial_h": normal(count, B, H),
+        "initial_c": normal(count, B, H),
         "P": normal(count, 3 * H),
-    }  # fmt: skip
+    }
     needed = ("X", "W", "R")
     kept = [n for n in INPUTS if n in needed or often()]
     if op != "LSTM":
@@ -215,9 +227,12 @@ def drawn_all(op, count):
     """Every input but sequence_lens, batch first."""
     rng, gates = np.random.default_rng(0), GATES[op]
     shapes = {
-        "X": (B, T, I), "W": (count, gates * H, I), "R": (count, gates * H, H),
-        "B": (count, 2 * gates * H), "initial_h": (B, count, H),
-    }  # fmt: skip
+        "X": (B, T, I),
+        "W": (count, gates * H, I),
+        "R": (count, gates * H, H),
+        "B": (count, 2 * gates * H),
+        "initial_h": (B, count, H),
+    }
     if op == "LSTM":
         shapes |= {"initial_c": (B, count, H), "P": (count, 3 * H)}
     return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
@@ -237,9 +252,10 @@ def test_clip_leaves_the_cell_alone():
     """By the text clip is "applied to the input of activations"; ONNX Runtime does not clip that
     of h(c), and nor do we. onnx's own evaluator has no clip at all."""
     options = {
-        "activations": ["Sigmoid", "Tanh", "Affine"], "activation_alpha": [1.0],
+        "activations": ["Sigmoid", "Tanh", "Affine"],
+        "activation_alpha": [1.0],
         "activation_beta": [0.0],
-    }  # fmt: skip
+    }
     node, arrays = lstm_node(clip=2.0, **options)
     (truth,) = session(model_of(node, arrays)).run(None, arrays)
     assert truth.max() > 2.2  # it could not be, if c were clipped
@@ -280,8 +296,10 @@ def test_the_operators_defaults():
     """LSTM has no P, and no input_forget, unless a model says so."""
     params = onnx_lstm(4).init(jax.random.key(0), 3)
     assert {name: a.shape for name, a in params.items()} == {
-        "w": (3, 4, 4), "r": (4, 4, 4), "b": (4, 4)
-    }  # fmt: skip
+        "w": (3, 4, 4),
+        "r": (4, 4, 4),
+        "b": (4, 4),
+    }
 
 
 def test_a_length_of_zero():
@@ -616,13 +634,26 @@ BAD = {  # the call, the error, and what its text or its notes have
     "model": (lambda: jaxrnn.interop.from_onnx(3), E, "model: ", "got int", "onnx.NodeProto"),
     "operator": (import_of("Conv"), V, "model: ", "'Conv'", "RNN, GRU or LSTM"),
     "no weights": (
-        lambda: jaxrnn.interop.from_onnx(node_of()), V, "W: ", "'W'", "weights=", "LSTM 'mine'",
+        lambda: jaxrnn.interop.from_onnx(node_of()),
+        V,
+        "W: ",
+        "'W'",
+        "weights=",
+        "LSTM 'mine'",
     ),
     "unknown weights": (
-        lambda: jaxrnn.interop.from_onnx(node_of(), {"w": LONG}), V, "weights: ", "['w']", "'W'",
+        lambda: jaxrnn.interop.from_onnx(node_of(), {"w": LONG}),
+        V,
+        "weights: ",
+        "['w']",
+        "'W'",
     ),
     "node": (
-        lambda: jaxrnn.interop.from_onnx(two(), node="lstm"), V, "node: ", "'lstm'", "layer_0",
+        lambda: jaxrnn.interop.from_onnx(two(), node="lstm"),
+        V,
+        "node: ",
+        "'lstm'",
+        "layer_0",
     ),
     "shape": (import_of(w=LONG), V, "(1, 16, 2)", "(1, 12, 2)", "hidden_size=3", "LSTM 'mine'"),
     "directions": (import_of(direction="bidirectional"), V, "W: ", "(1, 12, 2)", "(2, 12, 2)"),
@@ -634,96 +665,169 @@ BAD = {  # the call, the error, and what its text or its notes have
     "activations": (import_of(activations=["Tanh"]), V, "activations: ", "('Tanh',)", "3 of them"),
     "activation": (import_of("RNN", activations=["Gelu"]), V, "activations: ", "'Gelu'", "'Relu'"),
     "no alpha": (
-        import_of("RNN", activations=["Affine"]), V, "activation_alpha: ", "Affine", "no default",
+        import_of("RNN", activations=["Affine"]),
+        V,
+        "activation_alpha: ",
+        "Affine",
+        "no default",
     ),
     "no beta": (
-        import_of("RNN", activations=["ScaledTanh"], activation_alpha=[1.0]), V,
-        "activation_beta: ", "ScaledTanh", "no default",
+        import_of("RNN", activations=["ScaledTanh"], activation_alpha=[1.0]),
+        V,
+        "activation_beta: ",
+        "ScaledTanh",
+        "no default",
     ),
     "alpha for nobody": (
-        import_of("RNN", activations=["Tanh"], activation_alpha=[1.0]), V,
-        "activation_alpha: ", "1 more", "('Tanh',)",
+        import_of("RNN", activations=["Tanh"], activation_alpha=[1.0]),
+        V,
+        "activation_alpha: ",
+        "1 more",
+        "('Tanh',)",
     ),
     "no two biases": (
         lambda: jaxrnn.interop.from_onnx(
             node_of(), {"W": LONG[:, :12], "R": np.ones((1, 12, 3), "float32")}, double_bias=True
-        ), V, "double_bias: ", "no biases", "LSTM 'mine'",
+        ),
+        V,
+        "double_bias: ",
+        "no biases",
+        "LSTM 'mine'",
     ),
     "two biases of another": (
-        lambda: jaxrnn.interop.from_onnx(two(OF_ONNX), double_bias=True), V,
-        "double_bias: ", "onnx_lstm", "an elman, lstm or gru", "LSTM 'layer_0'",
+        lambda: jaxrnn.interop.from_onnx(two(OF_ONNX), double_bias=True),
+        V,
+        "double_bias: ",
+        "onnx_lstm",
+        "an elman, lstm or gru",
+        "LSTM 'layer_0'",
     ),
     "relu between": (changed(relu_between), V, "GRU 'layer_1'", "LSTM 'layer_0'", "node="),
     "other features": (changed(residual), V, "GRU 'layer_1'", "LSTM 'layer_0'", "node="),
     "rows for steps": (changed(other_rows), V, "GRU 'layer_1'", "LSTM 'layer_0'", "node="),
     "lengths": (
-        changed(lengths_of_one, lengths=True), V,
-        "sequence_lens: ", "'lengths' for LSTM 'layer_0'",
+        changed(lengths_of_one, lengths=True),
+        V,
+        "sequence_lens: ",
+        "'lengths' for LSTM 'layer_0'",
         "'' for GRU 'layer_1'",
     ),
     "constant lengths": (
-        changed(constant_lengths), V, "sequence_lens: ", "'fixed'", "`lengths`", "LSTM 'layer_0'",
+        changed(constant_lengths),
+        V,
+        "sequence_lens: ",
+        "'fixed'",
+        "`lengths`",
+        "LSTM 'layer_0'",
     ),
     "state": (changed(state_of_the_other), V, "initial state: ", "LSTM 'layer_0'", "node="),
     "computed state": (
-        changed(computed_state), V, "initial state: ", "'positive'", "an input",
+        changed(computed_state),
+        V,
+        "initial state: ",
+        "'positive'",
+        "an input",
     ),
     "rows": (changed(rows_of_their_own), V, "initial state: ", "'begins'", "`state`"),
     "cell": (sent(jaxrnn.mgu(4)), V, "cell: ", "mgu(hidden=4)", "elman, gru"),
     "lifted": (sent(jaxrnn.residual(jaxrnn.gru(3))), V, "cell: ", "residual", "elman, gru"),
     "no cell": (lambda: jaxrnn.interop.to_onnx(jaxrnn.lstm, {}), E, "cell: ", "lstm", "a Cell"),
     "layer": (
-        sent(jaxrnn.stack(jaxrnn.gru(3), jaxrnn.project(2))), V, "project", "in layer 1",
+        sent(jaxrnn.stack(jaxrnn.gru(3), jaxrnn.project(2))),
+        V,
+        "project",
+        "in layer 1",
     ),
     "nothing": (sent(jaxrnn.stack(jaxrnn.dropout(0.5))), V, "cell: ", "a recurrent layer"),
     "cell clip": (sent(jaxrnn.lstm(4, cell_clip=1.0)), V, "cell_clip: ", "1.0", "None"),
     "coupled": (
-        sent(jaxrnn.lstm(4, coupled=True, gate_activation=HARD)), V,
-        "gate_activation: ", "HardSigmoid", "'sigmoid'",
+        sent(jaxrnn.lstm(4, coupled=True, gate_activation=HARD)),
+        V,
+        "gate_activation: ",
+        "HardSigmoid",
+        "'sigmoid'",
     ),
     "projection": (sent(jaxrnn.lstm(4, projection=2)), V, "projection: ", "2", "None"),
     "our activation": (
-        sent(jaxrnn.elman(4, activation="gelu")), V, "activation: ", "'gelu'", "'tanh'",
+        sent(jaxrnn.elman(4, activation="gelu")),
+        V,
+        "activation: ",
+        "'gelu'",
+        "'tanh'",
     ),
     "a function": (
-        sent(jaxrnn.elman(4, activation=jnp.cos)), V, "activation: ", "'cos'", "'tanh'",
+        sent(jaxrnn.elman(4, activation=jnp.cos)),
+        V,
+        "activation: ",
+        "'cos'",
+        "'tanh'",
     ),
     "two clips": (
-        sent(jaxrnn.lstm(4, gate_activation=CLIPPED[0])), V, "clip: ", "[0.5, None, None]",
+        sent(jaxrnn.lstm(4, gate_activation=CLIPPED[0])),
+        V,
+        "clip: ",
+        "[0.5, None, None]",
         "[0.5, 0.5, None]",
     ),
     "merge": (
-        sent(jaxrnn.bidirectional(jaxrnn.gru(4), merge="sum")), V, "merge: ", "'sum'", "concat",
+        sent(jaxrnn.bidirectional(jaxrnn.gru(4), merge="sum")),
+        V,
+        "merge: ",
+        "'sum'",
+        "concat",
     ),
     "two operators": (
-        sent(jaxrnn.bidirectional(jaxrnn.gru(4), jaxrnn.lstm(4))), V,
-        "gru", "lstm", "one operator",
+        sent(jaxrnn.bidirectional(jaxrnn.gru(4), jaxrnn.lstm(4))),
+        V,
+        "gru",
+        "lstm",
+        "one operator",
     ),
     "types": (
         lambda: jaxrnn.interop.to_onnx(
             jaxrnn.elman(2), {"w": jnp.ones((1, 1, 2), "float16"), "r": jnp.ones((2, 1, 2))}
-        ), V, "params: ", "['float16', 'float32']", "one floating type",
+        ),
+        V,
+        "params: ",
+        "['float16', 'float32']",
+        "one floating type",
     ),
     "params": (
-        lambda: jaxrnn.interop.to_onnx(SAME[0], {"w": jnp.ones((1, 1, 4))}), V,
-        "params: ", "['w']", "['b', 'r', 'w']",
+        lambda: jaxrnn.interop.to_onnx(SAME[0], {"w": jnp.ones((1, 1, 4))}),
+        V,
+        "params: ",
+        "['w']",
+        "['b', 'r', 'w']",
     ),
     "no params": (
-        lambda: jaxrnn.interop.to_onnx(SAME[0], jnp.ones(3)), V, "params: ", "['b', 'r', 'w']",
+        lambda: jaxrnn.interop.to_onnx(SAME[0], jnp.ones(3)),
+        V,
+        "params: ",
+        "['b', 'r', 'w']",
     ),
     "layers": (
-        lambda: jaxrnn.interop.to_onnx(SAME[-1], params_of(SAME[0])), V, "params: ", "['0', '1']",
+        lambda: jaxrnn.interop.to_onnx(SAME[-1], params_of(SAME[0])),
+        V,
+        "params: ",
+        "['0', '1']",
     ),
     "features": (
         lambda: jaxrnn.interop.to_onnx(
             SAME[19], params_of(SAME[19]) | {"1": params_of(backward(jaxrnn.elman(2)))}
-        ), V, "params: ", "w for 3 features", "want 4", "in layer 1",
+        ),
+        V,
+        "params: ",
+        "w for 3 features",
+        "want 4",
+        "in layer 1",
     ),
     "step": (
-        lambda: backward(SAME[0]).step(params_of(SAME[0]), None, jnp.ones((1, 3))), V,
-        "backward", "whole sequence",
+        lambda: backward(SAME[0]).step(params_of(SAME[0]), None, jnp.ones((1, 3))),
+        V,
+        "backward",
+        "whole sequence",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

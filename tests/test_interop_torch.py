@@ -32,13 +32,16 @@ MODULES = {  # a module, whether its two biases stay apart
     "lstm": (nn.LSTM, (3, 4), {}, False),
     "lstm both, three layers": (nn.LSTM, (2, 3), {"num_layers": 3, "bidirectional": True}, True),
     "lstm projected": (
-        nn.LSTM, (3, 5), {"num_layers": 2, "bidirectional": True, "proj_size": 2}, True,
+        nn.LSTM,
+        (3, 5),
+        {"num_layers": 2, "bidirectional": True, "proj_size": 2},
+        True,
     ),
     "lstm projected, no bias": (nn.LSTM, (1, 7), {"proj_size": 1, "bias": False}, False),
     "gru": (nn.GRU, (1, 1), {}, False),
     "gru both, two layers": (nn.GRU, (3, 7), {"num_layers": 2, "bidirectional": True}, True),
     "gru no bias": (nn.GRU, (3, 4), {"num_layers": 2, "bias": False}, True),
-}  # fmt: skip
+}
 each_module = pytest.mark.parametrize("name", MODULES)
 
 
@@ -223,9 +226,11 @@ def test_same_training(name):
 
 
 STATE_DICT = {
-    "weight_ih_l0": np.ones((8, 3)), "weight_hh_l0": np.ones((8, 2)),
-    "bias_ih_l0": np.ones(8), "bias_hh_l0": np.ones(8),
-}  # fmt: skip
+    "weight_ih_l0": np.ones((8, 3)),
+    "weight_hh_l0": np.ones((8, 2)),
+    "bias_ih_l0": np.ones(8),
+    "bias_hh_l0": np.ones(8),
+}
 RNN = {name: a[:2] for name, a in STATE_DICT.items()}
 LSTM, GRU = jaxrnn.lstm(4), jaxrnn.gru(4)
 
@@ -312,32 +317,43 @@ BAD = {  # the call, the error, and what its text has
     "a forward of its own": (lambda: from_torch(Other(2, 3)), TYPE, "got Other", "own forward"),
     "empty": (lambda: from_torch({}), V, "source: got []", "from l0 on"),
     "prefix": (
-        lambda: from_torch({f"lstm.{k}": v for k, v in STATE_DICT.items()}), V,
-        "prefix: got ''", "want one of ['lstm']",
+        lambda: from_torch({f"lstm.{k}": v for k, v in STATE_DICT.items()}),
+        V,
+        "prefix: got ''",
+        "want one of ['lstm']",
     ),
     "another prefix": (
-        lambda: from_torch(WHOLE.state_dict(), prefix="rnn"), V,
+        lambda: from_torch(WHOLE.state_dict(), prefix="rnn"),
+        V,
         "prefix: got 'rnn', want one of ['decoder.0', 'encoder', 'normed']",
     ),
     "no prefix": (lambda: from_torch(WHOLE.state_dict()), V, "prefix: got ''", "'encoder'"),
     "prefix of a module": (
-        lambda: from_torch(nn.GRU(2, 3), prefix="rnn"), V, "prefix: got 'rnn' and a module",
+        lambda: from_torch(nn.GRU(2, 3), prefix="rnn"),
+        V,
+        "prefix: got 'rnn' and a module",
     ),
     "prefix type": (lambda: from_torch({}, prefix=0), TYPE, "prefix: got 0, want a string"),
     "half of weight_norm": (source(weight_hh_l0_v=np.ones(2)), V, "got 'weight_hh_l0_v' alone"),
     "another parametrisation": (
-        lambda: from_torch({"parametrizations.weight_ih_l0.original": np.ones((8, 3))}), V,
-        "got 'parametrizations.weight_ih_l0.original'", "remove_parametrizations",
+        lambda: from_torch({"parametrizations.weight_ih_l0.original": np.ones((8, 3))}),
+        V,
+        "got 'parametrizations.weight_ih_l0.original'",
+        "remove_parametrizations",
     ),
     "one bias": (source(bias_hh_l0=None), V, "'bias_ih_l0'", "both biases or none"),
     "no weight": (source(weight_hh_l0=None), V, "source: got ['bias_hh_l0'", "weight_hh"),
     "no layer 0": (
-        lambda: from_torch({k.replace("l0", "l1"): a for k, a in STATE_DICT.items()}), V,
-        "weight_ih_l1", "from l0 on",
+        lambda: from_torch({k.replace("l0", "l1"): a for k, a in STATE_DICT.items()}),
+        V,
+        "weight_ih_l1",
+        "from l0 on",
     ),
     "one layer reversed": (
-        source(**{k.replace("l0", "l1_reverse"): a for k, a in STATE_DICT.items()}), V,
-        "weight_ih_l1_reverse", "the same directions",
+        source(**{k.replace("l0", "l1_reverse"): a for k, a in STATE_DICT.items()}),
+        V,
+        "weight_ih_l1_reverse",
+        "the same directions",
     ),
     "twice": (source(weight_ih=np.ones((8, 3))), V, "'weight_ih'", "all layers from l0"),
     "axes": (source(weight_ih_l0=np.ones(8)), V, "source['weight_ih_l0']: got shape (8,)", "2"),
@@ -345,30 +361,52 @@ BAD = {  # the call, the error, and what its text has
     "bias": (source(bias_hh_l0=np.ones(4)), V, "'bias_hh': (4,)", "[G * H, ...]"),
     "projection": (source(weight_hr_l0=np.ones((2, 4))), V, "'weight_hr': (2, 4)"),
     "layers' sizes": (
-        source(**{k.replace("l0", "l1"): a for k, a in STATE_DICT.items()}), V,
-        "xs: got I = 2 features, want 3", "in layer 1 of a stack",
+        source(**{k.replace("l0", "l1"): a for k, a in STATE_DICT.items()}),
+        V,
+        "xs: got I = 2 features, want 3",
+        "in layer 1 of a stack",
     ),
     "ints": (
-        source(bias_hh_l0=np.ones(8, int)), TYPE,
-        "source['bias_hh_l0']: got int64", "floating",
+        source(bias_hh_l0=np.ones(8, int)),
+        TYPE,
+        "source['bias_hh_l0']: got int64",
+        "floating",
     ),
     "types": (
-        source(weight_hh_l0=np.ones((8, 2), "float32")), V, "source: got the types", "want one"
+        source(weight_hh_l0=np.ones((8, 2), "float32")),
+        V,
+        "source: got the types",
+        "want one",
     ),
     "nonlinearity missing": (
-        lambda: from_torch(RNN), V, "nonlinearity: got None", "('tanh', 'relu')", "does not say",
+        lambda: from_torch(RNN),
+        V,
+        "nonlinearity: got None",
+        "('tanh', 'relu')",
+        "does not say",
     ),
     "nonlinearity unknown": (
-        lambda: from_torch(RNN, nonlinearity="elu"), V, "nonlinearity: got 'elu'", "'relu'",
+        lambda: from_torch(RNN, nonlinearity="elu"),
+        V,
+        "nonlinearity: got 'elu'",
+        "'relu'",
     ),
     "nonlinearity of an LSTM": (
-        source(nonlinearity="tanh"), V, "nonlinearity: got 'tanh'", "want None", "one of LSTM",
+        source(nonlinearity="tanh"),
+        V,
+        "nonlinearity: got 'tanh'",
+        "want None",
+        "one of LSTM",
     ),
     "nonlinearity of a module": (
-        lambda: from_torch(nn.RNN(2, 3), nonlinearity="relu"), V, "got 'relu' and a module",
+        lambda: from_torch(nn.RNN(2, 3), nonlinearity="relu"),
+        V,
+        "got 'relu' and a module",
     ),
     "dropout of a module": (
-        lambda: from_torch(nn.LSTM(2, 3), dropout=0.5), V, "dropout: got 0.5 and a module",
+        lambda: from_torch(nn.LSTM(2, 3), dropout=0.5),
+        V,
+        "dropout: got 0.5 and a module",
     ),
     "rate": (source(dropout=2), V, "dropout: got 2", "from 0 to 1"),
     # to PyTorch
@@ -379,7 +417,9 @@ BAD = {  # the call, the error, and what its text has
     "cell_clip": (back(jaxrnn.lstm(4, cell_clip=1.0)), V, "want cell_clip=None"),
     "activation": (back(jaxrnn.lstm(4, activation="relu")), V, "want activation='tanh'"),
     "gates' activation": (
-        back(jaxrnn.lstm(4, gate_activation="hard_sigmoid")), V, "want gate_activation='sigmoid'",
+        back(jaxrnn.lstm(4, gate_activation="hard_sigmoid")),
+        V,
+        "want gate_activation='sigmoid'",
     ),
     "wide projection": (back(jaxrnn.lstm(4, projection=4)), V, "want projection < hidden"),
     "heads": (back(jaxrnn.gru(4, heads=2)), V, "want heads=1", "PyTorch has no other"),
@@ -393,21 +433,28 @@ BAD = {  # the call, the error, and what its text has
     "two directions": (back(jaxrnn.bidirectional(LSTM, jaxrnn.lstm(5))), V, "that are alike"),
     "dropout at the end": (back(jaxrnn.stack(LSTM, jaxrnn.dropout(0.5))), V, "between all layers"),
     "dropout somewhere": (
-        back(jaxrnn.stack(LSTM, jaxrnn.dropout(0.5), LSTM, LSTM)), V, "between all layers",
+        back(jaxrnn.stack(LSTM, jaxrnn.dropout(0.5), LSTM, LSTM)),
+        V,
+        "between all layers",
     ),
     "dropouts": (
-        back(jaxrnn.stack(LSTM, jaxrnn.dropout(0.5), LSTM, jaxrnn.dropout(0.1), LSTM)), V,
+        back(jaxrnn.stack(LSTM, jaxrnn.dropout(0.5), LSTM, jaxrnn.dropout(0.1), LSTM)),
+        V,
         "of one rate",
     ),
     "dropout a sequence": (
-        back(jaxrnn.stack(LSTM, jaxrnn.dropout(0.5, per="sequence"), LSTM)), V, "for each step",
+        back(jaxrnn.stack(LSTM, jaxrnn.dropout(0.5, per="sequence"), LSTM)),
+        V,
+        "for each step",
     ),
     "inside dropout": (back(jaxrnn.recurrent_dropout(LSTM, 0.5)), V, "got recurrent_dropout("),
     "params": (back(LSTM, {"w": jnp.ones((3, 4, 4))}), V, "params: got ['w']"),
     "params' shape": (
-        back(GRU, ones(GRU) | {"rb": jnp.ones(3)}), V, "params['rb']: got",
+        back(GRU, ones(GRU) | {"rb": jnp.ones(3)}),
+        V,
+        "params['rb']: got",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

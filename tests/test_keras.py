@@ -37,9 +37,13 @@ def their_layer(name, way):
     with their_rules():
         keras.utils.set_random_seed(0)
         layer = CELLS[name][0](
-            H, dtype="float64", go_backwards=way == "backward", bias_initializer="glorot_normal",
-            return_sequences=True, return_state=True,
-        )  # fmt: skip
+            H,
+            dtype="float64",
+            go_backwards=way == "backward",
+            bias_initializer="glorot_normal",
+            return_sequences=True,
+            return_state=True,
+        )
         layer = keras.layers.Bidirectional(layer, dtype="float64") if way == "both" else layer
         layer.build((B, T, INPUTS))
     for one in (layer.forward_layer, layer.backward_layer) if way == "both" else (layer,):

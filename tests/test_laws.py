@@ -159,10 +159,12 @@ def test_a_row_is_itself_alone(name):
 @pytest.mark.parametrize(
     ("inner", "merge"),
     [
-        ("lstm", "concat"), ("stack", "sum"), ("attention_window", "mean"),
+        ("lstm", "concat"),
+        ("stack", "sum"),
+        ("attention_window", "mean"),
         ("gru_reset_before", jnp.maximum),
     ],
-)  # fmt: skip
+)
 def test_bidirectional_is_two_runs(inner, merge):
     case = CELLS[inner]
     cell = jaxrnn.bidirectional(case.make(6), jaxrnn.gru(6), merge=merge)

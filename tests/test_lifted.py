@@ -31,9 +31,14 @@ def reset_before(hidden):
 
     outputs = lambda params, ys, x: 2 * ys
     return jaxrnn.lifted(
-        spec, {"h": hidden, "c": hidden}, inputs, step, products=("rf", "rn"), others=("scale",),
+        spec,
+        {"h": hidden, "c": hidden},
+        inputs,
+        step,
+        products=("rf", "rn"),
+        others=("scale",),
         outputs=outputs,
-    )  # fmt: skip
+    )
 
 
 @jaxrnn.constructor
@@ -130,17 +135,22 @@ WRONG = {
     "products": (made(products=("u",)), ValueError, r"products: got \('u',\), want names of"),
     "others": (made(others=("u",)), ValueError, r"others: got \('u',\), want names of"),
     "result": (
-        run(made(step=lambda others, state, x, dot: x)), TypeError, r"step: gave .*\(state, y\)",
+        run(made(step=lambda others, state, x, dot: x)),
+        TypeError,
+        r"step: gave .*\(state, y\)",
     ),
     "state": (
-        run(made(step=lambda others, state, x, dot: ((x[..., :1],), x))), ValueError,
+        run(made(step=lambda others, state, x, dot: ((x[..., :1],), x))),
+        ValueError,
         "step: gave .* with the state",
     ),
     "diagonal's spec": (lambda: jaxrnn.diagonal({}, H, inputs, READ), ValueError, "INPUTS"),
     "diagonal's inputs": (
-        run(lambda: jaxrnn.diagonal(SPEC, H, inputs, READ)), TypeError, r"inputs: gave .*\(a, b\)",
+        run(lambda: jaxrnn.diagonal(SPEC, H, inputs, READ)),
+        TypeError,
+        r"inputs: gave .*\(a, b\)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -200,9 +200,15 @@ def test_options(implementation, constant, flag, reverse):
 
 
 SHAPES = (
-    (0, (2,), 3), (1, (2,), 3), (5, (0,), 3), (5, (2,), 0), (9, (), 5), (6, (2, 1, 3), 7),
-    (18, (5,), 260), (35, (19,), 3),
-)  # fmt: skip
+    (0, (2,), 3),
+    (1, (2,), 3),
+    (5, (0,), 3),
+    (5, (2,), 0),
+    (9, (), 5),
+    (6, (2, 1, 3), 7),
+    (18, (5,), 260),
+    (35, (19,), 3),
+)
 SHAPES = dict.fromkeys(("xla", "chunks"), (*SHAPES, (5, (1,), 1), (150, (), 1))) | {
     "cpu": (*SHAPES, (600, (), 1), (17, (9,), 500)),  # sums of sums; several tasks
     "tpu": (*SHAPES, (19, (), 1)),  # interpreted, a step takes its time
@@ -380,9 +386,9 @@ def test_vmap_over_data_is_one_batch():
 @pytest.mark.parametrize("symbolic", (False, True))
 def test_one_module_for_all_platforms(symbolic, constant):
     pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers to write a module")
-    g = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float32), given(
-        24, constant=constant
-    ))  # fmt: skip
+    g = jax.tree.map(
+        lambda x: x if x.dtype == bool else x.astype(jnp.float32), given(24, constant=constant)
+    )
 
     def run(a, b, h0, mask, starts):
         def scan(*moving):
@@ -519,9 +525,12 @@ def test_shard_map(implementation, check):
         return hs, pull(weight)
 
     mapped = jax.shard_map(
-        both, mesh=Mesh(np.array(jax.devices()[:DEVICES]), ("x",)), in_specs=rows,
-        out_specs=rows, check_vma=check,
-    )  # fmt: skip
+        both,
+        mesh=Mesh(np.array(jax.devices()[:DEVICES]), ("x",)),
+        in_specs=rows,
+        out_specs=rows,
+        check_vma=check,
+    )
     arrays = g.a, g.b, g.mask, g.starts, g.weights[1]
     assert error(jax.jit(mapped)(*arrays), both(*arrays)) < 1e-12
 
@@ -549,9 +558,13 @@ BAD = {  # the arguments, the error, and what its text has
     "reverse": (dict(reverse=1), T, "reverse: ", "got 1", "True or False"),
     "implementation": (dict(implementation="gpu"), V, "implementation: ", "'gpu'", "'reference'"),
     "implementation elsewhere": (
-        dict(implementation="tpu"), V, "implementation='tpu'", "on cpu", "it is for TPUs",
+        dict(implementation="tpu"),
+        V,
+        "implementation='tpu'",
+        "on cpu",
+        "it is for TPUs",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

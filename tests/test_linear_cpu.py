@@ -58,9 +58,13 @@ def test_same_bits_alone_and_in_a_batch(constant):
     for row in (0, 5, 10):
         one = slice(row, row + 1)
         alone = Given(
-            g.a if constant else g.a[:, one], g.b[:, one], g.h0[one], g.mask[:, one],
-            g.starts[:, one], (g.weights[0][one], g.weights[1][:, one]),
-        )  # fmt: skip
+            g.a if constant else g.a[:, one],
+            g.b[:, one],
+            g.h0[one],
+            g.mask[:, one],
+            g.starts[:, one],
+            (g.weights[0][one], g.weights[1][:, one]),
+        )
         came = both(*alone)
         wanted = (state[one], hs[:, one]), (d_b[:, one], d_h0[one])
         shares((came[0], came[1][1:]), wanted)

@@ -54,9 +54,11 @@ def without_empty(params):
 
 
 KINDS = {
-    "OrderedDict": collections.OrderedDict, "FrozenDict": frozen,
-    "MappingProxyType": types.MappingProxyType, "Own": Own,
-}  # fmt: skip
+    "OrderedDict": collections.OrderedDict,
+    "FrozenDict": frozen,
+    "MappingProxyType": types.MappingProxyType,
+    "Own": Own,
+}
 DEEP = jaxrnn.stack(
     jaxrnn.learned_state(jaxrnn.highway(jaxrnn.int8(jaxrnn.gru(3)))),
     jaxrnn.dense(jaxrnn.weight_dropout(jaxrnn.lstm(4), 0.5)),
@@ -109,9 +111,10 @@ def test_any_mapping_is_as_good_as_a_dict(kind):
 def test_gradients_have_the_structure_that_came(kind):
     cell = jaxrnn.stack(jaxrnn.gru(2), jaxrnn.dropout(0.5), jaxrnn.project(2))
     params = made_of(kind, example(cell)[0])
-    loss = lambda p: jaxrnn.unroll(cell, p, XS)[1].sum() + cell.step(
-        p, cell.initial_state(p, (2,)), XS[0]
-    )[1].sum()  # fmt: skip
+    loss = lambda p: (
+        jaxrnn.unroll(cell, p, XS)[1].sum()
+        + cell.step(p, cell.initial_state(p, (2,)), XS[0])[1].sum()
+    )
     gradient = jax.eval_shape(jax.grad(loss), params)
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
     assert type(gradient) is type(params) and type(gradient["0"]) is type(params["0"])
@@ -163,13 +166,19 @@ TO = {  # what it needs, a cell, and what is compared of what it gives
     "torch": ("torch", GRU, lambda m: {n: a.numpy() for n, a in m.state_dict().items()}),
     "keras": ("keras", GRU, lambda m: [w.value for w in m.weights]),
     "linen": ("flax", jaxrnn.bidirectional(GRU), lambda m: m[1]),
-    "nnx": ("flax", LSTM, lambda m: [
-        a[...] for a in (m.dense_i.kernel, m.dense_h.kernel, m.dense_h.bias)]),
+    "nnx": (
+        "flax",
+        LSTM,
+        lambda m: [a[...] for a in (m.dense_i.kernel, m.dense_h.kernel, m.dense_h.bias)],
+    ),
     "equinox": ("equinox", LSTM, lambda m: jax.tree.leaves(m)),
     "haiku": ("jax", LSTM, lambda m: m),
-    "onnx": ("onnx", jaxrnn.stack(GRU, LSTM), lambda m: [
-        list(a.raw_data) for a in m.graph.initializer]),
-}  # fmt: skip
+    "onnx": (
+        "onnx",
+        jaxrnn.stack(GRU, LSTM),
+        lambda m: [list(a.raw_data) for a in m.graph.initializer],
+    ),
+}
 
 
 @pytest.mark.parametrize("library", TO)
@@ -231,11 +240,14 @@ SPARSE = {
     "learned": jaxrnn.learned_state(NOTHING),
     "learned of no state": jaxrnn.learned_state(jaxrnn.project(2)),
     "general": jaxrnn.attentive(NOTHING, 4, score="general", size=2),
-    "any size": jaxrnn.stack(jaxrnn.stateless(
-        lambda key, n: {} if n == 3 else check_same_size(n, 3),
-        lambda params, x: 2 * x,
-    ), GRU),
-}  # fmt: skip
+    "any size": jaxrnn.stack(
+        jaxrnn.stateless(
+            lambda key, n: {} if n == 3 else check_same_size(n, 3),
+            lambda params, x: 2 * x,
+        ),
+        GRU,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", SPARSE)

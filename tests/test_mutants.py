@@ -113,9 +113,16 @@ def f(a: list[1], b=2):
     return -a * b  # 6 + 7
 '''
 OF_PYTHON = {
-    "b=3):", "a[1]", "a[0] <= b", "b or g", "g(b, a,", "g(a, b)", "k=False", "return a",
+    "b=3):",
+    "a[1]",
+    "a[0] <= b",
+    "b or g",
+    "g(b, a,",
+    "g(a, b)",
+    "k=False",
+    "return a",
     "-a + b",
-}  # fmt: skip
+}
 CPP = """\
 #define N 1
 T sum[N];  // 2 + 3
@@ -123,8 +130,13 @@ template <int M = 4>
 for (int i = 0; i < n; ++i) to[i] += !a * b[i];
 """
 OF_CPP = {
-    "i = 1", "i <= n", "to[i + 1] +=", "+= a * b", "!a + b[i]", "b[i + 1]",
-}  # fmt: skip
+    "i = 1",
+    "i <= n",
+    "to[i + 1] +=",
+    "+= a * b",
+    "!a + b[i]",
+    "b[i + 1]",
+}
 
 
 @pytest.mark.parametrize(

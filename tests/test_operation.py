@@ -636,9 +636,11 @@ many_devices = pytest.mark.skipif(
     jax.device_count() < DEVICES, reason=f"{jax.device_count()} devices, wants {DEVICES}"
 )
 ROWS = (
-    RNG.normal(size=(T, 2 * DEVICES, D)), WEIGHTS, RNG.normal(size=(2 * DEVICES, D)),
+    RNG.normal(size=(T, 2 * DEVICES, D)),
+    WEIGHTS,
+    RNG.normal(size=(2 * DEVICES, D)),
     RNG.integers(1, 4, size=(T, 2 * DEVICES)).astype(np.int32),
-)  # fmt: skip
+)
 SPECS = P(None, "batch"), P(), P("batch"), P(None, "batch")
 
 
@@ -689,7 +691,7 @@ def test_shard_map(check):
     mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("batch",))
     mapped = jax.shard_map(
         one, mesh=mesh, in_specs=SPECS, out_specs=(P(), SPECS[:3]), check_vma=check
-    )  # fmt: skip
+    )
     assert close(jax.jit(mapped)(*ROWS))
 
 
@@ -713,9 +715,13 @@ def test_implementations_are_told_of_devices(told):
     assert lowered(run, placed, weights, state) == [Target("cpu", chip, DEVICES, False)]
     for where, axes, left in ((mesh, {"batch"}, 1), (two, {"batch"}, 4), (two, None, 1)):
         mapped = jax.shard_map(
-            run, mesh=where, in_specs=SPECS[:3], out_specs=SPECS[0], check_vma=False,
+            run,
+            mesh=where,
+            in_specs=SPECS[:3],
+            out_specs=SPECS[0],
+            check_vma=False,
             **({"axis_names": axes} if axes else {}),
-        )  # fmt: skip
+        )
         assert lowered(mapped, xs, weights, state) == [Target("cpu", chip, left, False)]
     told.clear()
     export.export(jax.jit(run), platforms=("tpu",))(xs, weights, state)

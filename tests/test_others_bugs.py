@@ -36,9 +36,15 @@ def differentiated(cell, params, xs, state, weights, lengths, mask, starts, impl
 
     def loss(params, xs, state):
         out = jaxrnn.unroll(
-            cell, params, xs, state, lengths=lengths, mask=mask, starts=starts,
+            cell,
+            params,
+            xs,
+            state,
+            lengths=lengths,
+            mask=mask,
+            starts=starts,
             implementation=implementation,
-        )  # fmt: skip
+        )
         pairs = zip(jax.tree.leaves(floating(out)), jax.tree.leaves(weights), strict=True)
         return sum((a.astype(float) * w.astype(float)).sum() for a, w in pairs), out
 
@@ -194,9 +200,13 @@ def test_gradient_through_the_final_state_alone(name, implementation):
 
     def found(params, xs):
         _, total, grads = run(
-            e, params=params, xs=xs, weights=(state, 0 * ys), lengths=e.lengths,
+            e,
+            params=params,
+            xs=xs,
+            weights=(state, 0 * ys),
+            lengths=e.lengths,
             implementation=implementation,
-        )  # fmt: skip
+        )
         return float(total), grads
 
     _, gradients = found(*moving)

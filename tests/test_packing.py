@@ -17,7 +17,7 @@ def ragged(features=2):
     return [
         {"xs": np.float32(rng.normal(size=(n, features))), "targets": rng.integers(9, size=n)}
         for n in LENGTHS
-    ]  # fmt: skip
+    ]
 
 
 def test_there_and_back():
@@ -86,12 +86,13 @@ BAD = {
     "rows": (lambda: jaxrnn.pack([X, X], 3, rows=1), "rows: got 1, want 2 or more"),
     "shape": (lambda: jaxrnn.unpack(X, np.ones((2, 2), int)), "packed: got shape (3, 2), want"),
     "two rows": (
-        lambda: jaxrnn.unpack(X, np.ones((3, 2), int)), "got 1 in the rows [0, 1], want each",
+        lambda: jaxrnn.unpack(X, np.ones((3, 2), int)),
+        "got 1 in the rows [0, 1], want each",
     ),
     "floats": (lambda: jaxrnn.from_segment_ids(X), "segment_ids: got float64, want an integer"),
     "a number": (lambda: jaxrnn.from_segment_ids(np.int32(3)), "segment_ids: got shape ()"),
     "a list": (lambda: jaxrnn.from_segment_ids([1]), "segment_ids: got list, want an int array"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -76,9 +76,13 @@ def test_conv1d(depthwise, dilation):
         (B, T, C),
     )
     flax = linen.Conv(
-        hidden, (3,), padding="CAUSAL", kernel_dilation=dilation, feature_group_count=groups,
+        hidden,
+        (3,),
+        padding="CAUSAL",
+        kernel_dilation=dilation,
+        feature_group_count=groups,
         param_dtype=jnp.float64,
-    )  # fmt: skip
+    )
 
     def ours(weights, xs):
         w, b = weights
@@ -116,9 +120,15 @@ def our_lstm(weights, xs, state, cell, order, **options):
 def test_conv_lstm_of_keras(shape, options, reverse):
     kernel = (3, 2, 2)[: len(shape)]
     layer = getattr(keras.layers, f"ConvLSTM{len(shape)}D")(
-        H, kernel, padding="same", return_sequences=True, return_state=True, dtype="float64",
-        go_backwards=reverse, **options,
-    )  # fmt: skip
+        H,
+        kernel,
+        padding="same",
+        return_sequences=True,
+        return_state=True,
+        dtype="float64",
+        go_backwards=reverse,
+        **options,
+    )
     size = (B, T, *shape, C)
     weights, run = built(layer, size)
     stride = options.get("strides", 1)

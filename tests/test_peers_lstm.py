@@ -21,9 +21,13 @@ H, INPUTS = 4, 3
 def test_activations(names):
     keras.utils.set_random_seed(0)
     layer = keras.layers.LSTM(
-        H, activation=names[0], recurrent_activation=names[1], dtype="float64",
-        bias_initializer="glorot_normal", return_sequences=True,
-    )  # fmt: skip
+        H,
+        activation=names[0],
+        recurrent_activation=names[1],
+        dtype="float64",
+        bias_initializer="glorot_normal",
+        return_sequences=True,
+    )
     layer.build((2, 7, INPUTS))
     cell = jaxrnn.lstm(H, activation=names[0], gate_activation=names[1])
 

@@ -48,9 +48,12 @@ def test_lstm_with_proj_size(lengths):
 
     def run(weights, xs, h, c):
         (h, c), ys = jaxrnn.unroll(
-            jaxrnn.lstm(H, projection=P), params(weights), xs, (h[0], c[0]),
+            jaxrnn.lstm(H, projection=P),
+            params(weights),
+            xs,
+            (h[0], c[0]),
             lengths=None if lengths is None else jnp.array(lengths),
-        )  # fmt: skip
+        )
         return ys, h[None], c[None]
 
     weights = {name: jnp.array(p.detach().numpy()) for name, p in named.items()}

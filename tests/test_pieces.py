@@ -21,11 +21,13 @@ MADE = {
     "convolved": cases.Case(lambda h: jaxrnn.qrnn(h, kernel=3)),
     "stack": cases.Case(
         lambda h: jaxrnn.stack(
-            jaxrnn.dropout(0.5), jaxrnn.residual(jaxrnn.gru(h)), jaxrnn.conv1d(3, kernel=2),
+            jaxrnn.dropout(0.5),
+            jaxrnn.residual(jaxrnn.gru(h)),
+            jaxrnn.conv1d(3, kernel=2),
             jaxrnn.parallel(jaxrnn.lstm(h), jaxrnn.project(2)),
         )
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,10 +20,11 @@ CELLS = {
     "lstm projection": jaxrnn.lstm(6, projection=4),
     "gru": jaxrnn.gru(5),
     "made of others": jaxrnn.stack(
-        jaxrnn.bidirectional(jaxrnn.lstm(4)), jaxrnn.learned_state(jaxrnn.gru(3)),
+        jaxrnn.bidirectional(jaxrnn.lstm(4)),
+        jaxrnn.learned_state(jaxrnn.gru(3)),
         jaxrnn.project(2),
     ),
-}  # fmt: skip
+}
 
 
 unroll = jax.jit(jaxrnn.unroll, static_argnums=0)
@@ -124,8 +125,12 @@ def test_types(dtype):
     cell = jaxrnn.lstm(5)
     small, rounded = jaxrnn.quantize(cell, example(cell, dtype))
     assert {n: a.dtype.name for n, a in rounded.items()} == {
-        "w": "int8", "w_scale": dtype, "r": "int8", "r_scale": dtype, "b": dtype,
-    }  # fmt: skip
+        "w": "int8",
+        "w_scale": dtype,
+        "r": "int8",
+        "r_scale": dtype,
+        "b": dtype,
+    }
     state, ys = unroll(small, rounded, XS.astype(dtype))
     assert ys.dtype == dtype and {s.dtype.name for s in state} == {"float32"}
 

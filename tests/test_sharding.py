@@ -88,9 +88,12 @@ def test_shard_map(name, check):
 
     rows = P(None, "batch")
     sharded = jax.shard_map(
-        one, mesh=mesh, in_specs=(P(), rows, rows, rows), out_specs=(P(), (P(), rows)),
+        one,
+        mesh=mesh,
+        in_specs=(P(), rows, rows, rows),
+        out_specs=(P(), (P(), rows)),
         check_vma=check,
-    )  # fmt: skip
+    )
     assert cases.error(jax.jit(sharded)(*arrays), wanted(name)) < 1e-5
 
 

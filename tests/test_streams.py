@@ -97,9 +97,7 @@ def test_rotations_by_large_positions(dtype):
     first, second, rest = np.random.default_rng(0).normal(size=(3, len(places), 1, half))
     rest = rest[..., :1]
     cos, sin = (f(2 * np.pi * np.array(phases))[:, None] for f in (np.cos, np.sin))
-    wanted = np.concatenate(
-        [first * cos - second * sin, first * sin + second * cos, rest], -1
-    )  # fmt: skip
+    wanted = np.concatenate([first * cos - second * sin, first * sin + second * cos, rest], -1)
     given = jnp.array(np.concatenate([first, second, rest], -1), dtype)
     came = jax.jit(rotated)(given, places)
     assert came.dtype == dtype

@@ -43,12 +43,14 @@ RANDOM = {  # rate -> a cell, and the one it is without
     "weight_dropout": (lambda rate: jaxrnn.weight_dropout(jaxrnn.lstm(5), rate), jaxrnn.lstm(5)),
     "zoneout": (lambda rate: jaxrnn.zoneout(jaxrnn.lstm(5), rate), jaxrnn.lstm(5)),
     "recurrent_dropout": (
-        lambda rate: jaxrnn.recurrent_dropout(jaxrnn.gru(5), rate), jaxrnn.gru(5),
+        lambda rate: jaxrnn.recurrent_dropout(jaxrnn.gru(5), rate),
+        jaxrnn.gru(5),
     ),
     "variational_dropout": (
-        lambda rate: jaxrnn.variational_dropout(jaxrnn.lstm(5), rate), jaxrnn.lstm(5),
+        lambda rate: jaxrnn.variational_dropout(jaxrnn.lstm(5), rate),
+        jaxrnn.lstm(5),
     ),
-}  # fmt: skip
+}
 every_one = pytest.mark.parametrize("name", RANDOM)
 
 

@@ -79,12 +79,24 @@ class Chip:
 CHIPS = {"tpu": Chip("tpu", "TPU v6 lite"), "gpu": Chip("gpu", "NVIDIA H200")}
 CHIPS |= {} if cases.NO_KERNEL else {"cpu": "cpu"}
 FUSED = [
-    jaxrnn.elman(128), jaxrnn.lstm(128), jaxrnn.lstm(128, peepholes=True, coupled=True),
-    jaxrnn.gru(128), jaxrnn.mgu(128), jaxrnn.ugrnn(128), jaxrnn.ligru(128), jaxrnn.janet(128),
-    jaxrnn.slstm(128), jaxrnn.leaky(128, alpha=0.5), jaxrnn.irnn(128), jaxrnn.ran(128),
-    jaxrnn.atr(128), jaxrnn.cfn(128), jaxrnn.star(128), jaxrnn.fast_grnn(128),
+    jaxrnn.elman(128),
+    jaxrnn.lstm(128),
+    jaxrnn.lstm(128, peepholes=True, coupled=True),
+    jaxrnn.gru(128),
+    jaxrnn.mgu(128),
+    jaxrnn.ugrnn(128),
+    jaxrnn.ligru(128),
+    jaxrnn.janet(128),
+    jaxrnn.slstm(128),
+    jaxrnn.leaky(128, alpha=0.5),
+    jaxrnn.irnn(128),
+    jaxrnn.ran(128),
+    jaxrnn.atr(128),
+    jaxrnn.cfn(128),
+    jaxrnn.star(128),
+    jaxrnn.fast_grnn(128),
     jaxrnn.gated(tagged_update, gates=("f", "n"))(128),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("cell", FUSED, ids=str)

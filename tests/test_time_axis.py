@@ -117,9 +117,12 @@ def test_inside_of_shard_map(check_vma):
     timed = P("time")
     places = {"a": timed, "b": timed, "h0": P()}
     sharded = jax.shard_map(
-        run, mesh=mesh, in_specs=(places, timed, timed), out_specs=(P(), timed),
+        run,
+        mesh=mesh,
+        in_specs=(places, timed, timed),
+        out_specs=(P(), timed),
         check_vma=check_vma,
-    )  # fmt: skip
+    )
     check(jax.jit(sharded)(given, mask, starts), wanted(False, False)[0][1])
 
 
@@ -234,9 +237,11 @@ def test_a_cell_inside_of_shard_map():
         cell, params, xs, lengths=lengths, **options
     )
     sharded = jax.shard_map(
-        functools.partial(run, time_axis="time"), mesh=mesh,
-        in_specs=(P(), P("time"), P()), out_specs=(P(), P("time")),
-    )  # fmt: skip
+        functools.partial(run, time_axis="time"),
+        mesh=mesh,
+        in_specs=(P(), P("time"), P()),
+        out_specs=(P(), P("time")),
+    )
     check(jax.jit(sharded)(params, xs, lengths), run(params, xs, lengths))
 
 

@@ -20,9 +20,12 @@ from jaxrnn._src.ops.recurrence import tpu
 from jaxrnn._src.ops.recurrence.tpu import lanes, layout, tiles
 
 OTHERS = {  # and which way they are run
-    "peephole": False, "candidate_first": True, "lstm_heads": True, "gru_heads": False,
+    "peephole": False,
+    "candidate_first": True,
+    "lstm_heads": True,
+    "gru_heads": False,
     "gru_states": True,
-}  # fmt: skip
+}
 every_direction = pytest.mark.parametrize("reverse", (False, True))
 
 
@@ -284,9 +287,12 @@ def test_a_shard_map_runs_it(x64):
 
     with interpreted():
         sharded = jax.shard_map(
-            functools.partial(run, "tpu"), mesh=mesh, in_specs=(P(), rows), out_specs=rows,
+            functools.partial(run, "tpu"),
+            mesh=mesh,
+            in_specs=(P(), rows),
+            out_specs=rows,
             check_vma=False,
-        )  # fmt: skip
+        )
         came = jax.jit(sharded)(e.params, e.xs)
     assert cases.error(came, run(REFERENCE, e.params, e.xs)) < 1e-12
 

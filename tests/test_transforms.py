@@ -43,9 +43,14 @@ def loss_of(name, implementation):
 
     def loss(params, xs):
         state, ys = jaxrnn.unroll(
-            e.cell, params, xs, e.state, mask=e.mask, starts=e.starts,
+            e.cell,
+            params,
+            xs,
+            e.state,
+            mask=e.mask,
+            starts=e.starts,
             implementation=implementation,
-        )  # fmt: skip
+        )
         pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(cases.floating((state, ys))))
         return sum(((d * jnp.sin(a)).sum() for d, a in pairs), jnp.zeros(()))
 

@@ -81,9 +81,7 @@ def test_state_and_gradient(x64, name, implementation, given):
 
     @jax.jit
     def all_at_once(*moving):
-        whole = jaxrnn.unroll(
-            e.cell, *moving, e.state, implementation=implementation, **options
-        )  # fmt: skip
+        whole = jaxrnn.unroll(e.cell, *moving, e.state, implementation=implementation, **options)
         return whole, fast(*moving), gradient(fast, *moving), gradient(slow, *moving)
 
     (with_outputs, _), state, came, wanted = all_at_once(e.params, e.xs)

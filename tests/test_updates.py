@@ -157,8 +157,9 @@ def test_a_rule_of_the_users_is_kept(x64, function):
     def run(params, xs):
         out, pull = jax.vjp(
             lambda r, xs: jaxrnn.unroll(cell, params | {"r": r}, xs, implementation="cpu"),
-            params["r"], xs,
-        )  # fmt: skip
+            params["r"],
+            xs,
+        )
         return out[1], *pull(((jnp.asarray(d_final),), jnp.asarray(d_ys)))
 
     ys, of_r, of_xs = run(params, jnp.asarray(xs))
@@ -220,9 +221,7 @@ def test_what_programs_have_not_is_named(plain_jax, named):
     assert named in why_not(lambda s, x, r: (UNKNOWN[named](s[0], x[0] + r[0]),), "cpu")
 
 
-@pytest.mark.parametrize(
-    "named", ["scan", "differs between units", "how many units there are"]
-)  # fmt: skip
+@pytest.mark.parametrize("named", ["scan", "differs between units", "how many units there are"])
 def test_what_the_kernel_for_tpus_has_not(plain_jax, named):
     function = {"scan": ltc(scanned)}.get(named)
     found = why_not(function or (lambda s, x, r: (UNKNOWN[named](s[0], x[0] + r[0]),)), "tpu")

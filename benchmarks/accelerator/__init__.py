@@ -64,13 +64,20 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for option, known in (
-        ("cells", CELLS), ("dtypes", timed.DTYPES), ("shapes", timed.LAYERS),
-        ("directions", timed.DIRECTIONS), ("peers", timed.PEERS),
-    ):  # fmt: skip
+        ("cells", CELLS),
+        ("dtypes", timed.DTYPES),
+        ("shapes", timed.LAYERS),
+        ("directions", timed.DIRECTIONS),
+        ("peers", timed.PEERS),
+    ):
         parser.add_argument(
-            f"--{option}", nargs="+", choices=list(known), default=list(known), metavar="NAME",
+            f"--{option}",
+            nargs="+",
+            choices=list(known),
+            default=list(known),
+            metavar="NAME",
             help=f"of {', '.join(known)}; what comes first is run first",
-        )  # fmt: skip
+        )
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes, also on a CPU: to try this command"
@@ -101,12 +108,23 @@ def run(chosen: argparse.Namespace, begin: float) -> int:
 
     def save():
         said, not_run = words()
-        record.save(path, {
-            "benchmark": "accelerator", "date": date, "interrupted": interrupted,
-            "machine": about, "precision": found["precision"], "explained": explained,
-            "options": given, "notes": NOTES, "words": said, "checks": checks, "rows": rows,
-            "not_run": not_run,
-        })  # fmt: skip
+        record.save(
+            path,
+            {
+                "benchmark": "accelerator",
+                "date": date,
+                "interrupted": interrupted,
+                "machine": about,
+                "precision": found["precision"],
+                "explained": explained,
+                "options": given,
+                "notes": NOTES,
+                "words": said,
+                "checks": checks,
+                "rows": rows,
+                "not_run": not_run,
+            },
+        )
 
     lines = path.with_suffix(".jsonl")
     lines.parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,14 @@ def attention(hidden, *, window=None):
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         _, ys = jaxrnn.unroll(
-            layer(len(xs)), params, xs, mask=mask, starts=starts, reverse=reverse,
+            layer(len(xs)),
+            params,
+            xs,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
             implementation=implementation,
-        )  # fmt: skip
+        )
         return state, ys
 
     def initial_state(params, batch_shape):

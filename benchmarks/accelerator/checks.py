@@ -25,7 +25,7 @@ from benchmarks.accelerator.kinds import (
     REPEATED,
     SHAPES,
     TINY,
-)  # fmt: skip
+)
 from benchmarks.accelerator.once import once
 from benchmarks.shared.shapes import Shape
 from jaxrnn._src.core.dispatch import NAMES, REFERENCE
@@ -88,8 +88,9 @@ def _wanted(kind, dtype, shape, cell):
         return always and dtype != "float16" and shape.name in ("base", linear.CHUNKS.name)
     if cell in attention.CELLS:
         return (kind == "plain" or (kind in ALWAYS and dtype != "float16")) and shape.name in (
-            "base", attention.BLOCKS.name,
-        )  # fmt: skip
+            "base",
+            attention.BLOCKS.name,
+        )
     if shape in (linear.CHUNKS, attention.BLOCKS):
         return False
     if KINDS[kind].runs > 1 or shape is REPEATED:

@@ -32,9 +32,14 @@ def linear_scan(hidden, *, constant=False, parts=1):
     def unroll(params, state, xs, mask, starts, reverse, key, implementation):
         a, b = (params["a"], xs) if constant else jnp.split(xs, 2, -1)
         state, hs = jaxrnn.linear_scan(
-            joined(a), joined(b), None if state is None else joined(state), mask=mask,
-            starts=starts, reverse=reverse, implementation=implementation,
-        )  # fmt: skip
+            joined(a),
+            joined(b),
+            None if state is None else joined(state),
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            implementation=implementation,
+        )
         return split(state, state.real.dtype), split(hs, xs.dtype)
 
     def init(key, in_size):

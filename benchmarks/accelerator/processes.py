@@ -32,9 +32,14 @@ class Process:
     def __init__(self, work: dict[str, Any], command: Sequence[str] = COMMAND):
         self._said = tempfile.TemporaryFile()  # noqa: SIM115, as long as the process
         self._process = subprocess.Popen(
-            [*command, json.dumps(work)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._said, text=True, start_new_session=True,
-        )  # fmt: skip
+            [*command, json.dumps(work)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            start_new_session=True,
+        )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

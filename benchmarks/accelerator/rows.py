@@ -22,10 +22,23 @@ from jaxrnn._src.core.dispatch import REFERENCE
 DTYPES = ("bfloat16", "float32", "float16")
 DIRECTIONS = ("value_and_grad", "forward")
 IMPORTANT = (
-    "h1024-b16", "h512-b16", "small", "h768-b16", "h2048-b16", "large", "h1024-b64", "stream",
-    "medium", "wide-batch", "h512-b64", "long", "h2048-b64", "h768-b64", "long-stream",
+    "h1024-b16",
+    "h512-b16",
+    "small",
+    "h768-b16",
+    "h2048-b16",
+    "large",
+    "h1024-b64",
+    "stream",
+    "medium",
+    "wide-batch",
+    "h512-b64",
+    "long",
+    "h2048-b64",
+    "h768-b64",
+    "long-stream",
     "tiny-long",
-)  # fmt: skip
+)
 LAYERS = {name: (SHAPES | WIDE)[name] for name in IMPORTANT}
 TINY = Shape("tiny", 2, 3, 4, 64)
 
@@ -58,8 +71,10 @@ SELDOM_AT = ("h1024-b16", "bfloat16")
 # What others have published of an H100, first: cuDNN's and FlashRNN's times of a step.
 PUBLISHED = Shape("h768-b16-t1024", 16, 1024, 768, 768)
 FIRST = [
-    (PUBLISHED, "float16"), (PUBLISHED, "bfloat16"), (WIDE["h1024-b16"], "float16"),
-]  # fmt: skip
+    (PUBLISHED, "float16"),
+    (PUBLISHED, "bfloat16"),
+    (WIDE["h1024-b16"], "float16"),
+]
 
 
 class Case(NamedTuple):
@@ -94,18 +109,27 @@ def _first(chosen):
         return []
     return [
         Case(direction, dtype, shape, "lstm")
-        for shape, dtype in FIRST if dtype in chosen.dtypes
-        for direction in DIRECTIONS if direction in chosen.directions
-    ]  # fmt: skip
+        for shape, dtype in FIRST
+        if dtype in chosen.dtypes
+        for direction in DIRECTIONS
+        if direction in chosen.directions
+    ]
 
 
 def failed(case, problem):
     """The row of a case whose process died."""
     found = Case(**(case | {"shape": Shape(**case["shape"])}))
     empty = ("samples", "calls", "seconds", "host_seconds", "compile_seconds", "ratio")
-    return case | dict.fromkeys(empty, {}) | {
-        "name": str(found), "runs": None, "missing": {OURS: problem}, "load": None,
-    }  # fmt: skip
+    return (
+        case
+        | dict.fromkeys(empty, {})
+        | {
+            "name": str(found),
+            "runs": None,
+            "missing": {OURS: problem},
+            "load": None,
+        }
+    )
 
 
 def prepared(pool, case, peers):
@@ -173,14 +197,18 @@ def measure(case, programs):
     seconds = {name: timing.summary(taken).median for name, taken in samples.items()}
     others = [name for name in samples if name != OURS and OURS in samples]
     return case._asdict() | {
-        "name": str(case), "shape": case.shape._asdict(), "runs": next(iter(_ours(case)), None),
-        "samples": samples, "calls": {name: count for name, (_, count) in batches.items()},
+        "name": str(case),
+        "shape": case.shape._asdict(),
+        "runs": next(iter(_ours(case)), None),
+        "samples": samples,
+        "calls": {name: count for name, (_, count) in batches.items()},
         "seconds": seconds,
         "host_seconds": {name: timing.summary(taken).median for name, taken in handed.items()},
-        "compile_seconds": compile_seconds, "missing": missing,
+        "compile_seconds": compile_seconds,
+        "missing": missing,
         "ratio": {name: list(timing.ratio(samples[name], samples[OURS])) for name in others},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
+    }
 
 
 def brief(row):

@@ -49,8 +49,12 @@ def tpu_cases(chips):
     """``(case, contenders)``: every cell on a v6e, the common ones on the others."""
     everyone, ours = tuple(aot_tpu.CONTENDERS), ("tpu",)
     beside = {"lstm": ((128, 512, 1024), (16, 64, 256)), "gru": ((512, 1024), (16, 256))}
-    alone = {"lstm": ((100, 1), (2048, 16)), "gru": ((100, 1), (2048, 16)), "elman": ((512, 16),),
-             "mgu": ((512, 16),)}  # fmt: skip
+    alone = {
+        "lstm": ((100, 1), (2048, 16)),
+        "gru": ((100, 1), (2048, 16)),
+        "elman": ((512, 16),),
+        "mgu": ((512, 16),),
+    }
     for chip in chips:
         if chip != "v6e":
             for cell, hidden in itertools.product(("lstm", "gru"), (128, 512, 1024)):
@@ -81,9 +85,13 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--chips", nargs="+", choices=CHIPS, default=list(CHIPS), metavar="NAME",
+        "--chips",
+        nargs="+",
+        choices=CHIPS,
+        default=list(CHIPS),
+        metavar="NAME",
         help=f"of {', '.join(CHIPS)}",
-    )  # fmt: skip
+    )
     parser.add_argument("--most", type=int, help="cases of each chip; None for all")
     record.add_folder(parser)
     return parser.parse_args(argv)
@@ -97,8 +105,9 @@ def main(argv=None):
     if needed:
         console.print(
             "The compilers are not installed; jaxrnn[aot] has them, or\n"
-            f"  pip install {' '.join(needed)}", markup=False,
-        )  # fmt: skip
+            f"  pip install {' '.join(needed)}",
+            markup=False,
+        )
         return 1
     aot_gpu.prepare()
     folder = aot_tpu.prepare()
@@ -109,9 +118,14 @@ def main(argv=None):
     content = {
         "benchmark": "aot",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe(PACKAGES), "notes": NOTES,
-        "tpu": [], "sharded": [], "gpu": [], "linear": [], "failed": [],
-    }  # fmt: skip
+        "machine": machine.describe(PACKAGES),
+        "notes": NOTES,
+        "tpu": [],
+        "sharded": [],
+        "gpu": [],
+        "linear": [],
+        "failed": [],
+    }
     work = list(_work(chosen, folder))
     with display.progress(console, len(work)) as step:
         for kind, label, measure in work:
@@ -205,9 +219,19 @@ def worse(content, kept):
 
 def _key(row):
     names = (
-        "chip", "operation", "cell", "H", "B", "D", "heads", "dtype", "constant", "shape",
-        "direction", "contender",
-    )  # fmt: skip
+        "chip",
+        "operation",
+        "cell",
+        "H",
+        "B",
+        "D",
+        "heads",
+        "dtype",
+        "constant",
+        "shape",
+        "direction",
+        "contender",
+    )
     return tuple(row[name] for name in names if name in row)
 
 
@@ -283,11 +307,13 @@ def sentences(rows):
     for way in ("forward", "backward"):
         for name in ("scan", "xla"):
             ratios = {
-                f"{cell} H={hidden} B={batch}{f' heads={heads}' if heads > 1 else ''}":
-                found[name][way]["microseconds"] / found["tpu"][way]["microseconds"]
+                f"{cell} H={hidden} B={batch}{f' heads={heads}' if heads > 1 else ''}": found[
+                    name
+                ][way]["microseconds"]
+                / found["tpu"][way]["microseconds"]
                 for (_, cell, hidden, batch, heads), found in _cases(rows).items()
                 if name in found and "tpu" in found
-            }  # fmt: skip
+            }
             if ratios:
                 least, most = (choose(ratios, key=ratios.get) for choose in (min, max))
                 out.append(

@@ -71,10 +71,15 @@ def measure(case, contender):
         text, seconds = layer(CONTENDERS[contender], case)
     found = launches.count(text)
     return {
-        **case._asdict(), "shape": str(case.shape), "contender": contender,
-        "a_step": found.a_step(case.shape.T), "outside": found.outside, "loops": found.loops,
-        **used(said), "compile_seconds": seconds,
-    }  # fmt: skip
+        **case._asdict(),
+        "shape": str(case.shape),
+        "contender": contender,
+        "a_step": found.a_step(case.shape.T),
+        "outside": found.outside,
+        "loops": found.loops,
+        **used(said),
+        "compile_seconds": seconds,
+    }
 
 
 @contextlib.contextmanager

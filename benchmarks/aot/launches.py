@@ -10,8 +10,14 @@ import re
 from typing import NamedTuple
 
 FREE = {
-    "after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier", "parameter", "tuple",
-}  # fmt: skip
+    "after-all",
+    "bitcast",
+    "constant",
+    "get-tuple-element",
+    "opt-barrier",
+    "parameter",
+    "tuple",
+}
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = .*?\s([a-z][a-z0-9-]*)\(")

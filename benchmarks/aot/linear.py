@@ -22,9 +22,11 @@ from benchmarks.shared.timing import compiled
 STEPS = 4096  # the arrays of a few hundred XLA would keep in a TPU's VMEM
 WAYS = ("forward", "backward")
 SIZES = (
-    ("float32", 8, 1024), ("float32", 8, 1024, True), ("bfloat16", 16, 1024),
+    ("float32", 8, 1024),
+    ("float32", 8, 1024, True),
+    ("bfloat16", 16, 1024),
     ("complex64", 8, 512),
-)  # fmt: skip
+)
 _VMEM = re.compile(r'"used_scoped_memory_configs":\[\{"memory_space":"1",.*?"size":"(\d+)"')
 
 
@@ -63,9 +65,13 @@ def measure(case, contender, folder):
     found = {way: _way(case, contender, way, folder) for way in WAYS}
     programs, seconds = zip(*found.values())
     return {
-        "operation": "linear_scan", **case._asdict(), "T": STEPS, "contender": contender,
-        **dict(zip(WAYS, programs)), "compile_seconds": sum(seconds),
-    }  # fmt: skip
+        "operation": "linear_scan",
+        **case._asdict(),
+        "T": STEPS,
+        "contender": contender,
+        **dict(zip(WAYS, programs)),
+        "compile_seconds": sum(seconds),
+    }
 
 
 def _way(case, contender, way, folder):
@@ -81,9 +87,10 @@ def _way(case, contender, way, folder):
     text = program.as_text()
     moved, memory = traffic.count(text), program.memory_analysis()
     row = {
-        "bytes": moved / STEPS, "times_least": moved / least(case, way),
+        "bytes": moved / STEPS,
+        "times_least": moved / least(case, way),
         "temporary_bytes": memory.temp_size_in_bytes,
-    }  # fmt: skip
+    }
     if case.chip == "h200":
         found = launches.count(text)
         row["kernels"] = found.outside + sum(times * inside for times, inside in found.loops)
@@ -167,9 +174,11 @@ def table(rows):
     for row in rows:
         case = row["chip"], row["dtype"], str(row["B"]), str(row["D"]), factors(row)
         figures = (
-            both(row, "times_least", ".2f"), both(row, "cycles", ",.0f"),
-            both(row, "vmem", ".1f", 1 << 20), both(row, "kernels", ",.0f"),
-        )  # fmt: skip
+            both(row, "times_least", ".2f"),
+            both(row, "cycles", ",.0f"),
+            both(row, "vmem", ".1f", 1 << 20),
+            both(row, "kernels", ",.0f"),
+        )
         shown.add_row(*case, row["contender"], *figures, f"{row['compile_seconds']:.1f}")
     return shown
 

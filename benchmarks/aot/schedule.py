@@ -21,8 +21,16 @@ DUMP = (
 _BUNDLE = re.compile(r"\s*(?:0x)?[0-9a-f]+\s+([A-Z, ]*):\s*(>*)\s*\{(\})?")
 _FILE = re.compile(r"\d+-(.+?)(?:\.refs_\d+_)*-\d+-final_bundles\.txt")
 _SIZES = {
-    "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "c64": 8,
-}  # fmt: skip
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "c64": 8,
+}
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{[^}]*?(S\(\d+\))?\})?")
 _KERNEL = re.compile(r"\s+(?:ROOT )?%([\w.-]+) = (.*?) [a-z][a-z0-9-]*\((.*?)\)(?:, |$)")
 _BOUNDS = re.compile(r'"iteration_bounds":\[([^\]]*)\]')

@@ -56,9 +56,11 @@ def mgu_update(state, x, r):
 
 
 CELLS = {
-    "lstm": jaxrnn.lstm, "gru": jaxrnn.gru, "elman": jaxrnn.elman,
+    "lstm": jaxrnn.lstm,
+    "gru": jaxrnn.gru,
+    "elman": jaxrnn.elman,
     "mgu": jaxrnn.gated(mgu_update, gates=2),
-}  # fmt: skip
+}
 
 
 class Case(NamedTuple):
@@ -108,10 +110,14 @@ def measure(case, contender, folder):
         steps = schedule.loops(text, kernels, STEPS)
     forward, backward = (_row(case.chip, step) for step in steps)
     return {
-        **case._asdict(), "contender": contender, "forward": forward, "backward": backward,
-        "compile_seconds": seconds, "vmem": _vmem(text) if contender == "tpu" else None,
+        **case._asdict(),
+        "contender": contender,
+        "forward": forward,
+        "backward": backward,
+        "compile_seconds": seconds,
+        "vmem": _vmem(text) if contender == "tpu" else None,
         "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
-    }  # fmt: skip
+    }
 
 
 def sharded(chip="v5e"):
@@ -137,11 +143,16 @@ def sharded(chip="v5e"):
     for how, wrap in (("jit", lambda function: function), ("shard_map", mapped)):
         program, seconds = _layer(case, None, *place, wrap)
         text = program.as_text()
-        found.append({
-            **case._asdict(), "devices": devices.size, "how": how,
-            "kernel": "recur_forward" in text, "gathers": text.count(" all-gather"),
-            "compile_seconds": seconds,
-        })  # fmt: skip
+        found.append(
+            {
+                **case._asdict(),
+                "devices": devices.size,
+                "how": how,
+                "kernel": "recur_forward" in text,
+                "gathers": text.count(" all-gather"),
+                "compile_seconds": seconds,
+            }
+        )
     return found
 
 
@@ -199,9 +210,11 @@ def _row(chip, step):
     _, bandwidth, clock = CHIPS[chip]
     waiting = step.bytes / bandwidth * clock if clock else None
     return {
-        "cycles": step.cycles, "bytes": step.bytes, "cycles_of_bytes": waiting,
+        "cycles": step.cycles,
+        "bytes": step.bytes,
+        "cycles_of_bytes": waiting,
         "microseconds": max(step.cycles, waiting) / clock * 1e6 if clock else None,
-    }  # fmt: skip
+    }
 
 
 def _vmem(text):

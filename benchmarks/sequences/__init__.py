@@ -51,11 +51,16 @@ def run(chosen):
 
     def content():
         return {
-            "benchmark": "sequences", "date": begin, "interrupted": interrupted,
-            "machine": about, "options": options.to_json(chosen), "notes": NOTES,
-            "words": words.sentences(rows), "exponents": exponents(rows),
+            "benchmark": "sequences",
+            "date": begin,
+            "interrupted": interrupted,
+            "machine": about,
+            "options": options.to_json(chosen),
+            "notes": NOTES,
+            "words": words.sentences(rows),
+            "exponents": exponents(rows),
             "rows": [row.to_json() for row in rows],
-        }  # fmt: skip
+        }
 
     console.print(f"[bold]{options.title(chosen)}[/]\n{machine.line(about)}\n")
     try:
@@ -129,7 +134,7 @@ def runs(model, length, batch, device):
     xs = jax.ShapeDtypeStruct((length, batch, model.width), model.dtype)
     explained = jaxrnn.explain(
         model.cell, params, xs, platform=device.platform, implementation=model.implementation
-    )  # fmt: skip
+    )
     return ", ".join(dict.fromkeys(choice.runs for choice in explained.choices))
 
 

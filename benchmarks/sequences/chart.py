@@ -39,7 +39,7 @@ def draw(path, rows, title, subtitle):
     panels[0].set_ylabel("time per token (µs), median and quartiles")
     figure.legend(
         lines.values(), lines, loc="outside lower center", ncols=len(lines), frameon=False
-    )  # fmt: skip
+    )
     record.replace(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
@@ -50,9 +50,16 @@ def _line(panel, number, by_length):
     below = [1e6 * (t.median - t.low) for t in times]
     above = [1e6 * (t.high - t.median) for t in times]
     return panel.errorbar(
-        list(by_length), [1e6 * t.median for t in times], yerr=(below, above), color=colour,
-        marker=marker, markersize=6, linewidth=1.8, elinewidth=1, capsize=3,
-    )  # fmt: skip
+        list(by_length),
+        [1e6 * t.median for t in times],
+        yerr=(below, above),
+        color=colour,
+        marker=marker,
+        markersize=6,
+        linewidth=1.8,
+        elinewidth=1,
+        capsize=3,
+    )
 
 
 def _dress(panel, mode, rows):
@@ -64,13 +71,15 @@ def _dress(panel, mode, rows):
     plain = FuncFormatter(lambda value, _: f"{value:,g}")
     panel.xaxis.set(
         major_locator=FixedLocator(sorted({row.length for row in rows})),
-        minor_locator=NullLocator(), major_formatter=plain,
-    )  # fmt: skip
+        minor_locator=NullLocator(),
+        major_formatter=plain,
+    )
     panel.set_ylim(*_marks_around(*panel.get_ylim()))
     panel.yaxis.set(
-        major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
+        major_locator=LogLocator(subs=(1, 2, 5)),
+        minor_locator=NullLocator(),
         major_formatter=plain,
-    )  # fmt: skip
+    )
     panel.grid(color="0.88", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

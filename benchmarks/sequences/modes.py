@@ -63,9 +63,7 @@ def decode(model, length, batch):
     inputs, targets = text.windows(length, 1)
     prefill = lambda params, tokens: model.prefill(params, None, tokens)[0]  # noqa: E731
     state = jax.eval_shape(prefill, params, inputs)
-    program, seconds, memory = _program(
-        model.decode, params, state, targets[-1], donate_argnums=1
-    )  # fmt: skip
+    program, seconds, memory = _program(model.decode, params, state, targets[-1], donate_argnums=1)
     prefill, _, _ = _program(prefill, params, inputs)
     params = model.weights()
     carry = prefill(params, jnp.asarray(inputs)), jnp.asarray(targets[-1])

@@ -52,8 +52,9 @@ def multiply_adds(instruction_set, size, seconds=0.02):
     """Operations a second of all cores in registers, on numbers of ``size`` bytes."""
     function = ctypes.CDLL(str(native.file())).jaxrnn_multiply_adds
     function.restype, function.argtypes = (
-        ctypes.c_double, (ctypes.c_char_p, ctypes.c_int32, ctypes.c_double),
-    )  # fmt: skip
+        ctypes.c_double,
+        (ctypes.c_char_p, ctypes.c_int32, ctypes.c_double),
+    )
     one = lambda _: function(instruction_set.encode(), size, seconds)
     cores = machine.cores()
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:  # a foreign call holds no lock

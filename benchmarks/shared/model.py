@@ -36,9 +36,7 @@ class Model:
     @property
     def cell(self):
         """Everything above the embedding, as one cell."""
-        return jaxrnn.stack(
-            *[jaxrnn.residual(self.layer)] * self.layers, jaxrnn.project(BYTES)
-        )  # fmt: skip
+        return jaxrnn.stack(*[jaxrnn.residual(self.layer)] * self.layers, jaxrnn.project(BYTES))
 
     def init(self):
         """New parameters, float32 or float64: what training changes."""

@@ -23,9 +23,13 @@ def add_folder(parser, usual=None):
         "--out", metavar="DIRECTORY", type=Path, default=Path(usual or RUNS), help="of the results"
     )
     group.add_argument(
-        "--record", dest="out", action="store_const", const=RESULTS, default=argparse.SUPPRESS,
+        "--record",
+        dest="out",
+        action="store_const",
+        const=RESULTS,
+        default=argparse.SUPPRESS,
         help="write into benchmarks/results, which the docs quote: for a commit",
-    )  # fmt: skip
+    )
 
 
 def save(path, content):

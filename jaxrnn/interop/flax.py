@@ -199,9 +199,10 @@ def _from_cell(library, source, arrays, name, shape):
         want = f"one of {[*names, 'RNN', 'Bidirectional']} of {library.__name__}"
         raise TypeError(f"source: got {type(source).__name__}, want {want}")
     row = next(
-        row for row in rows
+        row
+        for row in rows
         if all(getattr(source, name) == value for name, value in row.options.items())
-    )  # fmt: skip
+    )
     _check_options(source, row)
     given = {ours: _named(getattr(source, theirs)) for theirs, ours in row.functions.items()}
     kernel = None

@@ -37,12 +37,26 @@ _ACTIVATIONS = {  # Keras's name of a function, and what a cell takes
     **{
         name: name
         for name in (
-            "tanh", "sigmoid", "relu", "relu6", "elu", "selu", "celu", "silu", "softplus", "mish",
-            "hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid", "squareplus", "sparse_plus",
+            "tanh",
+            "sigmoid",
+            "relu",
+            "relu6",
+            "elu",
+            "selu",
+            "celu",
+            "silu",
+            "softplus",
+            "mish",
+            "hard_sigmoid",
+            "hard_silu",
+            "hard_tanh",
+            "log_sigmoid",
+            "squareplus",
+            "sparse_plus",
             "sparse_sigmoid",
         )
     },
-}  # fmt: skip
+}
 _MERGES: dict[str | None, Merge] = {
     "concat": "concat",
     "sum": "sum",

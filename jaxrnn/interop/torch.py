@@ -292,9 +292,15 @@ def to_torch(cell: Cell, params: Params) -> Theirs:
         for array, a in _arrays(own, count).items()
     }
     module = getattr(torch.nn, name)(
-        weights["weight_ih_l0"].shape[1], hidden, num_layers=len(pairs), bias=count > 0,
-        dropout=rate, bidirectional=len(directions[0]) == 2, dtype=getattr(torch, dtype), **given,
-    )  # fmt: skip
+        weights["weight_ih_l0"].shape[1],
+        hidden,
+        num_layers=len(pairs),
+        bias=count > 0,
+        dropout=rate,
+        bidirectional=len(directions[0]) == 2,
+        dtype=getattr(torch, dtype),
+        **given,
+    )
     module.load_state_dict(weights)
     return module
 

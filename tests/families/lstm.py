@@ -41,10 +41,16 @@ ROWS = {
     ),
     "lstm_everything": Case(
         lambda h: jaxrnn.lstm(
-            h, peepholes=True, coupled=True, cell_clip=0.3, activation="sigmoid",
-            gate_activation="tanh", heads=2, residuals="states",
+            h,
+            peepholes=True,
+            coupled=True,
+            cell_clip=0.3,
+            activation="sigmoid",
+            gate_activation="tanh",
+            heads=2,
+            residuals="states",
         ),
         lstm(True, True, 0.3, TANH, SIGMOID),
         heads=2,
     ),
-}  # fmt: skip
+}

@@ -40,17 +40,18 @@ def sigmoid_gate(params, state, x):
     """Beck et al. 2025, without the norm of the block."""
     (C,) = state
     q, k, v, o, i, f = inputs(params, x, len(C))
-    C = np.stack([
-        sigmoid(f[N]) * C[N] + sigmoid(i[N]) * np.outer(k[N], v[N]) for N in range(len(C))
-    ])  # fmt: skip
+    C = np.stack(
+        [sigmoid(f[N]) * C[N] + sigmoid(i[N]) * np.outer(k[N], v[N]) for N in range(len(C))]
+    )
     return (C,), o * np.concatenate([q[N] @ C[N] for N in range(len(C))])
 
 
 ROWS = {
-    "mlstm": Case(
-        lambda h: jaxrnn.mlstm(h, heads=2), exp_gate, LIFTED, heads=2
-    ),
+    "mlstm": Case(lambda h: jaxrnn.mlstm(h, heads=2), exp_gate, LIFTED, heads=2),
     "mlstm_sigmoid": Case(
-        lambda h: jaxrnn.mlstm(h, heads=2, gate="sigmoid"), sigmoid_gate, LIFTED, heads=2,
+        lambda h: jaxrnn.mlstm(h, heads=2, gate="sigmoid"),
+        sigmoid_gate,
+        LIFTED,
+        heads=2,
     ),
-}  # fmt: skip
+}

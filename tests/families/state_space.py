@@ -54,6 +54,9 @@ ROWS = {
     "s5": Case(lambda h: jaxrnn.s5(3, state=h), s5_zoh, LINEAR, inputs=3),
     "s5_bilinear": Case(
         lambda h: jaxrnn.s5(3, state=h, blocks=2, discretization="bilinear", clip_eigs=True),
-        s5_bilinear, LINEAR, heads=2, inputs=3,
+        s5_bilinear,
+        LINEAR,
+        heads=2,
+        inputs=3,
     ),
-}  # fmt: skip
+}

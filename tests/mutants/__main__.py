@@ -23,9 +23,11 @@ def parse(argv):
         description="Plants faults in a copy of the checkout, one at a time, and runs the tests.",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME",
+        "names",
+        nargs="*",
+        metavar="NAME",
         help="of faults, with * and ?, as 'jaxrnn/_src/ops/linear_scan/*'; all if none is given",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--range", metavar="FIRST:END", default=":", help="of their numbers in --list"
     )
@@ -33,9 +35,12 @@ def parse(argv):
         "--tests", metavar="CHECKOUT", type=Path, default=ROOT, help="another one's tests"
     )
     parser.add_argument(
-        "--results", metavar="FILE", type=Path, default=RESULTS,
+        "--results",
+        metavar="FILE",
+        type=Path,
+        default=RESULTS,
         help="a line for each run, as it ends; what is there is not run again",
-    )  # fmt: skip
+    )
     parser.add_argument("--list", action="store_true", help="prints the faults, and runs nothing")
     parser.add_argument(
         "--record", action="store_true", help=f"writes {RECORD.name}: for a commit"
@@ -47,9 +52,10 @@ def main(argv=None):
     """Runs what is asked for; the exit status is 0 if every fault was noticed or has a reason."""
     asked = parse(argv)
     chosen = [
-        (number, fault) for number, fault in enumerate(faults.table())
+        (number, fault)
+        for number, fault in enumerate(faults.table())
         if not asked.names or any(fnmatch.fnmatch(fault.name, name) for name in asked.names)
-    ]  # fmt: skip
+    ]
     first, _, end = asked.range.partition(":")
     inside = range(int(first or 0), int(end or sys.maxsize))
     chosen = [(number, fault) for number, fault in chosen if number in inside]

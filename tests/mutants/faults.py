@@ -81,9 +81,13 @@ def _fault(block):
     if not word or unknown:
         raise ValueError(f"no fault: {block}")
     return Fault(
-        path, word, "\n".join(of("-")), "\n".join(of("+")), tuple(of("tests: ")),
+        path,
+        word,
+        "\n".join(of("-")),
+        "\n".join(of("+")),
+        tuple(of("tests: ")),
         " ".join(of("reason: ")),
-    )  # fmt: skip
+    )
 
 
 def _text(fault):

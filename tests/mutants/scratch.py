@@ -175,9 +175,14 @@ class Scratch:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line"]
         command += ["-p", "no:cacheprovider", "-p", "no:xdist", *words]
         process = subprocess.Popen(
-            command, cwd=self.root, env=self._environment(library), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=self.root,
+            env=self._environment(library),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             out, _ = process.communicate(timeout=max(end - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:

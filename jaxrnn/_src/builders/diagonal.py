@@ -95,9 +95,14 @@ def diagonal(
             *before, count[0] = map(_no_further, both)
         a, b = given(params, xs, *before)
         h, hs = linear_scan(
-            a, b, h, mask=mask, starts=starts, reverse=reverse,
+            a,
+            b,
+            h,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
             implementation=implementation,
-        )  # fmt: skip
+        )
         ys = select(mask, outputs(params, hs, xs), 0)
         return (h, *count), ys.astype(xs.dtype)
 

@@ -271,10 +271,21 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
         state = initial if state is None else state
         given = operands(params, state, xs)
         state, ys = recur(
-            update, given.xs, given.w, given.b, given.r, given.unit, given.state,
-            initial=None if starts is None else initial, mask=mask, starts=starts,
-            reverse=reverse, residuals=residuals, implementation=implementation, every=every,
-        )  # fmt: skip
+            update,
+            given.xs,
+            given.w,
+            given.b,
+            given.r,
+            given.unit,
+            given.state,
+            initial=None if starts is None else initial,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            residuals=residuals,
+            implementation=implementation,
+            every=every,
+        )
         return state, (typed(ys[0], xs), ys[1]) if every else typed(ys, xs)
 
     def init(key, in_size):

@@ -115,10 +115,19 @@ def lifted(
         inner, weights, rest, product = given(params, xs)
         initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state, ys = step_loop.loop(
-            step, inner, weights, rest, initial if state is None else state, product=product,
-            bilinear=bilinear, initial=None if starts is None else initial, mask=mask,
-            starts=starts, reverse=reverse, implementation=implementation,
-        )  # fmt: skip
+            step,
+            inner,
+            weights,
+            rest,
+            initial if state is None else state,
+            product=product,
+            bilinear=bilinear,
+            initial=None if starts is None else initial,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            implementation=implementation,
+        )
         if outputs is not None:
             ys = select(mask, outputs(params, ys, xs), 0)
         return state, ys.astype(xs.dtype)

@@ -65,9 +65,14 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
         taken = given(params, xs, *counts)
         run = delta_rule if writes == 1 else several
         S, ys = run(
-            taken, S, before=before, mask=mask, starts=starts, reverse=reverse,
+            taken,
+            S,
+            before=before,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
             implementation=implementation,
-        )  # fmt: skip
+        )
         ys = select(mask, outputs(params, xs, taken, ys), 0)
         return (S, *count), ys.astype(xs.dtype)
 
@@ -83,9 +88,14 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
             first = jnp.arange(writes).reshape(writes, *[1] * (starts.ndim - 1)) == 0
             starts = merged(spread(starts) & first[None])
         S, ys = delta_rule(
-            taken, S, before=before, mask=mask, starts=starts, reverse=reverse,
+            taken,
+            S,
+            before=before,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
             implementation=implementation,
-        )  # fmt: skip
+        )
         return S, ys[0 if reverse else writes - 1 :: writes]
 
     def made(params, xs):

@@ -90,9 +90,12 @@ def attention(
         caches = [_put(cache, slot, new) for cache, new in zip(caches, stored)]
         queries = rotated(q, slot), rotated(q, slot + room)
         y = attend_ring(
-            queries[0].astype(dtype), queries[1].astype(dtype), caches[0].astype(dtype),
-            caches[1].astype(dtype), count,
-        )  # fmt: skip
+            queries[0].astype(dtype),
+            queries[1].astype(dtype),
+            caches[0].astype(dtype),
+            caches[1].astype(dtype),
+            count,
+        )
         y = _output(params, y, x.dtype)
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)
@@ -126,7 +129,7 @@ def attention(
         q, k, v, stored = (jnp.moveaxis(a.astype(dtype), 0, len(batch)) for a in new)
         position, episode, real = (
             jnp.moveaxis(a, 0, len(batch)) for a in (position, episode, real)
-        )  # fmt: skip
+        )
         after = _cache(initial, before, (stored, v), position, episode, real, count, room)
         (q, blind), (k, v, bad) = _finite(q), _finite(k, v)
         poisoned = blind | _sees(bad & real, position, episode, window)
@@ -205,9 +208,7 @@ def _output(params, y, dtype):
     """[..., N, D] -> [..., H] in ``dtype``."""
     product, total = _dtypes(params, y.dtype)
     weight = params["out"].astype(product)
-    return jnp.tensordot(
-        y.astype(product), weight, 2, preferred_element_type=total
-    ).astype(dtype)  # fmt: skip
+    return jnp.tensordot(y.astype(product), weight, 2, preferred_element_type=total).astype(dtype)
 
 
 def _dtypes(params, dtype):

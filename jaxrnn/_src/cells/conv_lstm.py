@@ -60,9 +60,16 @@ def conv_lstm(
         return state, state[0]
 
     return spatial(
-        hidden, step, ("r",), states=("h", "c"), bias=(0.0, forget_bias, 0.0, 0.0),
-        shape=shape, kernel=kernel, stride=stride, dilation=dilation,
-    )  # fmt: skip
+        hidden,
+        step,
+        ("r",),
+        states=("h", "c"),
+        bias=(0.0, forget_bias, 0.0, 0.0),
+        shape=shape,
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+    )
 
 
 @constructor
@@ -101,6 +108,13 @@ def conv_gru(
     """
     products = lambda params: {"rz": params["r"][..., :2, :], "n": params["r"][..., 2:, :]}
     return spatial(
-        hidden, reset_before, products, states=("h",), bias=(0.0, 0.0, 0.0),
-        shape=shape, kernel=kernel, stride=stride, dilation=dilation,
-    )  # fmt: skip
+        hidden,
+        reset_before,
+        products,
+        states=("h",),
+        bias=(0.0, 0.0, 0.0),
+        shape=shape,
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+    )

@@ -59,6 +59,4 @@ def dreamer_gru(hidden: int, *, heads: int = 1, epsilon: float = 1e-3) -> Cell:
         return (h,), h
 
     inputs = lambda params, x: affine(x, params["w"].reshape(-1, 3 * hidden))
-    return lifted(
-        spec, {"h": hidden}, inputs, step, products=("r",), others=("scale", "bias")
-    )  # fmt: skip
+    return lifted(spec, {"h": hidden}, inputs, step, products=("r",), others=("scale", "bias"))

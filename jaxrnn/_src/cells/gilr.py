@@ -24,9 +24,7 @@ def impulse(hidden, gates, update):
         keep, add, candidate = update(*linear.gates(params, x))
         return keep, add * candidate
 
-    return diagonal(
-        param_spec.feedforward(hidden, gates), hidden, inputs, lambda params, h, x: h
-    )  # fmt: skip
+    return diagonal(param_spec.feedforward(hidden, gates), hidden, inputs, lambda params, h, x: h)
 
 
 @constructor

@@ -57,9 +57,13 @@ def layer_norm_lstm(
         return (h, c), h
 
     return lifted(
-        gates.spec | unit, {"h": hidden, "c": hidden}, gates.inputs, step, products=("r",),
+        gates.spec | unit,
+        {"h": hidden, "c": hidden},
+        gates.inputs,
+        step,
+        products=("r",),
         others=("sr", *unit),
-    )  # fmt: skip
+    )
 
 
 @constructor
@@ -101,9 +105,7 @@ def layer_norm_gru(hidden: int, *, per_gate: bool = False, epsilon: float = 1e-5
         return (h,), h
 
     spec = gates.spec | {"rb": ((hidden,), param_spec.zeros)}
-    return lifted(
-        spec, {"h": hidden}, gates.inputs, step, products=("r",), others=("sr", "rb")
-    )  # fmt: skip
+    return lifted(spec, {"h": hidden}, gates.inputs, step, products=("r",), others=("sr", "rb"))
 
 
 class _Gates:

@@ -103,8 +103,6 @@ def lstm(
     bias = [forget_bias if gate == "f" else 0.0 for gate in gates]
     unit = {f"p{gate}": param_spec.zeros for gate in gates if gate != "g" and peepholes}
     if projection is not None:
-        return lstmp(
-            update, bias, unit, hidden, projection, heads=heads, residuals=residuals
-        )  # fmt: skip
+        return lstmp(update, bias, unit, hidden, projection, heads=heads, residuals=residuals)
     make = gated(update, gates=tuple(gates), states=("h", "c"), bias=bias, unit=unit)
     return make(hidden, heads=heads, residuals=residuals)

@@ -120,9 +120,18 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
         o, (q, k, v, log_f, log_i) = inputs(params, xs)
         state = initial_state(params, xs.shape[1:-1]) if state is None else state
         state, read = matrix_memory.matrix_memory(
-            q, k, v, log_f, log_i, packed(state), stabilised=stabilised, mask=mask, starts=starts,
-            reverse=reverse, implementation=implementation,
-        )  # fmt: skip
+            q,
+            k,
+            v,
+            log_f,
+            log_i,
+            packed(state),
+            stabilised=stabilised,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            implementation=implementation,
+        )
         return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)
 
     init = lambda key, n: param_spec.made(spec, key, n)

@@ -60,9 +60,14 @@ def qrnn(hidden: int, *, kernel: int = 2, pooling: Literal["f", "fo", "ifo"] = "
         z, (f, *rest) = tanh(a[..., 0, :]), (sigmoid(a[..., k, :]) for k in range(1, gates))
         i = rest[1] if pooling == "ifo" else 1 - f
         c, cs = linear_scan(
-            f, i * z, *state, mask=mask, starts=starts, reverse=reverse,
+            f,
+            i * z,
+            *state,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
             implementation=implementation,
-        )  # fmt: skip
+        )
         return (c,), cs if pooling == "f" else rest[0] * cs
 
     return convolved(spec, kernel, 1, run, {"c": hidden})

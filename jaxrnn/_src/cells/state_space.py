@@ -53,9 +53,7 @@ def state_space(hidden, state, spec, discretized, *, drawn, weight=1):
         params = param_spec.made(spec, keys[0], in_size)
         return params | drawn(keys[1], params)
 
-    return dataclasses.replace(
-        diagonal(spec, state, inputs, outputs, complex_=True), init=init
-    )  # fmt: skip
+    return dataclasses.replace(diagonal(spec, state, inputs, outputs, complex_=True), init=init)
 
 
 # Of one part: a complex number has twice its variance (Orvieto et al. 2023, appendix A).

@@ -355,8 +355,14 @@ def cell(
         params, state, initial, xs, mask, starts = given
         return scan(
             lambda state, x: call(params, state, x, key),
-            state, xs, initial=initial, mask=mask, starts=starts, reverse=reverse, every=every,
-        )  # fmt: skip
+            state,
+            xs,
+            initial=initial,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            every=every,
+        )
 
     unroll = once(whole, "reverse", "implementation", "every")
     return Cell(init, initial_state, one, unroll, takes_key, states)

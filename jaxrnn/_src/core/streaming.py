@@ -63,8 +63,10 @@ def run(some, state, timed, size, *, reverse):
     def several(state, first):
         state, ys = lax.scan(
             lambda state, k: part(state, first + k * size, size),
-            state, jnp.arange(count, dtype=jnp.int32), reverse=reverse,
-        )  # fmt: skip
+            state,
+            jnp.arange(count, dtype=jnp.int32),
+            reverse=reverse,
+        )
         return state, jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), ys)
 
     if not rest:

@@ -73,7 +73,15 @@ def newton(
 def _run(cell, params, xs, state, lengths, mask, starts, reverse, key):
     with dispatch.recording(target(None)) as choices:
         state, ys = unroll(
-            cell, params, xs, state, lengths=lengths, mask=mask, starts=starts, reverse=reverse,
-            key=key, implementation=dispatch.NEWTON,
-        )  # fmt: skip
+            cell,
+            params,
+            xs,
+            state,
+            lengths=lengths,
+            mask=mask,
+            starts=starts,
+            reverse=reverse,
+            key=key,
+            implementation=dispatch.NEWTON,
+        )
     return state, ys, tuple(choice.solved for choice in choices)

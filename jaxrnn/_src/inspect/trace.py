@@ -82,9 +82,16 @@ def trace(
     run = kept_by(cell, _run, "reverse", "implementation")
     # What checks a sequence's arguments checks them here too.
     _, found = unroll(
-        dataclasses.replace(cell, unroll=run), params, xs, state,
-        lengths=lengths, mask=mask, starts=starts, reverse=reverse, key=key,
-    )  # fmt: skip
+        dataclasses.replace(cell, unroll=run),
+        params,
+        xs,
+        state,
+        lengths=lengths,
+        mask=mask,
+        starts=starts,
+        reverse=reverse,
+        key=key,
+    )
     return cast(dict[str, Any], found)  # in the place of ys
 
 

@@ -18,13 +18,26 @@ NOBODY, SEVERAL = -1, -2
 
 # Each number of the result is one number of the first operand; the others say which.
 _MOVING = {
-    "reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "slice", "rev", "split",
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "transpose",
+    "broadcast_in_dim",
+    "slice",
+    "rev",
+    "split",
     "unstack",
-}  # fmt: skip
+}
 _REDUCING = {
-    "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax",
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_prod",
+    "reduce_and",
+    "reduce_or",
+    "argmax",
     "argmin",
-}  # fmt: skip
+}
 _SAME = ELEMENTWISE | {"copy", "copy_p", "name", "pvary", "device_put"}
 
 

@@ -163,9 +163,14 @@ class Operation:
             reads = self.reads(problem, operands)
             count = sum(reads)
             gradients = module.backward(
-                problem, operands, _where(reads, saved[:count]), saved[count:],
-                _where(given, cotangents), tree.unflatten(wanted), target,
-            )  # fmt: skip
+                problem,
+                operands,
+                _where(reads, saved[:count]),
+                saved[count:],
+                _where(given, cotangents),
+                tree.unflatten(wanted),
+                target,
+            )
             return _picked(wanted, tree.flatten_up_to(gradients))
 
         return _mapped(function, maps, sums)
@@ -194,9 +199,14 @@ class Operation:
         present = _present(tangents)
         flags = tuple(level + (True,) * len(saved) + _picked(present, level) for level in maps)
         out = self.tangent.bind(
-            *primals, *saved, *_picked(present, tangents),
-            problem=problem, tree=tree, present=present, maps=flags,
-        )  # fmt: skip
+            *primals,
+            *saved,
+            *_picked(present, tangents),
+            problem=problem,
+            tree=tree,
+            present=present,
+            maps=flags,
+        )
         return _picked(wanted, outputs), _picked(wanted, out)
 
     def _tangent_jvp(self, args, tangents, *, problem, tree, present, maps):
@@ -214,7 +224,7 @@ class Operation:
                     *_picked(moving, tangents[fixed:]),
                     present=_narrowed(present, moving),
                     **{**parameters, "maps": flags},
-                )  # fmt: skip
+                )
             )
         operands = tree.num_leaves
         if any(_present(tangents[:operands])):  # what was saved is a function of the operands
@@ -245,7 +255,7 @@ class Operation:
                 given=given,
                 maps=flags,
                 sums=sums,
-            )  # fmt: skip
+            )
         )
         return [None] * known + [next(gradients) if is_linear else None for is_linear in linear]
 

@@ -115,7 +115,7 @@ def _lstm(one, acts, params):
             params["pf"] = -params.pop("pi")
     return lstm(
         one.hidden, peepholes=one.p is not None, coupled=one.flag, activation=g, gate_activation=f
-    )  # fmt: skip
+    )
 
 
 def _negated(gates):
@@ -168,11 +168,16 @@ def from_cell(cell: Cell, params: Params) -> Direction:
         zero = np.zeros(hidden, dtype)
         peephole = np.concatenate([arrays.get(name, zero) for name in ("pi", "po", "pf")])
     return Direction(
-        op, hidden, tuple(dataclasses.replace(a, clip=None) for a in activations), clip, flag,
+        op,
+        hidden,
+        tuple(dataclasses.replace(a, clip=None) for a in activations),
+        clip,
+        flag,
         w=gates(arrays["w"]).reshape(places * hidden, -1),
         r=gates(_dense(arrays["r"])).reshape(places * hidden, -1),
-        b=bias, p=peephole,
-    )  # fmt: skip
+        b=bias,
+        p=peephole,
+    )
 
 
 def _check_params(cell, params):

@@ -64,12 +64,14 @@ def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = 
             raise
     graph = helper.make_graph(
         made.nodes, "jaxrnn", made.inputs, made.outputs, initializer=made.weights
-    )  # fmt: skip
+    )
     opset, version = (22, 10) if types == {"bfloat16"} else (17, 8)
     return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version,
+        graph,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=version,
         producer_name="jaxrnn",
-    )  # fmt: skip
+    )
 
 
 def _layers(cell, params):
@@ -171,7 +173,7 @@ class _Written:
                 [f"Y_{i}", *states],
                 name=f"layer_{i}",
                 **_attributes(parts, kind, way),
-            )  # fmt: skip
+            )
         )
         self.fed = "ys" if last else f"ys_{i}"
         self.joined(i, count)

@@ -10,9 +10,21 @@ from jaxrnn._src.core.typing import InputArray, Theirs
 RECURRENT = ("RNN", "GRU", "LSTM")
 # Operators that give back the numbers of their inputs, moved about or left out.
 MOVING = {
-    "Concat", "Constant", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape",
-    "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
-}  # fmt: skip
+    "Concat",
+    "Constant",
+    "Dropout",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Shape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
 
 
 class Graph:
@@ -93,8 +105,9 @@ class Graph:
         output = helper.make_empty_tensor_value_info(name)
         part = helper.make_model(
             helper.make_graph(nodes, "part", inputs, [output]),
-            opset_imports=self.model.opset_import, functions=self.model.functions,
-        )  # fmt: skip
+            opset_imports=self.model.opset_import,
+            functions=self.model.functions,
+        )
         (made,) = ReferenceEvaluator(part).run([name], arrays)
         return np.asarray(made)
 

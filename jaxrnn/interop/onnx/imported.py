@@ -20,9 +20,14 @@ from jaxrnn.interop.onnx.graph import Graph, is_recurrent, label, moves
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 ATTRIBUTES = {
-    "activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size",
+    "activation_alpha",
+    "activation_beta",
+    "activations",
+    "clip",
+    "direction",
+    "hidden_size",
     "layout",
-}  # fmt: skip
+}
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 
@@ -157,8 +162,9 @@ def _layer(graph, node, double):
         raise ValueError("double_bias: got True, want False: there are no biases")
     functions = activations.read(
         _names(given, kind, count),
-        given.get("activation_alpha", ()), given.get("activation_beta", ()),
-    )  # fmt: skip
+        given.get("activation_alpha", ()),
+        given.get("activation_beta", ()),
+    )
     clip = given.get("clip")
     clip = None if clip is None else checks.number("clip", clip, above=0)
     each = len(kind.activations)
@@ -166,9 +172,16 @@ def _layer(graph, node, double):
     for d in range(count):
         b, p = (None if a is None else a[d] for a in (weights["B"], weights["P"]))
         one = Direction(
-            node.op_type, hidden, functions[each * d : each * (d + 1)], clip,
-            bool(given.get(kind.flag or "", 0)), w[d], r[d], b, p,
-        )  # fmt: skip
+            node.op_type,
+            hidden,
+            functions[each * d : each * (d + 1)],
+            clip,
+            bool(given.get(kind.flag or "", 0)),
+            w[d],
+            r[d],
+            b,
+            p,
+        )
         found.append(to_cell(one, double))
     _check_lengths(graph, inputs.get("sequence_lens"))
     states = _states(graph, inputs, kind, given.get("layout", 0), (count, hidden))

@@ -94,7 +94,7 @@ def _all_mapped(function):
         whole = (
             a if is_mapped else jnp.broadcast_to(a, (size, *a.shape))
             for a, is_mapped in zip(arrays, batched)
-        )  # fmt: skip
+        )
         out = function(*whole)
         return out, (True,) * len(out)
 

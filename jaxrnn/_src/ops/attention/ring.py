@@ -30,4 +30,4 @@ def attend_ring(near, far, k, v, count):
     weights = jax.nn.softmax(jnp.where(slot <= count, scores, -jnp.inf), axis=-1)
     return jnp.einsum(
         "...ns,...snd->...nd", weights.astype(v.dtype), v, preferred_element_type=total
-    ).astype(v.dtype)  # fmt: skip
+    ).astype(v.dtype)

@@ -58,10 +58,16 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     states = (residuals or (operands.h0, outputs[1])) if want_a else ()
     given = (*states, *(d for d in (d_final, d_hs) if d is not None))
     out = plan.call(
-        "backward", out, (plan.factors(), *map(plan.flat, given)),
-        hs=len(states) == 2, before=len(states) == 1,
-        d_final=d_final is not None, d_hs=d_hs is not None, d_a=want_a, d_b=wanted.b,
-    )  # fmt: skip
+        "backward",
+        out,
+        (plan.factors(), *map(plan.flat, given)),
+        hs=len(states) == 2,
+        before=len(states) == 1,
+        d_final=d_final is not None,
+        d_hs=d_hs is not None,
+        d_a=want_a,
+        d_b=wanted.b,
+    )
     gradients = operands._replace(h0=out["d_h0"])  # what is not wanted may be anything
     if out["d_b"] is not None:
         gradients = gradients._replace(b=out["d_b"])
@@ -111,9 +117,11 @@ class _Plan:
             **attributes,
         ) | {f: value is not None for f, value in flags.items()}
         attributes |= dict(
-            steps=np.int64(self.time), constant=operands.a is None,
-            reverse=self.problem.reverse, isa=native.instruction_set(),
-        )  # fmt: skip
+            steps=np.int64(self.time),
+            constant=operands.a is None,
+            reverse=self.problem.reverse,
+            isa=native.instruction_set(),
+        )
 
         def launch(shapes, args, members, rows):
             del members, rows  # the shapes say

@@ -17,8 +17,12 @@ def run(problem: Problem, operands: Operands):
     # The derivative of what is not selected is zero times a factor, which may be NaN.
     inputs = operands.b, operands.a
     final, hs = scan(
-        step, operands.h0, inputs if operands.mask is None else select(operands.mask, inputs, 0),
-        initial=jnp.zeros_like(operands.h0), mask=operands.mask, starts=operands.starts,
+        step,
+        operands.h0,
+        inputs if operands.mask is None else select(operands.mask, inputs, 0),
+        initial=jnp.zeros_like(operands.h0),
+        mask=operands.mask,
+        starts=operands.starts,
         reverse=problem.reverse,
-    )  # fmt: skip
+    )
     return final, hs.astype(operands.b.dtype)

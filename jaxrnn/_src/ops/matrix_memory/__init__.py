@@ -24,9 +24,19 @@ IMPLEMENTATIONS: dict[str, dispatch.Candidate] = {"xla": chunked}  # `reference`
 
 
 def matrix_memory(
-    q, k, v, log_f, log_i, state, *, stabilised, mask=None, starts=None, reverse=False,
+    q,
+    k,
+    v,
+    log_f,
+    log_i,
+    state,
+    *,
+    stabilised,
+    mask=None,
+    starts=None,
+    reverse=False,
     implementation=None,
-):  # fmt: skip
+):
     """Runs the memory over time.
 
     T time, B any batch axes, N heads, D the width of a key, E of a value.

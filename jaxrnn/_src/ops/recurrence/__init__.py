@@ -84,9 +84,16 @@ def recur(
     operands = varying(Operands(xs, w, b, r, unit, state, initial, mask, starts))
     kept = "gates" if residuals == "chunks" else residuals  # within a chunk
     problem = Problem(
-        update, w.shape[1], len(state), reverse, kept, implementation,
-        batch_first=memory_order.is_batch_first(xs), devices=wants_devices(), every=every,
-    )  # fmt: skip
+        update,
+        w.shape[1],
+        len(state),
+        reverse,
+        kept,
+        implementation,
+        batch_first=memory_order.is_batch_first(xs),
+        devices=wants_devices(),
+        every=every,
+    )
     described = _describe(problem, operands)
     if closed.why is None and is_newton and xs.shape[0]:
         final, ys, states, solved = _newton(problem, operands)
@@ -140,7 +147,7 @@ _operation = Operation(
         *(False,) * problem.states,
         xla.first_kept(operands) > 0,
         *(False,) * _after(problem),
-    ),  # fmt: skip
+    ),
     folded=lambda problem: problem._replace(batch_first=True),
 )
 _IN_CHUNKS = {

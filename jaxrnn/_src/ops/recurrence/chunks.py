@@ -44,8 +44,10 @@ def run(whole, problem, operands):
 
         state, ys = wide_scan.scan(
             lambda state, part: chunk(shared, state, part),
-            state, jax.tree.map(parts, timed), reverse=problem.reverse,
-        )  # fmt: skip
+            state,
+            jax.tree.map(parts, timed),
+            reverse=problem.reverse,
+        )
         return state, jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), ys)
 
     def others(state, first):

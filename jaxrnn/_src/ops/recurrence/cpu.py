@@ -111,10 +111,16 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         "xs": [plan.outer_steps(operands.xs.shape[-1], d_xs)] if wanted.xs else [],
     }
     flags = dict(
-        kept=kept, parts=len(packed), has_d_ys=d_ys is not None, has_d_final=given,
-        again=not packed, want_x=wanted.xs, want_w=of_w, want_r=wanted.r,
+        kept=kept,
+        parts=len(packed),
+        has_d_ys=d_ys is not None,
+        has_d_final=given,
+        again=not packed,
+        want_x=wanted.xs,
+        want_w=of_w,
+        want_r=wanted.r,
         want_after=_bits(d is not None for d in d_after),
-    )  # fmt: skip
+    )
     program = _programs(problem, operands)[1]
     out = iter(plan.call("backward", sum(results.values(), []), args, packing, program, flags))
     found = {name: [next(out) for _ in some] for name, some in results.items()}

@@ -354,9 +354,13 @@ CALLS = _CALLS | _CALLS_WITH_RULES
 _LOOPS = {"scan": _Followed.scan, "while": _Followed.repeat}
 _SAME = {"copy", "copy_p", "stop_gradient", "optimization_barrier", "name"}
 _REDUCTIONS = {
-    "reduce_sum": "add", "reduce_prod": "mul", "reduce_max": "max", "reduce_min": "min",
-    "reduce_and": "and", "reduce_or": "or",
-}  # fmt: skip
+    "reduce_sum": "add",
+    "reduce_prod": "mul",
+    "reduce_max": "max",
+    "reduce_min": "min",
+    "reduce_and": "and",
+    "reduce_or": "or",
+}
 _OF_LAX = """
     neg sign nextafter floor ceil round is_finite exp exp2 log log2 expm1 log1p tanh logistic
     sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh abs sqrt rsqrt cbrt square
@@ -509,11 +513,33 @@ def _chosen(which, *cases):
 
 
 _COMPUTED = {
-    "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divided,
-    "rem": _remainder, "neg": np.negative, "abs": np.abs, "sign": np.sign, "max": np.maximum,
-    "min": np.minimum, "floor": np.floor, "ceil": np.ceil, "square": np.square,
-    "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "lt": np.less, "le": np.less_equal,
-    "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal,
-    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert,
-    "select_n": _chosen, "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
-}  # fmt: skip
+    "add": np.add,
+    "add_any": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": _divided,
+    "rem": _remainder,
+    "neg": np.negative,
+    "abs": np.abs,
+    "sign": np.sign,
+    "max": np.maximum,
+    "min": np.minimum,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "square": np.square,
+    "sqrt": np.sqrt,
+    "exp": np.exp,
+    "log": np.log,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "not": np.invert,
+    "select_n": _chosen,
+    "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
+}

@@ -27,9 +27,14 @@ def programs(problem: p.Problem, operands: p.Operands, operations) -> tuple[Prog
     """
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     return _programs(
-        problem.update, problem.gates, problem.states, tuple(sorted(operands.unit)),
-        operands.state[0].dtype, operations, x64,
-    )  # fmt: skip
+        problem.update,
+        problem.gates,
+        problem.states,
+        tuple(sorted(operands.unit)),
+        operands.state[0].dtype,
+        operations,
+        x64,
+    )
 
 
 @functools.lru_cache(256)

@@ -30,9 +30,20 @@ def one(step, x, weights, others, state, *, product, bilinear=None):
 
 
 def loop(
-    step, xs, weights, others, state, *, product, bilinear=None, initial=None, mask=None,
-    starts=None, reverse=False, implementation=None,
-):  # fmt: skip
+    step,
+    xs,
+    weights,
+    others,
+    state,
+    *,
+    product,
+    bilinear=None,
+    initial=None,
+    mask=None,
+    starts=None,
+    reverse=False,
+    implementation=None,
+):
     """Runs ``step`` over time.
 
     T time, B any batch axes.

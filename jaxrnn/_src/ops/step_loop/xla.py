@@ -99,10 +99,14 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         found = p.gradient(a, d, w, *kind)
         d_weights[name] = d_weights[name].astype(found.dtype) + found
     gradients = operands._replace(
-        xs=d_xs, weights=d_weights, state=d_state, initial=d_initial,
-        others=jax.tree.map(lambda d, a: d.sum(tuple(range(d.ndim - a.ndim))), d_others,
-                            operands.others),
-    )  # fmt: skip
+        xs=d_xs,
+        weights=d_weights,
+        state=d_state,
+        initial=d_initial,
+        others=jax.tree.map(
+            lambda d, a: d.sum(tuple(range(d.ndim - a.ndim))), d_others, operands.others
+        ),
+    )
     return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
 
 

@@ -90,10 +90,13 @@ def _structure(cell, tree, types, features):
     seen = {j: [known[k][count + j] for k in states] for j in states}
     mixed = [j for j in states if any(((s != NOBODY) & (s != own[j])).any() for s in seen[j])]
     return Structure(
-        states, parts, weights, tuple(_narrow(np.maximum(o, 0)) for o in owners),
+        states,
+        parts,
+        weights,
+        tuple(_narrow(np.maximum(o, 0)) for o in owners),
         tuple(tuple(_narrow(known[k][i] != NOBODY) for i in weights) for k in parts),
         tuple(mixed),
-    )  # fmt: skip
+    )
 
 
 def _traced(cell, params, state, types, features):

@@ -20,10 +20,13 @@ _TYPES = ("float32", "bfloat16", "complex64")
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
     return pallas_tpu.unsupported(
-        problem, target, sizes=operands.b.shape, known=_TYPES,
+        problem,
+        target,
+        sizes=operands.b.shape,
+        known=_TYPES,
         types=(operands.b.dtype.name, operands.factor_dtype.name, operands.h0.dtype.name),
         specs="in_specs=P(None, 'batch'), out_specs=(P('batch'), P(None, 'batch'))",
-    )  # fmt: skip
+    )
 
 
 def forward(problem, operands, wanted, save, target):
@@ -50,9 +53,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     from jaxrnn._src.ops.linear_scan.tpu import kernel
 
     if operands.h0.size == 0:
-        return xla.backward(
-            problem, operands, outputs, residuals, cotangents, wanted, target
-        )  # fmt: skip
+        return xla.backward(problem, operands, outputs, residuals, cotangents, wanted, target)
     place, (d_final, d_hs) = _place(operands), cotangents
     ins = _factor(place, operands)
     ins["d_final"] = place.state(jnp.zeros_like(operands.h0) if d_final is None else d_final)

@@ -28,8 +28,14 @@ EXPORTED = False  # an exported program should run where this library's kernels 
 
 # What `jax.default_matmul_precision` is where XLA rounds the factors of a float32 product.
 _ROUNDED = (
-    None, "default", "fastest", "bfloat16", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32",
-)  # fmt: skip
+    None,
+    "default",
+    "fastest",
+    "bfloat16",
+    "tensorfloat32",
+    "BF16_BF16_F32",
+    "TF32_TF32_F32",
+)
 
 
 def unsupported(problem, operands, target):
@@ -227,12 +233,14 @@ class _Plan:
             chosen = plan(layer, chip, backward=backward)
             assert chosen is not None
             text = source.text(
-                program=program, defined=tuple(defined), alone=chosen.alone,
+                program=program,
+                defined=tuple(defined),
+                alone=chosen.alone,
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
                 | {"WARPS": chosen.warps, "RING": launch.ring(chosen, self.time)}
                 | {"ENSEMBLE": math.prod(members) > 1},
-            )  # fmt: skip
+            )
             return launch.call(
                 text, chip.architecture, chosen, layer, shapes, args, members, self.time
             )

@@ -69,13 +69,23 @@ def call(text, architecture, plan, layer, shapes, args, members, steps):
     slots = ring(plan, steps) or steps
     exchange = jax.ShapeDtypeStruct(((FLAG + slots * plan.exchange) // 4,), jnp.uint32)
     numbers = dict(
-        blocks=plan.blocks, at_once=plan.at_once, threads=32 * plan.warps, shared=plan.shared,
-        steps=steps, rows=layer.rows, tiles=plan.tiles, groups=layer.groups * plan.tiles,
-    )  # fmt: skip
+        blocks=plan.blocks,
+        at_once=plan.at_once,
+        threads=32 * plan.warps,
+        shared=plan.shared,
+        steps=steps,
+        rows=layer.rows,
+        tiles=plan.tiles,
+        groups=layer.groups * plan.tiles,
+    )
     out = _kernel.bind(
-        *args, text=text, architecture=architecture, shapes=(*shapes, exchange),
-        members=(*map(stride, (*args, *shapes)), 0), numbers=tuple(numbers.values()),
-    )  # fmt: skip
+        *args,
+        text=text,
+        architecture=architecture,
+        shapes=(*shapes, exchange),
+        members=(*map(stride, (*args, *shapes)), 0),
+        numbers=tuple(numbers.values()),
+    )
     return out[:-1]
 
 

@@ -106,11 +106,16 @@ def _exchanging(layer, chip, backward):
             at_once = min(groups, chip.blocks // blocks)
             launches = math.ceil(groups / at_once)
             cost = launches * _microseconds(
-                backward=backward, blocks=blocks, each=each, row_tiles=row_tiles,
-                products=row_tiles * columns * pieces, read=tile * depth * layer.size,
-                weights=weights, sums=shared - weights,
+                backward=backward,
+                blocks=blocks,
+                each=each,
+                row_tiles=row_tiles,
+                products=row_tiles * columns * pieces,
+                read=tile * depth * layer.size,
+                weights=weights,
+                sums=shared - weights,
                 written=groups / launches * tile * units * blocks * (layer.gates + 2) * 4,
-            )  # fmt: skip
+            )
             exchange = groups * tile * depth * layer.size
             found.append(
                 Plan(WARPS, units, blocks, tile, tiles, shared, at_once, launches, exchange, cost)
@@ -139,9 +144,11 @@ def _alone(layer, chip, backward):
         launches = math.ceil(groups / at_once)
         busy = math.ceil(min(groups, at_once) / chip.blocks)  # blocks that share one
         cost = launches * _microseconds_alone(
-            backward=backward, gates=layer.gates, work=busy * warps * row_tiles,
+            backward=backward,
+            gates=layer.gates,
+            work=busy * warps * row_tiles,
             depth=padded // piece,
-        )  # fmt: skip
+        )
         found.append(Plan(warps, padded, 1, tile, tiles, shared, at_once, launches, 0, cost, True))
     return found
 
@@ -165,9 +172,7 @@ def _microseconds_alone(*, backward, gates, work, depth):
     return (250 + max(multiplied, 150) + updated) / 1700
 
 
-def _microseconds(
-    *, backward, blocks, each, row_tiles, products, read, weights, sums, written
-):  # fmt: skip
+def _microseconds(*, backward, blocks, each, row_tiles, products, read, weights, sums, written):
     """What a step takes, about.
 
     Fitted to the times of 220 kernels on an H100, LSTM and GRU, H from 64 to 2048 and B from 1 to
@@ -184,10 +189,17 @@ def _microseconds(
       written: bytes that all blocks put down.
     """
     return (
-        0.48 + 0.25 * backward + 0.0145 * blocks + (0.43 + 0.09 * backward) * each
-        + 0.14 * (row_tiles - 1) + 1.6e-3 * products + 1.6e-5 * read + 3.4e-6 * weights
-        + 7.1e-6 * sums + 2.6e-7 * written
-    )  # fmt: skip
+        0.48
+        + 0.25 * backward
+        + 0.0145 * blocks
+        + (0.43 + 0.09 * backward) * each
+        + 0.14 * (row_tiles - 1)
+        + 1.6e-3 * products
+        + 1.6e-5 * read
+        + 3.4e-6 * weights
+        + 7.1e-6 * sums
+        + 2.6e-7 * written
+    )
 
 
 def up(n, multiple):

@@ -23,11 +23,13 @@ _TYPES = ("float32", "bfloat16")
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
     why = pallas_tpu.unsupported(
-        problem, target, known=_TYPES,
+        problem,
+        target,
+        known=_TYPES,
         sizes=(*operands.xs.shape, *operands.r.shape, operands.w.shape[2]),
         types=(operands.xs.dtype.name, operands.state[0].dtype.name),
         specs="in_specs=(P(), P(None, 'batch')), out_specs=P(None, 'batch')",
-    )  # fmt: skip
+    )
     why = why or p.only_last(problem)
     if why is not None or operands.state[0].size == 0:
         return why
@@ -67,9 +69,12 @@ def _forward(problem, operands, wanted, save, target):
     else:
         arrays |= {"x": [p.project(xs, padded)], "w": []}
     out = kernel.forward(
-        lay.plan(lay.forward), arrays, operands.xs.dtype if wanted[-1] else None,
-        save=problem.residuals if save else None, first_kept=xla.first_kept(operands),
-    )  # fmt: skip
+        lay.plan(lay.forward),
+        arrays,
+        operands.xs.dtype if wanted[-1] else None,
+        save=problem.residuals if save else None,
+        first_kept=xla.first_kept(operands),
+    )
     over_time = (out["ys"] or [None]) + out["gates"] + out["states"]
     over_time = [None if a is None else lay.unflat(a) for a in over_time]
     return [*map(lay.unflat_rows, out["final"]), *over_time]
@@ -80,9 +85,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     from jaxrnn._src.ops.recurrence.tpu import kernel
 
     if operands.state[0].size == 0:
-        return xla.backward(
-            problem, operands, outputs, residuals, cotangents, wanted, target
-        )  # fmt: skip
+        return xla.backward(problem, operands, outputs, residuals, cotangents, wanted, target)
     del wanted  # what nobody uses, XLA removes
     lay = layout.Layout(problem, operands, target)
     packed, before = xla.saved(lay.packing, operands, outputs, residuals)

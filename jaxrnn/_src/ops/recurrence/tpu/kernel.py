@@ -321,7 +321,8 @@ def _call(plan, name, kernel, arrays, outs, backwards, scratch):
         return {kind: [spec(kind, a) for a in group] for kind, group in groups.items()}
 
     return pallas_tpu.call(
-        kernel, (arrays,),
+        kernel,
+        (arrays,),
         name=name,  # in a profile
         grid=(pl.cdiv(plan.rows, rows), chunks),
         in_specs=(specs(arrays),),
@@ -331,7 +332,7 @@ def _call(plan, name, kernel, arrays, outs, backwards, scratch):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=plan.tiles.limit
         ),
-    )  # fmt: skip
+    )
 
 
 def _project(plan, x, w, b, gates):

@@ -74,9 +74,16 @@ class Layout:
         from jaxrnn._src.ops.recurrence.tpu import kernel
 
         return kernel.Plan(
-            self.packing, tuple(sorted(self.operands.unit)), self.lanes, found, self.time,
-            self.count, self.problem.reverse, self.product, self.total,
-        )  # fmt: skip
+            self.packing,
+            tuple(sorted(self.operands.unit)),
+            self.lanes,
+            found,
+            self.time,
+            self.count,
+            self.problem.reverse,
+            self.product,
+            self.total,
+        )
 
     def shared(self, found):
         """What both kernels are given."""
