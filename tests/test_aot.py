@@ -16,7 +16,7 @@ from benchmarks.aot import linear as aot_linear
 from benchmarks.aot import tpu as aot_tpu
 from benchmarks.shared import contenders
 from benchmarks.shared.shapes import SHAPES  # noqa: E402
-from jaxrnn._src.ops.recurrence.gpu import launch  # noqa: E402
+from jaxrnn._src.ops.recurrence.gpu import library  # noqa: E402
 
 HLO = """\
 HloModule jit_f, is_scheduled=true, entry_computation_layout={(f32[32,8]{1,0})->f32[32,8]{1,0}}
@@ -390,7 +390,7 @@ def test_few_kernels_a_step(h200, cell, dtype, direction):
 
 
 @needs_compiler
-@pytest.mark.skipif(launch._loaded() is not None, reason=str(launch._loaded()))
+@pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_the_kernel_for_gpus_is_what_runs(h200, cell):
     """One call for all steps, forward and backward, and no loop."""

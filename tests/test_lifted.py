@@ -69,7 +69,9 @@ def diagonal_truth(p, state, x):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    "make, step", [(reset_before, lifted_truth), (turning, diagonal_truth)], ids=repr
+    "make, step",
+    [(reset_before, lifted_truth), (turning, diagonal_truth)],
+    ids=("lifted", "diagonal"),
 )
 def test_a_users_cell(make, step):
     """Values against NumPy, with mask and starts; the gradient against differences of them."""
