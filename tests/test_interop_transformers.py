@@ -49,9 +49,12 @@ def test_logits(name):
     assert np.abs(wanted - wanted[:1]).max() > 0.1
 
 
-def test_a_file_and_its_config():
-    theirs = model("mamba2")
-    config = theirs.config.to_dict()
+@pytest.mark.parametrize(
+    "name, given", [("mamba2", {}), ("mamba_bias", {"time_step_rank": "auto"})]
+)
+def test_a_file_and_its_config(name, given):
+    theirs = model(name)
+    config = theirs.config.to_dict() | given
     arrays = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     cell, params = jaxrnn.interop.from_transformers(arrays, config=config)
     other, same = jaxrnn.interop.from_transformers(theirs)
