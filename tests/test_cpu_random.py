@@ -107,9 +107,11 @@ def recorded():
 WHAT = ("other", "other", "other", "more", "less")
 
 
+ANYTHING = st.integers(-3, 40) | st.sampled_from((-(2**31), 2**31 - 1, 1 << 20))
+
+
 def integers(values):
     """The same integers but for one, or one more, or one less."""
-    anything = st.integers(-3, 40) | st.sampled_from((-(2**31), 2**31 - 1, 1 << 20))
 
     def changed(place, value, what):
         values_ = list(values)
@@ -120,7 +122,7 @@ def integers(values):
             values_[place : place + 1] = [value] if what == "other" else []
         return np.array(values_, np.int32)
 
-    return st.builds(changed, st.integers(0, 400), anything, st.sampled_from(WHAT))
+    return st.builds(changed, st.integers(0, 400), ANYTHING, st.sampled_from(WHAT))
 
 
 @steady(max_examples=300)
@@ -129,11 +131,17 @@ def test_bad_calls(data):
     """One thing is wrong in a call: it gives an error or some numbers, and the process lives."""
     target, results, args, attributes = data.draw(st.sampled_from(recorded()))
     results, args, attributes = list(results), list(args), dict(attributes)
-    what = data.draw(st.sampled_from(("attribute", "attribute", "argument", "result")))
-    if what == "attribute":
-        names = sorted(n for n, a in attributes.items() if getattr(a, "dtype", None) == np.int32)
-        name = data.draw(st.sampled_from(names))
-        attributes[name] = data.draw(integers(attributes[name].tolist()))
+    what = data.draw(st.sampled_from(("number", "numbers", "missing", "argument", "result")))
+    if what in ("number", "numbers", "missing"):
+        one = {n: np.ndim(a) == 0 for n, a in attributes.items() if np.size(a) and n != "isa"}
+        own = (n for n, single in one.items() if what == "missing" or single == (what == "number"))
+        name = data.draw(st.sampled_from(sorted({*own} - {"constants"})))
+        if what == "missing":
+            del attributes[name]
+        elif what == "number":
+            attributes[name] = np.int32(data.draw(ANYTHING))
+        else:
+            attributes[name] = data.draw(integers(attributes[name].tolist()))
     else:
         arrays = args if what == "argument" else results
         place = data.draw(st.integers(0, len(arrays) - 1))
