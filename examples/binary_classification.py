@@ -82,15 +82,8 @@ def draw(model, xs, guns, path):
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for ax, gun, title in zip(axes, (1, 0), ("a gun is drawn", "a finger points")):
         for row in np.flatnonzero(guns == gun)[:12]:
-            dots = ax.scatter(
-                np.arange(xs.shape[1]),
-                xs[row, :, 0],
-                s=4,
-                c=evidence[row],
-                cmap="coolwarm",
-                vmin=-20,
-                vmax=20,
-            )
+            color = {"c": evidence[row], "cmap": "coolwarm", "vmin": -20, "vmax": 20}
+            dots = ax.scatter(np.arange(xs.shape[1]), xs[row, :, 0], s=4, **color)
         ax.set(title=title, xlabel="frame")
     axes[0].set_ylabel("place of the hand")
     figure.colorbar(dots, label="logit of a gun, by frame")

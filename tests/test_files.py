@@ -42,6 +42,7 @@ CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "int8": jaxrnn.int8(jaxrnn.lstm(4, projection=2)),
     "numpy": jaxrnn.lstm(np.int64(4), cell_clip=np.float32(0.1), peepholes=np.True_),
     "infinite": jaxrnn.layer_norm(epsilon=float("inf")),
+    "rms_norm": jaxrnn.rms_norm(groups=3),
 }
 CELLS["online"] = jaxrnn.online(jaxrnn.indrnn(4), "rtrl")
 
