@@ -28,6 +28,7 @@ NOT_SHOWN = {
     "linear_attention": {"n"},
     "mlstm_sigmoid": {"n", "m"},
     "layer_norm_lstm": {"a"},  # a_i and so on
+    "mamba2_block": {"v", "B", "C"},  # at its parts, by their paths
 }
 
 
