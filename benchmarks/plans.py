@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.accelerator import append, end_all, in_turn, slug, start
-from benchmarks.accelerator.processes import Died
-from benchmarks.accelerator.work import packed, unpacked
+from benchmarks.accelerator.cases import packed, unpacked
+from benchmarks.accelerator.processes import Died, end_all, in_turn, start
 from benchmarks.shared import machine, record
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         process.end()
     if found["missing"]:
         raise SystemExit(f"the kernel cannot run here: {found['missing']}")
-    path = chosen.out / f"plans-{slug(found['machine']['device'])}.json"
+    path = chosen.out / f"plans-{record.slug(found['machine']['device'])}.json"
     lines, rows, cases = path.with_suffix(".jsonl"), [], found["cases"]
     lines.parent.mkdir(parents=True, exist_ok=True)
     lines.write_text("")
@@ -107,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
                 processes = [start(kind="plan", case=case) for case in group]
                 for row in in_turn(pool, group, processes, end, failed):
                     rows.append(row)
-                    append(lines, row)
+                    record.append(lines, row)
                     save()
                     print(brief(row), flush=True)
     finally:

@@ -19,13 +19,13 @@ from emulated import made
 from instead import instead
 
 from benchmarks import accelerator, plans
-from benchmarks.accelerator import attention, kinds, linear, plain, work
+from benchmarks.accelerator import attention, cases, kinds, linear, plain, processes, work
 from benchmarks.accelerator import checks as checking
 from benchmarks.accelerator import rows as timed
 from benchmarks.accelerator.once import once
 from benchmarks.accelerator.processes import ROOT, Died, Process
 from benchmarks.accelerator.words import sentences, tables
-from benchmarks.shared import contenders, scans, timing
+from benchmarks.shared import contenders, record, scans, timing
 from benchmarks.shared.contenders import OURS
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 from jaxrnn._src.ops.attention import blockwise, cudnn
@@ -66,7 +66,7 @@ class Here:
 @pytest.fixture(autouse=True, scope="module")
 def in_this_process():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accelerator, "Process", Here)
+        patch.setattr(processes, "Process", Here)
         yield
 
 
@@ -542,8 +542,8 @@ def test_tables_in_plain_text(capsys):
 
 
 def test_a_device_is_a_part_of_a_files_name():
-    assert accelerator.slug("NVIDIA H200") == "nvidia-h200"
-    assert accelerator.slug("TPU v5 lite") == "tpu-v5-lite"
+    assert record.slug("NVIDIA H200") == "nvidia-h200"
+    assert record.slug("TPU v5 lite") == "tpu-v5-lite"
 
 
 # processes
@@ -555,9 +555,9 @@ STUB = sys.executable, "-S", str(pathlib.Path(__file__).with_name("stub_work.py"
 @pytest.fixture
 def stub(monkeypatch):
     """Processes on a device that is not one, and little patience."""
-    monkeypatch.setattr(accelerator, "Process", functools.partial(Process, command=STUB))
-    seconds = dict.fromkeys(accelerator.DEADLINES, 3.0)
-    monkeypatch.setattr(accelerator, "DEADLINES", seconds | {"survey": 30.0})
+    monkeypatch.setattr(processes, "Process", functools.partial(Process, command=STUB))
+    seconds = dict.fromkeys(processes.DEADLINES, 3.0)
+    monkeypatch.setattr(processes, "DEADLINES", seconds | {"survey": 30.0})
 
 
 def test_a_device_that_hangs_breaks_or_dies(tmp_path, stub, capsys):
@@ -583,13 +583,13 @@ def test_a_device_that_hangs_breaks_or_dies(tmp_path, stub, capsys):
     lines = (tmp_path / "accelerator-stub-gpu.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == content["checks"] + content["rows"]
     assert "Rows: 6 timed, 0 not run." in capsys.readouterr().out
-    assert not accelerator._running
+    assert not processes._running
 
 
 def test_a_tpu_belongs_to_one_process(tmp_path, stub, monkeypatch):
     monkeypatch.setenv("STUB_PLATFORM", "tpu")
     monkeypatch.setenv("STUB_ALONE", str(tmp_path / "tpu"))
-    monkeypatch.setattr(accelerator, "DEADLINES", dict.fromkeys(accelerator.DEADLINES, 1.5))
+    monkeypatch.setattr(processes, "DEADLINES", dict.fromkeys(processes.DEADLINES, 1.5))
     accelerator.main(["--out", str(tmp_path)])
     content = json.loads((tmp_path / "accelerator-stub-gpu.json").read_text())
     fine = {row["cell"] for row in content["checks"] if row["passed"]}
@@ -600,7 +600,7 @@ def test_a_tpu_belongs_to_one_process(tmp_path, stub, monkeypatch):
 def test_what_still_runs_at_the_end_was_not_run(tmp_path, stub, monkeypatch):
     """No deadline is later than the end of all."""
     monkeypatch.setattr(accelerator, "CHECKS", 1)
-    monkeypatch.setattr(accelerator, "DEADLINES", {**accelerator.DEADLINES, "check": 100.0})
+    monkeypatch.setattr(processes, "DEADLINES", {**processes.DEADLINES, "check": 100.0})
     begin = time.monotonic()
     accelerator.main(["--out", str(tmp_path), "--seconds", "4"])
     assert time.monotonic() - begin < 60
@@ -614,14 +614,14 @@ def test_a_device_that_cannot_be_asked(tmp_path, stub, monkeypatch):
     with pytest.raises(SystemExit, match="is missing: nobody built it"):
         accelerator.main(["--out", str(tmp_path)])
     monkeypatch.setenv("STUB_HANGS", "1")
-    monkeypatch.setattr(accelerator, "DEADLINES", {"survey": 1.0})
+    monkeypatch.setattr(processes, "DEADLINES", {"survey": 1.0})
     with pytest.raises(SystemExit, match="cannot be asked: nothing came within 1 seconds"):
         accelerator.main(["--out", str(tmp_path)])
 
 
 def test_a_process_does_what_it_is_asked():
     case = checking.Case("plain", "elman", "float32", kinds.TINY, "reference")
-    process = Process({"kind": "check", "case": work.packed(case)})
+    process = Process({"kind": "check", "case": cases.packed(case)})
     row = process.receive(300)
     assert row["passed"] and row["name"] == str(case)
     with pytest.raises(Died, match="ended with status 0"):

@@ -12,20 +12,19 @@ import argparse
 import concurrent.futures
 import datetime
 import itertools
-import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accelerator import checks as checking
+from benchmarks.accelerator import processes
 from benchmarks.accelerator import rows as timed
+from benchmarks.accelerator.cases import unpacked
 from benchmarks.accelerator.kinds import CELLS
-from benchmarks.accelerator.processes import Died, Process
+from benchmarks.accelerator.processes import Died
 from benchmarks.accelerator.words import sentences, tables
-from benchmarks.accelerator.work import unpacked
 from benchmarks.shared import machine, record
 from benchmarks.shared.contenders import OURS
 
@@ -35,8 +34,6 @@ except ModuleNotFoundError:  # there is no rich
     from benchmarks.accelerator import plain as display
 
 CHECKS = 1 / 3  # of the time, at most
-# Seconds that a process may take for its next message.
-DEADLINES = {"survey": 90.0, "check": 75.0, "compile": 150.0, "time": 40.0}
 NOTES = {
     "checks": "errors: the largest one of an array over the largest value in it, against float64"
     " on the host; null where a value is not finite. passed is null where the implementation says"
@@ -96,7 +93,7 @@ def run(chosen: argparse.Namespace, begin: float) -> int:
     given = {k: v for k, v in vars(chosen).items() if k != "out"}
     console, found = display.console(), surveyed(given)
     about, explained = found["machine"], found["explained"]
-    path = chosen.out / f"accelerator-{slug(about['device'])}.json"
+    path = chosen.out / f"accelerator-{record.slug(about['device'])}.json"
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     to_check, to_time = found["checks"], found["rows"]
     checks, rows, interrupted = [], [], False
@@ -136,7 +133,7 @@ def run(chosen: argparse.Namespace, begin: float) -> int:
                 with step(f"{row['name']:<44}") as done:
                     done(brief(row))
                 found.append(row)
-                append(lines, row)
+                record.append(lines, row)
                 save()
 
     console.print(f"[bold]Checks and times[/]\n{machine.line(about)}\n")
@@ -155,7 +152,7 @@ def run(chosen: argparse.Namespace, begin: float) -> int:
         console.print("interrupted: what was measured is kept")
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        end_all()
+        processes.end_all()
         pool.shutdown()
     save()
     for table in tables(display, rows):
@@ -175,9 +172,9 @@ def surveyed(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
       SystemExit: there is no accelerator, it does not answer, or the kernel for it is missing.
     """
-    process = start(kind="survey", options=options)
+    process = processes.start(kind="survey", options=options)
     try:
-        found = process.receive(DEADLINES["survey"])
+        found = process.receive(processes.DEADLINES["survey"])
     except Died as died:
         raise SystemExit(f"the device cannot be asked: {died}") from died
     finally:
@@ -196,9 +193,9 @@ def checked(pool, cases, end) -> Iterator[dict[str, Any]]:
         left = end - time.monotonic()
         if left <= 0:
             return None
-        process = start(kind="check", case=case)
+        process = processes.start(kind="check", case=case)
         try:
-            return process.receive(min(left, DEADLINES["check"]))
+            return process.receive(min(left, processes.DEADLINES["check"]))
         except Died as died:
             # The time was up for it, or it is this check's result.
             return None if time.monotonic() >= end else checking.failed(case, str(died))
@@ -217,59 +214,8 @@ def measured(pool, cases, end, peers, size) -> Iterator[dict[str, Any]]:
         if time.monotonic() >= end:
             return
         group = cases[first : first + size]
-        processes = [start(kind="row", case=case, peers=peers) for case in group]
-        yield from in_turn(pool, group, processes, end, timed.failed)
-
-
-def in_turn(pool, group, processes, end, failed) -> Iterator[dict[str, Any]]:
-    """The results of processes that are all ready before the first goes on."""
-
-    def left(name):
-        return min(end - time.monotonic(), DEADLINES[name])
-
-    def ready(process):
-        try:
-            process.receive(left("compile"))
-        except Died as died:
-            return str(died)
-
-    died = list(pool.map(ready, processes))
-    for case, process, problem in zip(group, processes, died, strict=True):
-        if problem is None:
-            process.go_on()
-            try:
-                row = process.receive(left("time"))
-            except Died as died:
-                problem = str(died)
-        if problem is not None:
-            if time.monotonic() >= end:
-                return
-            row = failed(case, problem)
-        process.end()
-        yield row
-
-
-_running: set[Process] = set()
-
-
-def start(**work: Any) -> Process:
-    """A process, which ``end_all`` ends too."""
-    process = Process(work)
-    _running.add(process)
-    return process
-
-
-def end_all() -> None:
-    while _running:
-        _running.pop().end()
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """A line, which is on the disk when this returns."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        started = [processes.start(kind="row", case=case, peers=peers) for case in group]
+        yield from processes.in_turn(pool, group, started, end, timed.failed)
 
 
 def title(case: dict[str, Any]) -> str:
@@ -287,8 +233,3 @@ def broadly(*axes):
     placed = itertools.product(*(list(enumerate(axis)) for axis in axes))
     ordered = sorted(placed, key=lambda items: sum(place for place, _ in items))
     return [tuple(item for _, item in items) for items in ordered]
-
-
-def slug(name):
-    """A name as a part of a file's: NVIDIA H200 -> nvidia-h200."""
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -9,13 +9,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 COMMAND = (sys.executable, "-m", "benchmarks.accelerator")
 ROOT = Path(__file__).parents[2]
 SECONDS = 5.0  # for a process to end that has been killed; one that waits for a driver may not
+
+# Seconds that a process may take for its next message.
+DEADLINES = {"survey": 90.0, "check": 75.0, "compile": 150.0, "time": 40.0}
 
 
 class Died(Exception):
@@ -94,3 +98,46 @@ class Process:
         status = self._process.poll()
         ended = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         return f"its process ended with {ended}" + (f": {said[-1]}" if said else "")
+
+
+def in_turn(pool, group, processes, end, failed) -> Iterator[dict[str, Any]]:
+    """The results of processes that are all ready before the first goes on."""
+
+    def left(name):
+        return min(end - time.monotonic(), DEADLINES[name])
+
+    def ready(process):
+        try:
+            process.receive(left("compile"))
+        except Died as died:
+            return str(died)
+
+    died = list(pool.map(ready, processes))
+    for case, process, problem in zip(group, processes, died, strict=True):
+        if problem is None:
+            process.go_on()
+            try:
+                row = process.receive(left("time"))
+            except Died as died:
+                problem = str(died)
+        if problem is not None:
+            if time.monotonic() >= end:
+                return
+            row = failed(case, problem)
+        process.end()
+        yield row
+
+
+_running: set[Process] = set()
+
+
+def start(**work: Any) -> Process:
+    """A process, which ``end_all`` ends too."""
+    process = Process(work)
+    _running.add(process)
+    return process
+
+
+def end_all() -> None:
+    while _running:
+        _running.pop().end()

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.accelerator.cases import packed, unpacked
+
 READY = "ready"
 PACKAGES = ("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "torch", "triton")
 
@@ -88,17 +90,6 @@ def plans_of(options: dict[str, Any]) -> Iterator[Any]:
 
 
 KINDS = {f.__name__: f for f in (survey, check, row, plan, plans_of)}
-
-
-def packed(case: Any) -> dict[str, Any]:
-    """A case for JSON."""
-    return case._asdict() | {"shape": case.shape._asdict()}
-
-
-def unpacked(Case: Any, case: dict[str, Any]) -> Any:
-    from benchmarks.shared.shapes import Shape
-
-    return Case(**(case | {"shape": Shape(**case["shape"])}))
 
 
 def main(asked: str) -> None:

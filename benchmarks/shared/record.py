@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results"  # which docs/ quotes
 RUNS = Path(__file__).parents[1] / "runs"  # which Git ignores
@@ -57,3 +58,16 @@ def replace(path, write):
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """A line, which is on the disk when this returns."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def slug(name):
+    """A name as a part of a file's: NVIDIA H200 -> nvidia-h200."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
