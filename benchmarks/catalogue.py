@@ -1,8 +1,6 @@
-"""Writes docs/cells.md: a table of every cell, made of the code, its docstrings and its tests."""
+"""Writes docs/cells.md: a table of every cell, made of the code and its docstrings."""
 
 import argparse
-import ast
-import functools
 import inspect
 import math
 import re
@@ -29,21 +27,24 @@ _AS_MANY = (  # inputs as outputs
 )
 _LARGE = 1024  # I and H where products are counted
 _LESS = {"s5": 256}  # the eigenvectors of 2048 x 2048 numbers take half a minute
-# Who a test compares with: the word that a test says, and the name for the table.
-_PEERS = {
-    "torch": "PyTorch",
-    "keras": "Keras",
-    "nnx": "Flax",
-    "linen": "Flax",
-    "eqx": "Equinox",
-    "equinox": "Equinox",
-    "haiku": "Haiku",
-    "onnx": "ONNX",
+# Whose numbers the tests of weights and of peers (test_interop_*, test_peers_*) hold a cell to.
+PEERS = {
+    "conv1d": ("Keras", "Flax"),
+    "conv_lstm": ("Keras", "Flax", "Haiku"),
+    "elman": ("PyTorch", "Keras", "Flax", "Haiku", "ONNX"),
+    "gru": ("PyTorch", "Keras", "Flax", "Haiku", "Equinox", "ONNX"),
+    "lstm": ("PyTorch", "Keras", "Flax", "Haiku", "Equinox", "ONNX"),
+    "mamba": ("transformers",),
+    "mamba2_block": ("transformers",),
+    "mamba_block": ("transformers",),
+    "rwkv4": ("transformers",),
+    "rwkv4_channels": ("transformers",),
+    "ugrnn": ("Flax",),
 }
 HEAD = """\
 # The cells
 
-Written by `python -m benchmarks catalogue` from the code, its docstrings and its tests.
+Written by `python -m benchmarks catalogue` from the code and its docstrings.
 
 T time, I input, H hidden, N heads. A state is an array for each row of the batch. *Runs* names
 the implementations other than the reference that run a cell on a CPU, a TPU and a GPU; *products*
@@ -88,7 +89,7 @@ def _row(name):
         _listed([_shape(leaf) for leaf in jax.tree.leaves(state)]),
         _listed(_runs(cell, params, inputs)),
         f"{_products(name):.3g}",
-        _listed(_peers(name)) or "",
+        _listed(PEERS.get(name, ())),
     )
 
 
@@ -158,27 +159,6 @@ def _counted(jaxpr):
             if hasattr(inner, "eqns"):
                 total += eqn.params.get("length", 1) * _counted(inner)
     return total
-
-
-def _peers(name):
-    """Whom a test that has the cell's name compares it with."""
-    for file, text in _with_peers():
-        if re.search(rf"jaxrnn\.{name}\(|jaxrnn\.{name}\b[,)]", text):
-            words = set(re.findall(r"\w+", text)) | {file.removeprefix("test_")}
-            yield from (peer for word, peer in _PEERS.items() if word in words)
-
-
-@functools.cache
-def _with_peers():
-    """The tests of other libraries: the name of the file, and the text of each piece of it."""
-    found = []
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
-        source = path.read_text(encoding="utf-8")
-        if re.search(r"importorskip|^from flax", source, re.MULTILINE):
-            lines = source.splitlines()
-            pieces = ast.parse(source).body
-            found += [(path.stem, "\n".join(lines[n.lineno - 1 : n.end_lineno])) for n in pieces]
-    return found
 
 
 def _listed(texts):

@@ -48,6 +48,7 @@ def test_every_cell_says_what_it_is(name):
 def test_the_page_is_what_the_code_says():
     written = catalogue.PAGE.read_text(encoding="utf-8")
     assert written == catalogue.page(), "run `python -m benchmarks catalogue`"
+    assert set(catalogue.PEERS) <= set(zoo.names())
 
 
 @pytest.mark.usefixtures("plain_jax")
