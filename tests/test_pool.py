@@ -103,6 +103,17 @@ def test_a_learned_state_begins_a_stream():
     assert jax.tree.all(jax.tree.map(lambda a, b: (a[1] == b).all(), streams.state, want))
 
 
+def test_a_slot_that_is_not_there_is_left_out():
+    """Inside of ``jax.jit``, where nobody can say so; no other stream's state is copied."""
+    pool = jaxrnn.Pool(jaxrnn.gru(3), 4)
+    params = pool.cell.init(jax.random.key(0), 2)
+    streams = pool.admit(params, pool.init(params), [1, 3])
+    fork = jax.jit(pool.fork)
+    for source, slots in ((4, 0), (-1, 0), (3, 4), (3, -1)):
+        after = fork(streams, source, np.array([slots]))
+        assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), after, streams))
+
+
 def test_what_cannot_be():
     pool = jaxrnn.Pool(jaxrnn.gru(3), 4, history=2)
     assert pool == jaxrnn.Pool(jaxrnn.gru(3), 4, 2) and hash(pool) is not None
@@ -129,5 +140,7 @@ def test_what_cannot_be():
             call()
     with pytest.raises(TypeError, match="slots: got float32"):
         pool.evict(streams, jnp.ones(1))
+    with pytest.raises(TypeError, match="history: got None, want an int"):
+        jaxrnn.Pool(jaxrnn.gru(3), 4, None)
     with pytest.raises(TypeError, match="cell: got 3, want a Cell"):
         jaxrnn.Pool(3, 4)

@@ -78,7 +78,7 @@ class Pool:
     def __post_init__(self) -> None:
         check_cell("cell", self.cell)
         object.__setattr__(self, "slots", checks.size("slots", self.slots))
-        history = self.history and checks.size("history", self.history)
+        history = 0 if self.history == 0 else checks.size("history", self.history)
         object.__setattr__(self, "history", history)
 
     def init(self, params: Params) -> Streams:
@@ -199,6 +199,7 @@ class Pool:
             want = f"one, or one for each of slots, {slots.shape}"
             raise ValueError(f"source: got shape {source.shape}, want {want}")
         source = jnp.broadcast_to(source, slots.shape)
+        slots = jnp.where(source < self.slots, slots, self.slots)  # of no stream, no copy
         return jax.tree.map(lambda a: a.at[slots].set(a[source], mode="drop"), streams)
 
     def _checked(self, name: str, slots: Numbers) -> Array:
