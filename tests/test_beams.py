@@ -98,5 +98,7 @@ def test_errors():
         run(jnp.ones(3), 2, 2)
     with pytest.raises(ValueError, match=r"beams: got 0, want"):
         run(jnp.array([1]), 2, 0)
+    with pytest.raises(TypeError, match="stop: got 2.5, want an int"):
+        run(jnp.array([1]), 2, 2, stop=2.5)
     with pytest.raises(ValueError, match="lengths: got 0, want 1 or more"):
         run(jnp.array([[1]]), 2, 2, lengths=np.array([0]))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import lax
 
@@ -12,6 +11,7 @@ from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell, check_cell, unroll
 from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.dtypes import promoted
+from jaxrnn._src.core.generation import last_step
 from jaxrnn._src.core.params_tree import dicts
 from jaxrnn._src.core.typing import Array, InputArray, Params, State
 
@@ -90,15 +90,10 @@ def beam_search(
         raise ValueError(f"prompt: got {checks.described(prompt)}, want ints [S, ...batch], S > 0")
     steps, beams = checks.size("steps", steps), checks.size("beams", beams)
     penalty = checks.number("length_penalty", length_penalty)
-    token = prompt[-1]
-    if lengths is not None:
-        checks.combined_mask(prompt, lengths, None)  # checks them
-        rows = jnp.asarray(lengths)
-        if not isinstance(rows, jax.core.Tracer) and (rows < 1).any():
-            raise ValueError(f"lengths: got {int(rows.min())}, want 1 or more")
-        lengths = jnp.clip(rows, 1, len(prompt)) - 1
-        token = jnp.take_along_axis(prompt, lengths[None], 0)[0]
-    state, _ = unroll(cell, params, prompt[:-1], state, lengths=lengths)
+    if stop is not None:
+        stop = checks.integer("stop", stop)
+    before, lengths, token = last_step(prompt, lengths)
+    state, _ = unroll(cell, params, before, state, lengths=lengths)
     run = kept_by(cell, _search, "steps", "beams", "stop", "penalty")
     return run(params, state, token, steps=steps, beams=beams, stop=stop, penalty=penalty)
 

@@ -320,6 +320,14 @@ def check_lifted(implementation):
         )
 
 
+def integer(name, value):
+    """``value`` as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {described(value)}, want an int") from None
+
+
 def size(name, value):
     """``value`` as an int of at least 1."""
     try:

@@ -101,21 +101,36 @@ def generate(
         checks.check_flags("forced", forced, (steps, *batch), "[steps, ...batch]")
     if not callable(choose):
         raise TypeError(f"choose: got {checks.described(choose)}, want a function (key, y) -> x")
-    first = jax.tree.map(lambda a: a[-1], prompt)
-    if lengths is not None:
-        checks.combined_mask(prompt, lengths, None)  # checks them
-        rows = jnp.asarray(lengths)
-        if not isinstance(rows, jax.core.Tracer) and (rows < 1).any():
-            raise ValueError(f"lengths: got {int(rows.min())}, want 1 or more")
-        first = jax.tree.map(lambda a: _at(a, rows - 1), prompt)
-        lengths = jnp.minimum(rows, size) - 1
+    before, lengths, first = last_step(prompt, lengths)
     inner = None if deterministic else dropout_masks.fold(key, 0)
-    before = jax.tree.map(lambda a: a[:-1], prompt)
     state, _ = unroll(cell, params, before, state, lengths=lengths, key=inner)
     run = kept_by(cell, _run, "choose", "stop")
     time = jnp.arange(steps, dtype=jnp.int32)
     outer = key if deterministic else dropout_masks.fold(key, 1)
     return run(params, state, first, (time, teacher, forced), outer, inner, choose, stop)
+
+
+def last_step(
+    prompt: Inputs, lengths: InputArray | Sequence[int] | None
+) -> tuple[Inputs, Array | None, Inputs]:
+    """``(before, lengths, last)``: each row's last real step, apart from the steps before it.
+
+    Args:
+      prompt: xs [S, ...batch, ...], a tree of arrays; S > 0.
+      lengths: int [...batch], 1 to S; None for S.
+
+    Raises:
+      ValueError, TypeError: they are of another shape or type, or out of range where known.
+    """
+    before = jax.tree.map(lambda a: a[:-1], prompt)
+    if lengths is None:
+        return before, None, jax.tree.map(lambda a: a[-1], prompt)
+    checks.combined_mask(prompt, lengths, None)  # checks them
+    rows = jnp.asarray(lengths)
+    if not isinstance(rows, jax.core.Tracer) and (rows < 1).any():
+        raise ValueError(f"lengths: got {int(rows.min())}, want 1 or more")
+    rows = jnp.clip(rows, 1, inputs.leading(prompt)[0]) - 1
+    return before, rows, jax.tree.map(lambda a: _at(a, rows), prompt)
 
 
 def _run(cell, params, state, x, timed, key, inner, choose, stop):
@@ -146,9 +161,8 @@ def _stopped(stop, x) -> Array:
 
 def _at(a, time):
     """The step of each row [...batch] in an array [S, ...batch, ...]."""
-    time = jnp.maximum(time, 0)[None]
-    time = time.reshape(time.shape + (1,) * (a.ndim - time.ndim))
-    return jnp.take_along_axis(a, time, 0, mode="clip")[0]
+    time = time.reshape(1, *time.shape, *[1] * (a.ndim - time.ndim - 1))
+    return jnp.take_along_axis(a, time, 0)[0]
 
 
 def _check_like(name, x, like):
