@@ -195,6 +195,18 @@ def test_other_cells(cell, words):
         jaxrnn.newton(cell, params, xs)
 
 
+def test_a_recurrence_in_a_loop():
+    """``unroll`` runs it; what the method did in each turn of the loop nobody outside knows."""
+    cell = jaxrnn.truncated(jaxrnn.gru(2), 3)
+    params, xs = drawn(cell, 7, 2)
+    ys, want = (jaxrnn.unroll(cell, params, xs, implementation=n)[1] for n in ("newton", "xla"))
+    np.testing.assert_allclose(ys, want, rtol=0, atol=1e-5)
+    first, last = jaxrnn.explain(cell, params, xs, implementation="newton").choices
+    assert first.runs == "newton" and first.solved is None and last.solved.converged.all()
+    with pytest.raises(ValueError, match=r"cell: got truncated\(.*want a cell that has no loop"):
+        jaxrnn.newton(cell, params, xs)
+
+
 def test_every_state():
     cell = jaxrnn.lstm(2)
     params, xs = drawn(cell, 5, 2)

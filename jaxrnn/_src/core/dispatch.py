@@ -152,6 +152,16 @@ def unrecorded() -> Iterator[None]:
         _recorder.reset(token)
 
 
+@contextlib.contextmanager
+def in_loop() -> Iterator[None]:
+    """A context for a loop's body: what Newton's method did in each turn is known only there."""
+    recorder = _recorder.get()
+    count = 0 if recorder is None else len(recorder[1])
+    yield
+    if recorder is not None:
+        recorder[1][count:] = [choice._replace(solved=None) for choice in recorder[1][count:]]
+
+
 def is_recording() -> bool:
     """Whether somebody wants to know what is chosen."""
     return _recorder.get() is not None

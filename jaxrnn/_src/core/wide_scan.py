@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from jaxrnn._src.core import time_division
+from jaxrnn._src.core import dispatch, time_division
 
 
 def scan(body, carry, xs, *, reverse=False):
@@ -25,7 +25,8 @@ def scan(body, carry, xs, *, reverse=False):
         traced[:] = closed, jax.tree.structure(out)
         return _call(*traced, carry, x)
 
-    jax.eval_shape(lambda carry, xs: lax.scan(look, carry, xs, reverse=reverse), carry, xs)
+    with dispatch.in_loop():
+        jax.eval_shape(lambda carry, xs: lax.scan(look, carry, xs, reverse=reverse), carry, xs)
     closed, tree = traced
     types = jax.tree.structure(carry).unflatten(closed.in_avals[: len(jax.tree.leaves(carry))])
     carry = jax.tree.map(_cast, carry, types)

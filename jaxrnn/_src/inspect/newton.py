@@ -26,9 +26,10 @@ def newton(
 
     The states of all steps are one unknown, and each iteration is a linear recurrence, which is
     parallel in time (Lim et al. 2023, arXiv:2309.12252; Danieli et al. 2025, arXiv:2510.21450).
-    The numbers are those of the steps, within 1e-5 of the largest state in float32 and 1e-10 in
-    float64. A row whose iterations do not come to an end, or from whose states the step leads
-    elsewhere, is run step by step, in the same program: a chaotic network, for one.
+    The numbers are those of the steps, within 1e-5 of the largest state, or of 1, in float32 and
+    1e-10 in float64, as far as the method can tell. A row whose iterations do not come to an end,
+    or from whose states the step leads elsewhere, is run step by step, in the same program: a
+    chaotic network, for one.
 
     The Jacobian is taken from the update, and how depends on the cell:
 
@@ -54,7 +55,8 @@ def newton(
       converged was run step by step.
 
     Raises:
-      ValueError, TypeError: as ``unroll``; a cell with any other recurrence, as ``lru``.
+      ValueError, TypeError: as ``unroll``; a cell with any other recurrence, as ``lru``; one
+        that runs its recurrence in pieces, as ``truncated``, which only ``unroll`` runs so.
 
     >>> cell = jaxrnn.gru(hidden=8)
     >>> params = cell.init(jax.random.key(0), 3)
@@ -84,4 +86,7 @@ def _run(cell, params, xs, state, lengths, mask, starts, reverse, key):
             key=key,
             implementation=dispatch.NEWTON,
         )
+    if any(choice.runs == dispatch.NEWTON and choice.solved is None for choice in choices):
+        want = 'a cell that has no loop around a recurrence: unroll with implementation="newton"'
+        raise ValueError(f"cell: got {cell!r}, want {want}")
     return state, ys, tuple(choice.solved for choice in choices)
