@@ -3,8 +3,8 @@
     python examples/distributed.py [--processes 2] [--devices 2] [--steps 100] [--directory job]
 
 Each process has --devices devices and reads its own rows of the text. Here all run on one CPU; on
-several machines, start one on each, with --process and --coordinator. If one dies (--die-at), the
-job ends; started again, on any devices, it goes on from its latest checkpoint.
+several machines, start one on each, with --processes, --process and --coordinator. If one dies
+(--die-at), the job ends; started again, on any devices, it goes on from its latest checkpoint.
 """
 
 import argparse
@@ -62,8 +62,7 @@ def work(options):
     rule = optax.adam(4e-3)
 
     @jax.jit(out_shardings=(whole, whole, rows))
-    def begin():
-        params = cell.init(jax.random.key(0), BYTES)
+    def begin(params):
         return params, rule.init(params), cell.initial_state(params, (BATCH,))
 
     @jax.jit(out_shardings=((whole, whole, rows), whole))
@@ -79,7 +78,9 @@ def work(options):
         change, optimizer = rule.update(gradient, optimizer, params)
         return (optax.apply_updates(params, change), optimizer, state), loss
 
-    training, losses = begin(), {}
+    # On one device: several on as few cores wait for each other in jaxlib's QR decomposition.
+    params = jax.tree.map(np.asarray, cell.init(jax.random.key(0), BYTES))
+    training, losses = begin(params), {}
     kept = ocp.CheckpointManagerOptions(save_interval_steps=options.every, max_to_keep=2)
     with ocp.CheckpointManager(options.directory.absolute() / "kept", options=kept) as checkpoints:
         done = checkpoints.latest_step() or 0
