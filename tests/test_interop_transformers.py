@@ -94,6 +94,11 @@ def test_what_has_no_counterpart():
         read(arrays, config=config | {"vocab_size": 12})
     with pytest.raises(ValueError, match="which have no place"):
         read({**arrays, "more": arrays["lm_head.weight"]}, config=config)
+    last = arrays.pop("lm_head.weight")
+    _, params = read(arrays, config=config)  # tied to the embedding, which is the same
+    assert (params[str(len(params) - 1)]["w"] == last.numpy().T).all()
+    with pytest.raises(ValueError, match="got no 'lm_head.weight'"):
+        read(arrays, config=config | {"tie_word_embeddings": False})
     del arrays["backbone.layers.1.mixer.D"]
     with pytest.raises(ValueError, match=r"got no 'backbone.layers.1.mixer.D'"):
         read(arrays, config=config)
