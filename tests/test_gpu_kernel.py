@@ -329,6 +329,15 @@ LAYERS = [
 ]
 
 
+def test_blocks_that_share_a_multiprocessor_fit_into_its_memory():
+    """A cooperative launch runs all blocks at once, or fails."""
+    chip = chips.CHIPS["NVIDIA L4"]  # 100 KiB, of which one block may have 99
+    layer = tiling.Layer(4, 12, 16, 1, 1 << 14)
+    plan = tiling.plan(layer, chip, backward=True)
+    assert plan.alone and plan.shared == 12 * chips.KIB
+    assert plan.at_once == 7 * chip.blocks
+
+
 @pytest.mark.parametrize("backward", (False, True))
 def test_plans_fit(backward):
     """Every row and every unit is somebody's, and all blocks of a launch run at once."""
