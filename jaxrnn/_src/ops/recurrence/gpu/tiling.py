@@ -139,7 +139,7 @@ def _alone(layer, chip, backward):
         if tile <= 8 * (row_tiles - 1) or used > _MOST_USED or shared > chip.shared:
             continue
         groups = layer.groups * tiles
-        # Blocks that share a multiprocessor, of whose memory each takes a KiB more than it asks for.
+        # Blocks that share a multiprocessor; each takes a KiB of its memory more than it asks for.
         on_one = min(_REGISTERS // (256 * 32 * warps), (chip.shared + KIB) // (shared + KIB))
         at_once = min(groups, on_one * chip.blocks)
         launches = math.ceil(groups / at_once)
