@@ -173,7 +173,7 @@ def lines(text) -> list[str]:
 
 
 def loop(lines) -> Loop:
-    """What lies in the longest loop that has a barrier and stores of words in it."""
+    """What lies in the longest loop that has a barrier in it."""
     labels = {line[:-1]: place for place, line in enumerate(lines) if line.endswith(":")}
     best = []
     for place, line in enumerate(lines):
