@@ -1,7 +1,9 @@
 """Every plan of the kernel for NVIDIA GPUs, timed: how ``tiling.py`` does against the best.
 
 A plan divides a layer among thread blocks, and the kernel takes the one whose step its formula
-calls cheapest. Here all that fit are run, each in a process of its own with a deadline.
+calls cheapest. Here all that fit are run, each in a process of its own with a deadline. Those of
+the backward pass are timed with the forward pass before it, which has the kernel's own plan, and
+with the matrix products of the gradients; the formula is of the one kernel.
 """
 
 import argparse
@@ -188,7 +190,7 @@ def prepared(case: Case) -> Callable[[], Any]:
 
 
 def measure(case: Case, call: Callable[[], Any]) -> dict[str, Any]:
-    """A row: microseconds of a step, those of the formula too."""
+    """A row: microseconds of a step, forward or in both directions; those of the formula too."""
     import jax
 
     from benchmarks.shared import timing
@@ -216,7 +218,8 @@ def brief(row: dict[str, Any]) -> str:
     """A row in a line."""
     if row["problem"]:
         return f"{row['name']:<60} failed: {row['problem']}"
-    return f"{row['name']:<60} {row['a_step']:8.2f} µs a step, called {row['plan']['cost']:.2f}"
+    timed = "a step" if row["direction"] == "forward" else "a step and its forward pass"
+    return f"{row['name']:<60} {row['a_step']:8.2f} µs {timed}, called {row['plan']['cost']:.2f}"
 
 
 def sentences(rows: list[dict[str, Any]]) -> list[str]:
@@ -228,6 +231,7 @@ def sentences(rows: list[dict[str, Any]]) -> list[str]:
     return [
         f"{name}: the plan that is called cheapest takes"
         f" {called['a_step'] / best['a_step']:.2f} times the best one's time"
+        f"{', each with its forward pass' if called['direction'] == 'backward' else ''}"
         for name, part in found.items()
         for called in [min(part, key=lambda row: row["plan"]["cost"])]
         for best in [min(part, key=lambda row: row["a_step"])]
