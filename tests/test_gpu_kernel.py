@@ -427,7 +427,11 @@ def test_why_not():
     assert "for NVIDIA GPUs, not for cpu" in why(jaxrnn.lstm(8), platform="cpu")
     assert "float64" in why(jaxrnn.lstm(8), dtype="float64")
     assert "(4096, 4, 4096)" in why(jaxrnn.lstm(4096))
-    assert "one after the other" in why(jaxrnn.lstm(1024), rows=4096)
+    assert "for so many rows it would be launched" in why(jaxrnn.lstm(1024), rows=4096)
+    assert "for so many rows and heads it" in why(jaxrnn.lstm(64 * 256, heads=64), rows=1)
+    many = lambda state, x, r: tuple(s + x[0] + r[0] for s in state)
+    ten = jaxrnn.gated(many, gates=1, states=10)(8)
+    assert "10 states and 0 per-unit weights, which may take more than the" in why(ten)
     assert why(jaxrnn.lstm(64), rows=10**5) == "gpu"  # blocks that do not need each other
     assert why(jaxrnn.lstm(1024), rows=16, steps=10**6) == "gpu"
     assert "no row" in why(jaxrnn.lstm(8), rows=0)
