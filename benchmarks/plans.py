@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from benchmarks.accelerator.cases import packed, unpacked
 from benchmarks.accelerator.processes import Died, end_all, in_turn, start
 from benchmarks.shared import machine, record
+from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 
 CELLS, DTYPES = ("lstm", "gru"), ("bfloat16", "float16", "float32")
@@ -51,14 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         ("dtypes", DTYPES, DTYPES[:1]),
         ("shapes", NAMED, NAMES),
     ):
-        parser.add_argument(
-            f"--{option}",
-            nargs="+",
-            choices=list(known),
-            default=list(usual),
-            metavar="NAME",
-            help=f"of {', '.join(known)}",
-        )
+        several(parser, option, known, usual)
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: to try this command")
     record.add_folder(parser, os.environ.get("OUT"))

@@ -27,6 +27,7 @@ from benchmarks.accelerator.processes import Died
 from benchmarks.accelerator.words import sentences, tables
 from benchmarks.shared import machine, record
 from benchmarks.shared.contenders import OURS
+from benchmarks.shared.options import several
 
 try:
     from benchmarks.shared import display
@@ -67,14 +68,7 @@ def parse(argv):
         ("directions", timed.DIRECTIONS),
         ("peers", timed.PEERS),
     ):
-        parser.add_argument(
-            f"--{option}",
-            nargs="+",
-            choices=list(known),
-            default=list(known),
-            metavar="NAME",
-            help=f"of {', '.join(known)}; what comes first is run first",
-        )
+        several(parser, option, known, more="; what comes first is run first")
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes, also on a CPU: to try this command"
