@@ -17,7 +17,7 @@ import jaxrnn
 from jaxrnn._src.core import lowering_target
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops.recurrence import cpu
-from jaxrnn._src.ops.recurrence.gpu import chips, code, tiling
+from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, tiling
 
 CELLS = (
     "elman",
@@ -533,3 +533,13 @@ def test_one_block_alone_in_every_type(dtype, product, shape):
 def test_a_ring(name):
     """Places of the exchange are used again, many times over."""
     agree(name, Shape(41, (3,), 2, 33), chip={"ring": 8})
+
+
+def test_where_the_exchange_is_a_ring():
+    """A long sequence's takes no more memory than 64 MB, or 64 steps of it."""
+    chip = chips.CHIPS["NVIDIA H200"]
+    one = tiling.plan(tiling.Layer(2, 4, 512, 1, 16), chip, backward=False)
+    many = tiling.plan(tiling.Layer(2, 4, 512, 64, 16), chip, backward=False)
+    assert (one.exchange, many.exchange) == (16 * 512 * 2, 64 * 16 * 512 * 2)
+    assert [launch.ring(one, steps) for steps in (65, 4096, 4097, 10**6)] == [0, 0, 64, 64]
+    assert [launch.ring(many, steps) for steps in (64, 65, 10**6)] == [0, 64, 64]
