@@ -494,7 +494,7 @@ def test_a_derivative_is_divided_where_cotangents_are_needed():
     from jaxrnn._src.ops.recurrence.program import compiled
 
     def function(a, b, d):
-        return jnp.tanh(a) * (1 + a) * d, jnp.exp(b) * d + a, jnp.sin(a)
+        return jnp.tanh(a) * (1 + a) * d, jnp.exp(b) * d + a, jnp.sin(a), jnp.tanh(a) - d
 
     row = jax.ShapeDtypeStruct((3,), jnp.float32)
     program = compiled(function, [row] * 3, code.OPERATIONS)
@@ -502,7 +502,7 @@ def test_a_derivative_is_divided_where_cotangents_are_needed():
     before, after = text.split("void derivative")
     assert all(name in before and name not in after for name in ("TANH", "expf", "sinf"))
     assert "given[0]" in after and "given" not in before
-    assert kept == 4  # tanh(a), a, exp(b), sin(a); not the product
+    assert kept == 4  # tanh(a), a, exp(b), sin(a); not the product of the first two
 
 
 @pytest.mark.parametrize("name", ("lstm_heads", "gru", "peephole", "candidate_first"))
