@@ -159,8 +159,9 @@ def _microseconds_alone(*, backward, gates, work, depth):
 
     A barrier, the trip through shared memory and the waits in between: 250 cycles. A matrix
     instruction keeps its quarter of a multiprocessor busy for 8 cycles. Of other instructions,
-    there are some 20 for each gate of a unit, and 35 backward, as ``python -m benchmarks
-    registers`` counts them.
+    there are some 20 for each gate of a unit, and 35 backward: those of an LSTM in bfloat16, as
+    ``python -m benchmarks registers`` counts them. In float16 and of a GRU there are more, up to
+    30 and 57.
 
     Args:
       backward: the kernel.
