@@ -95,18 +95,19 @@ def main(argv: list[str] | None = None) -> int:
 
     save()
     size = max(1, machine.cores() // 2)
+    pool = concurrent.futures.ThreadPoolExecutor(size)
     try:
-        with concurrent.futures.ThreadPoolExecutor(size) as pool:
-            for first in range(0, len(cases), size):
-                group = cases[first : first + size]
-                processes = [start(kind="plan", case=case) for case in group]
-                for row in in_turn(pool, group, processes, end, failed):
-                    rows.append(row)
-                    record.append(lines, row)
-                    save()
-                    print(brief(row), flush=True)
+        for first in range(0, len(cases), size):
+            group = cases[first : first + size]
+            processes = [start(kind="plan", case=case) for case in group]
+            for row in in_turn(pool, group, processes, end, failed):
+                rows.append(row)
+                record.append(lines, row)
+                save()
+                print(brief(row), flush=True)
     finally:
-        end_all()
+        end_all()  # before the threads, which wait for them
+        pool.shutdown()
     for sentence in sentences(rows):
         print(sentence)
     print(f"written: {path} and {lines.name}; {len(cases) - len(rows)} not run")
