@@ -89,9 +89,8 @@ def work(options):
         for number in range(done + 1, options.steps + 1):
             place = (number - 1) * LENGTH % (streams.shape[1] - LENGTH)
             tokens = streams[:, place : place + LENGTH + 1].T.astype(np.int32)
-            training, loss = update(
-                training, jax.make_array_from_process_local_data(timed, tokens)
-            )
+            tokens = jax.make_array_from_process_local_data(timed, tokens)
+            training, loss = update(training, tokens)
             losses[number] = float(loss)
             checkpoints.save(number, args=ocp.args.StandardSave(training))
             if number == options.die_at and mine == processes - 1:
