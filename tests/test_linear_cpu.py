@@ -17,9 +17,9 @@ pytestmark = [
     pytest.mark.usefixtures("x64"),
 ]
 SETS = native.library().instruction_sets
-# Of two types as they are stored, and of one that is converted. Channels fill no vector. Narrow rows
-# are run together, so many of them that a task ends within a row; wide ones, and a complex number is
-# two columns, are run one by one.
+# Of two types as they are stored, and of one that is converted. Channels fill no vector. Narrow
+# rows are run together, so many of them that a task ends within a row. Wide ones are run one by
+# one: of 64 numbers or more, and a complex number is two.
 KINDS = (
     ("float32", (61,), 37, 2e-6),
     ("complex64", (3,), 37, 2e-6),
@@ -59,7 +59,7 @@ def test_every_instruction_set(monkeypatch, isa, dtype, batch, size, tolerance):
     (("float32", 409, False), ("float32", 409, True), ("complex64", 13, False)),
 )
 def test_same_bits_alone_and_in_a_batch(dtype, size, constant):
-    """Wide rows are cut into tasks, which threads share; narrow ones begin anywhere in a vector."""
+    """Wide rows are cut into tasks, which threads share; narrow ones begin within a vector."""
     g = given(130, (11,), size, dtype=dtype, constant=constant)
     runs = [both(*g) for _ in range(2)]
     shares(*runs)
