@@ -9,8 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench peers aot aot-here accelerator accelerator-kernel programs docs test test-all mutants lint sanitize \
-  arm64 wheel clean
+.PHONY: bench peers aot aot-here accelerator accelerator-kernel programs docs test test-all mutants \
+  lint sanitize arm64 wheel clean
 
 bench: $(VENV)/installed-bench
 	$(RUN) -m benchmarks $(ARGS)

@@ -62,7 +62,7 @@ class RNN(Module):
     cell: Cell
     params: Params
     inference: bool
-    implementation: str | None = eqx.field(static=True)
+    implementation: ImplementationName | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class RNN(Module):
             key=key,
             deterministic=self.inference,
             return_states=return_states,
-            implementation=self.implementation,  # type: ignore[arg-type]
+            implementation=self.implementation,
         )
         return (state, ys) if return_state or return_states else ys
 

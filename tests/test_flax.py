@@ -100,6 +100,15 @@ def test_bidirectional(library, run, options):
 
 
 @each_flavour
+def test_outputs_apart(library, run):
+    """With ``merge=None`` both directions' outputs come, batch first like all others."""
+    cell = jaxrnn.gru(4)
+    together = run(cell, make=library.Bidirectional)[1](XS)
+    apart = run(cell, make=library.Bidirectional, merge=None)[1](XS)
+    assert error(jnp.concatenate(apart, -1), together) < 1e-6
+
+
+@each_flavour
 def test_batch_axes(library, run):
     cell = jaxrnn.gru(4)
     params, rnn = run(cell)

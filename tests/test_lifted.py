@@ -130,6 +130,7 @@ def run(cell):
 WRONG = {
     "spec": (made(spec=[1]), TypeError, r"spec: got \[1\], want a dict from names to"),
     "pair": (made(spec=SPEC | {"r": (H, H)}), TypeError, r"'r'\]: got \(4, 4\), want \(shape"),
+    "shape": (made(spec=SPEC | {"r": (H, INIT)}), TypeError, r"'r'\]: got \(4, .*want \(shape"),
     "size": (made(spec=SPEC | {"r": ((H, 0), INIT)}), ValueError, r"spec\['r'\]: got 0, want 1"),
     "INPUTS": (made(spec={"r": ((H, H), INIT)}), ValueError, "want it where inputs meet"),
     "states": (made(states=H), TypeError, "states: got 4, want a dict from names to widths"),

@@ -30,8 +30,8 @@ import jax.numpy as jnp
 from jaxrnn._src.core import checks, dispatch, every_step, inputs
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.params_tree import Called, OfDicts, OfInputs, dicts
-from jaxrnn._src.core.sequence import resets, scan, select
-from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.sharding import automatic
 from jaxrnn._src.core.time_axis import mapped, own_lengths
 from jaxrnn._src.core.time_division import divided
 from jaxrnn._src.core.typing import (
@@ -45,7 +45,6 @@ from jaxrnn._src.core.typing import (
     Outputs,
     Params,
     PRNGKey,
-    ShapeDtype,
     State,
     Step,
     StepWithKey,
@@ -350,18 +349,8 @@ def cell(
         checks.check_lifted(implementation)
         dispatch.record_reference("scan of step", "only gated cells have one")
         initial = initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
-        state = initial if state is None else state
-        given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
-        params, state, initial, xs, mask, starts = given
-        return scan(
-            lambda state, x: call(params, state, x, key),
-            state,
-            xs,
-            initial=initial,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            every=every,
+        return every_step.scanned(
+            call, params, state, xs, mask, starts, reverse, key, initial, every
         )
 
     unroll = once(whole, "reverse", "implementation", "every")
@@ -473,7 +462,7 @@ def unroll(
 def explain(
     cell: Cell,
     params: Params,
-    xs: ShapeDtype,
+    xs: Inputs,
     state: State | None = None,
     *,
     platform: str | Device | None = None,

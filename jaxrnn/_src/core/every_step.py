@@ -35,20 +35,24 @@ def _run(cell, args, every, initial):
 
 
 def _scanned(cell, params, state, xs, mask, starts, reverse, key, implementation, initial=None):
-    dispatch.only_reference(
-        "scan of step", f"{cell!r} does not give the states after each step", implementation
-    )
+    why = f"{cell!r} does not give the states after each step"
+    dispatch.only_reference("scan of step", why, implementation)
     initial = cell.initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
+    return scanned(cell.step, params, state, xs, mask, starts, reverse, key, initial, True)
+
+
+def scanned(step, params, state, xs, mask, starts, reverse, key, initial, every):
+    """A scan of ``step(params, state, x, key)``, as ``Cell.unroll`` has arguments and results."""
     state = initial if state is None else state
     given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
     params, state, initial, xs, mask, starts = given
     return scan(
-        lambda state, x: cell.step(params, state, x, key),
+        lambda state, x: step(params, state, x, key),
         state,
         xs,
         initial=initial,
         mask=mask,
         starts=starts,
         reverse=reverse,
-        every=True,
+        every=every,
     )

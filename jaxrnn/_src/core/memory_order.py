@@ -7,6 +7,7 @@ read either order in place takes the transpose back, and XLA removes both.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 
@@ -25,8 +26,12 @@ def is_batch_first(xs: Array) -> bool:
     return _batch_first.value and xs.ndim == 3
 
 
-def in_place(function: Callable[..., Array], *xs: Array) -> Array:
-    """``function`` of arrays [T, B, ...], elementwise but for their last axis, as they lie."""
+def in_place(function: Callable[..., Any], *xs: Array) -> Any:
+    """``function`` of arrays [T, B, ...], elementwise but for their last axis, as they lie.
+
+    It gives an array, or a tree of them.
+    """
     if not all(map(is_batch_first, xs)):
         return function(*xs)
-    return function(*(a.swapaxes(0, 1) for a in xs)).swapaxes(0, 1)
+    turned = lambda a: a.swapaxes(0, 1)
+    return jax.tree.map(turned, function(*map(turned, xs)))

@@ -42,7 +42,8 @@ def check_spec(spec: Spec) -> None:
     if not isinstance(spec, Mapping):
         raise TypeError(f"spec: got {checks.described(spec)}, want {want}")
     for name, pair in spec.items():
-        if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[1]):
+        fits = isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])
+        if not fits or not isinstance(pair[0], tuple):
             raise TypeError(f"spec[{name!r}]: got {pair!r}, want (shape, initializer)")
         for n in pair[0]:
             if not isinstance(n, Inputs):

@@ -42,16 +42,6 @@ Per: TypeAlias = Literal["step", "sequence"]
 Merge: TypeAlias = Literal["concat", "sum", "mean", "product"] | Callable[..., Array] | None
 
 
-class ShapeDtype(Protocol):
-    """An array, or what describes one: a ``jax.ShapeDtypeStruct``."""
-
-    @property
-    def shape(self) -> Shape: ...
-
-    @property
-    def dtype(self) -> Any: ...  # whatever `jax.numpy.dtype` takes: JAX's dtypes have no one type
-
-
 class Device(Protocol):
     """A ``jax.Device``, which JAX gives no type."""
 

@@ -15,7 +15,7 @@ from jaxrnn._src.core.compile_once import kept_by
 from jaxrnn._src.core.sequence import resets, select
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.tags import has_tags, is_tag
-from jaxrnn._src.core.typing import InputArray, Params, PRNGKey, State
+from jaxrnn._src.core.typing import InputArray, Inputs, Params, PRNGKey, State
 from jaxrnn._src.ops.recurrence.elements import called, opened
 from jaxrnn._src.wrappers.stack import bidirectional
 
@@ -25,7 +25,7 @@ OUTPUT = "y"
 def trace(
     cell: Cell,
     params: Params,
-    xs: InputArray,
+    xs: Inputs,
     state: State | None = None,
     *,
     lengths: InputArray | Sequence[int] | None = None,
