@@ -51,6 +51,8 @@ def test_every_instruction_set(monkeypatch, isa, dtype, batch, size, tolerance):
     """Rows with flags of their own."""
     monkeypatch.setenv(native.ISA, isa)
     g = given(23, batch, size, dtype=dtype)
+    if dtype == "bfloat16":
+        g = g._replace(mask=None)  # the states before each step are then read from the outputs
     assert error(both(*g, isa=isa), results(wide(g))) < tolerance
 
 
