@@ -123,6 +123,8 @@ def _multiple(n):
             return f"{n // size} {letter}"
         if n * 4 == size or n * 8 == size:  # of a head, and at a place
             return f"{letter} / {size // n}"
+        if (n - 1) * 4 == size:  # of a head, and its sum of keys
+            return f"{letter} / 4 + 1"
     return str(n)
 
 

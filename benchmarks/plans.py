@@ -1,7 +1,9 @@
 """Every plan of the kernel for NVIDIA GPUs, timed: how ``tiling.py`` does against the best.
 
 A plan divides a layer among thread blocks, and the kernel takes the one whose step its formula
-calls cheapest. Here all that fit are run, each in a process of its own with a deadline.
+calls cheapest. Here all that fit are run, each in a process of its own with a deadline. Those of
+the backward pass are timed with the forward pass before it, which has the kernel's own plan, and
+with the matrix products of the gradients; the formula is of the one kernel.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 from benchmarks.accelerator.cases import packed, unpacked
 from benchmarks.accelerator.processes import Died, end_all, in_turn, start
 from benchmarks.shared import machine, record
+from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 
 CELLS, DTYPES = ("lstm", "gru"), ("bfloat16", "float16", "float32")
@@ -49,14 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         ("dtypes", DTYPES, DTYPES[:1]),
         ("shapes", NAMED, NAMES),
     ):
-        parser.add_argument(
-            f"--{option}",
-            nargs="+",
-            choices=list(known),
-            default=list(usual),
-            metavar="NAME",
-            help=f"of {', '.join(known)}",
-        )
+        several(parser, option, known, usual)
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: to try this command")
     record.add_folder(parser, os.environ.get("OUT"))
@@ -99,18 +95,19 @@ def main(argv: list[str] | None = None) -> int:
 
     save()
     size = max(1, machine.cores() // 2)
+    pool = concurrent.futures.ThreadPoolExecutor(size)
     try:
-        with concurrent.futures.ThreadPoolExecutor(size) as pool:
-            for first in range(0, len(cases), size):
-                group = cases[first : first + size]
-                processes = [start(kind="plan", case=case) for case in group]
-                for row in in_turn(pool, group, processes, end, failed):
-                    rows.append(row)
-                    record.append(lines, row)
-                    save()
-                    print(brief(row), flush=True)
+        for first in range(0, len(cases), size):
+            group = cases[first : first + size]
+            processes = [start(kind="plan", case=case) for case in group]
+            for row in in_turn(pool, group, processes, end, failed):
+                rows.append(row)
+                record.append(lines, row)
+                save()
+                print(brief(row), flush=True)
     finally:
-        end_all()
+        end_all()  # before the threads, which wait for them
+        pool.shutdown()
     for sentence in sentences(rows):
         print(sentence)
     print(f"written: {path} and {lines.name}; {len(cases) - len(rows)} not run")
@@ -188,7 +185,7 @@ def prepared(case: Case) -> Callable[[], Any]:
 
 
 def measure(case: Case, call: Callable[[], Any]) -> dict[str, Any]:
-    """A row: microseconds of a step, those of the formula too."""
+    """A row: microseconds of a step, forward or in both directions; those of the formula too."""
     import jax
 
     from benchmarks.shared import timing
@@ -216,7 +213,8 @@ def brief(row: dict[str, Any]) -> str:
     """A row in a line."""
     if row["problem"]:
         return f"{row['name']:<60} failed: {row['problem']}"
-    return f"{row['name']:<60} {row['a_step']:8.2f} µs a step, called {row['plan']['cost']:.2f}"
+    timed = "a step" if row["direction"] == "forward" else "a step and its forward pass"
+    return f"{row['name']:<60} {row['a_step']:8.2f} µs {timed}, called {row['plan']['cost']:.2f}"
 
 
 def sentences(rows: list[dict[str, Any]]) -> list[str]:
@@ -228,6 +226,7 @@ def sentences(rows: list[dict[str, Any]]) -> list[str]:
     return [
         f"{name}: the plan that is called cheapest takes"
         f" {called['a_step'] / best['a_step']:.2f} times the best one's time"
+        f"{', each with its forward pass' if called['direction'] == 'backward' else ''}"
         for name, part in found.items()
         for called in [min(part, key=lambda row: row["plan"]["cost"])]
         for best in [min(part, key=lambda row: row["a_step"])]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.shared import display, machine, record, timing
 from benchmarks.shared.contenders import CONTENDERS, DIRECTIONS, OURS, TITLES
+from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES
 from benchmarks.shared.words import listed
 from jaxrnn._src.ops import native
@@ -33,14 +34,7 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("library", type=Path, help="the kernel by hand: see `make programs`")
-    parser.add_argument(
-        "--shapes",
-        nargs="+",
-        choices=list(SHAPES),
-        default=list(SHAPES),
-        metavar="NAME",
-        help=f"of {', '.join(SHAPES)}",
-    )
+    several(parser, "shapes", SHAPES)
     parser.add_argument("--rounds", type=int, default=12, help="of each shape")
     record.add_folder(parser)
     return parser.parse_args(argv)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 import jaxrnn
 from benchmarks.shared import display, machine, record
+from benchmarks.shared.options import several
 from jaxrnn._src.ops.recurrence.gpu import chips, compiler, launch, tiling
 
 GPUS = (  # one of each architecture
@@ -173,7 +174,7 @@ def lines(text) -> list[str]:
 
 
 def loop(lines) -> Loop:
-    """What lies in the longest loop that has a barrier and stores of words in it."""
+    """What lies in the longest loop that has a barrier in it."""
     labels = {line[:-1]: place for place, line in enumerate(lines) if line.endswith(":")}
     best = []
     for place, line in enumerate(lines):
@@ -234,14 +235,7 @@ def parse(argv):
         description="Compiles the kernels for GPUs: registers, spills, instructions.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--architectures",
-        nargs="+",
-        choices=CHIPS,
-        default=list(CHIPS),
-        metavar="NAME",
-        help=f"of {', '.join(CHIPS)}",
-    )
+    several(parser, "architectures", CHIPS)
     parser.add_argument("--most", type=int, help="cases to compile in this run; None for all")
     record.add_folder(parser)
     return parser.parse_args(argv)

@@ -126,3 +126,10 @@ def test_a_folder_that_is_none_costs_time_alone(compiling, tmp_path, monkeypatch
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert code("a", "sm_90") == code("a", "sm_90") and len(compiling) == 2
+
+
+def test_a_user_without_a_home_waits_for_the_compiler(compiling, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as in a container with any user's number
+    assert code("a", "sm_90") == code("a", "sm_90") and len(compiling) == 2

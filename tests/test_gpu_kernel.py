@@ -17,7 +17,7 @@ import jaxrnn
 from jaxrnn._src.core import lowering_target
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops.recurrence import cpu
-from jaxrnn._src.ops.recurrence.gpu import chips, code, tiling
+from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, tiling
 
 CELLS = (
     "elman",
@@ -329,6 +329,15 @@ LAYERS = [
 ]
 
 
+def test_blocks_that_share_a_multiprocessor_fit_into_its_memory():
+    """A cooperative launch runs all blocks at once, or fails."""
+    chip = chips.CHIPS["NVIDIA L4"]  # 100 KiB, of which one block may have 99
+    layer = tiling.Layer(4, 12, 16, 1, 1 << 14)
+    plan = tiling.plan(layer, chip, backward=True)
+    assert plan.alone and plan.shared == 12 * chips.KIB
+    assert plan.at_once == 7 * chip.blocks
+
+
 @pytest.mark.parametrize("backward", (False, True))
 def test_plans_fit(backward):
     """Every row and every unit is somebody's, and all blocks of a launch run at once."""
@@ -418,7 +427,11 @@ def test_why_not():
     assert "for NVIDIA GPUs, not for cpu" in why(jaxrnn.lstm(8), platform="cpu")
     assert "float64" in why(jaxrnn.lstm(8), dtype="float64")
     assert "(4096, 4, 4096)" in why(jaxrnn.lstm(4096))
-    assert "one after the other" in why(jaxrnn.lstm(1024), rows=4096)
+    assert "for so many rows it would be launched" in why(jaxrnn.lstm(1024), rows=4096)
+    assert "for so many rows and heads it" in why(jaxrnn.lstm(64 * 256, heads=64), rows=1)
+    many = lambda state, x, r: tuple(s + x[0] + r[0] for s in state)
+    ten = jaxrnn.gated(many, gates=1, states=10)(8)
+    assert "10 states and 0 per-unit weights, which may take more than the" in why(ten)
     assert why(jaxrnn.lstm(64), rows=10**5) == "gpu"  # blocks that do not need each other
     assert why(jaxrnn.lstm(1024), rows=16, steps=10**6) == "gpu"
     assert "no row" in why(jaxrnn.lstm(8), rows=0)
@@ -481,7 +494,7 @@ def test_a_derivative_is_divided_where_cotangents_are_needed():
     from jaxrnn._src.ops.recurrence.program import compiled
 
     def function(a, b, d):
-        return jnp.tanh(a) * (1 + a) * d, jnp.exp(b) * d + a, jnp.sin(a)
+        return jnp.tanh(a) * (1 + a) * d, jnp.exp(b) * d + a, jnp.sin(a), jnp.tanh(a) - d
 
     row = jax.ShapeDtypeStruct((3,), jnp.float32)
     program = compiled(function, [row] * 3, code.OPERATIONS)
@@ -489,7 +502,7 @@ def test_a_derivative_is_divided_where_cotangents_are_needed():
     before, after = text.split("void derivative")
     assert all(name in before and name not in after for name in ("TANH", "expf", "sinf"))
     assert "given[0]" in after and "given" not in before
-    assert kept == 4  # tanh(a), a, exp(b), sin(a); not the product
+    assert kept == 4  # tanh(a), a, exp(b), sin(a); not the product of the first two
 
 
 @pytest.mark.parametrize("name", ("lstm_heads", "gru", "peephole", "candidate_first"))
@@ -520,3 +533,13 @@ def test_one_block_alone_in_every_type(dtype, product, shape):
 def test_a_ring(name):
     """Places of the exchange are used again, many times over."""
     agree(name, Shape(41, (3,), 2, 33), chip={"ring": 8})
+
+
+def test_where_the_exchange_is_a_ring():
+    """A long sequence's takes no more memory than 64 MB, or 64 steps of it."""
+    chip = chips.CHIPS["NVIDIA H200"]
+    one = tiling.plan(tiling.Layer(2, 4, 512, 1, 16), chip, backward=False)
+    many = tiling.plan(tiling.Layer(2, 4, 512, 64, 16), chip, backward=False)
+    assert (one.exchange, many.exchange) == (16 * 512 * 2, 64 * 16 * 512 * 2)
+    assert [launch.ring(one, steps) for steps in (65, 4096, 4097, 10**6)] == [0, 0, 64, 64]
+    assert [launch.ring(many, steps) for steps in (64, 65, 10**6)] == [0, 64, 64]

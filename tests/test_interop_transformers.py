@@ -13,13 +13,14 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (3, 9))  # [B, T]
 SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "state_size": 4}
 MAMBA2 = SIZES | {"num_heads": 4, "head_dim": 4, "n_groups": 2, "chunk_size": 4}
 RWKV = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "context_length": 16}
+WIDE = {"layer_norm_epsilon": 0.1}
 MODELS = {
     "mamba": ("Mamba", SIZES | {"time_step_rank": 3}),
-    "mamba_bias": ("Mamba", SIZES | {"use_bias": True, "expand": 1, "conv_kernel": 3}),
+    "mamba_bias": ("Mamba", SIZES | WIDE | {"use_bias": True, "expand": 1, "conv_kernel": 3}),
     "mamba2": ("Mamba2", MAMBA2),
     "rwkv": ("Rwkv", RWKV),
-    "rwkv_sizes": ("Rwkv", RWKV | {"attention_hidden_size": 12, "intermediate_size": 5}),
-    "mamba2_bias": ("Mamba2", MAMBA2 | {"use_bias": True}),
+    "rwkv_sizes": ("Rwkv", RWKV | WIDE | {"attention_hidden_size": 12, "intermediate_size": 5}),
+    "mamba2_bias": ("Mamba2", MAMBA2 | WIDE | {"use_bias": True}),
 }
 
 
@@ -93,6 +94,11 @@ def test_what_has_no_counterpart():
         read(arrays, config=config | {"vocab_size": 12})
     with pytest.raises(ValueError, match="which have no place"):
         read({**arrays, "more": arrays["lm_head.weight"]}, config=config)
+    last = arrays.pop("lm_head.weight")
+    _, params = read(arrays, config=config)  # tied to the embedding, which is the same
+    assert (params[str(len(params) - 1)]["w"] == last.numpy().T).all()
+    with pytest.raises(ValueError, match="got no 'lm_head.weight'"):
+        read(arrays, config=config | {"tie_word_embeddings": False})
     del arrays["backbone.layers.1.mixer.D"]
     with pytest.raises(ValueError, match=r"got no 'backbone.layers.1.mixer.D'"):
         read(arrays, config=config)

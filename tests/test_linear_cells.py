@@ -84,6 +84,8 @@ def test_rg_lru_where_nothing_is_forgotten():
         (lambda: jaxrnn.s5(2, state=4, dt_min=0), "want 0 < dt_min <= dt_max"),
         (lambda: jaxrnn.rg_lru(4, heads=3), "heads: got 3, want a divisor of hidden=4"),
         (lambda: jaxrnn.ssd(4, heads=2, groups=4), "groups: got 4, want a divisor of heads=2"),
+        (lambda: jaxrnn.mamba_block(4, width=0), "width: got 0"),
+        (lambda: jaxrnn.mamba2_block(4, heads=3), "heads: got 3, want a divisor of width=8"),
         (
             lambda: jaxrnn.ssd(4, heads=2, state=3).init(jax.random.key(0), 4),
             "in_size: got 4, want H + 2 G D + N = 12",

@@ -211,11 +211,13 @@ def test_a_cell_on_a_mesh(cell, kind):
 
 
 def test_a_nan_stays_in_its_episode():
-    """Also where the episode ends in a later stretch."""
-    cell = jaxrnn.parallel(jaxrnn.lru(3), jaxrnn.mlstm(2, heads=1), jaxrnn.delta_net(2, heads=1))
-    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, 2, 3))
-    xs = xs.at[1, 0].set(jnp.nan)
-    starts = jnp.zeros((T, 2), bool).at[14].set(True)
+    """Also where the episode ends in a later stretch: next, two on, or in the same."""
+    memories = jaxrnn.mlstm, jaxrnn.delta_net, jaxrnn.gla
+    cell = jaxrnn.parallel(jaxrnn.lru(3), *(memory(2, heads=1) for memory in memories))
+    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, 4, 3))
+    for row, step in enumerate((1, 9, 13)):
+        xs = xs.at[step, row].set(jnp.nan)
+    starts = jnp.zeros((T, 4), bool).at[14].set(True)
     mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
     run = functools.partial(jaxrnn.unroll, cell, starts=starts)
     with jax.set_mesh(mesh):
@@ -224,7 +226,9 @@ def test_a_nan_stays_in_its_episode():
     for came, alone in zip(jax.tree.leaves((state, ys)), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(came, alone, rtol=0, atol=1e-12)
     assert (
-        np.isnan(ys[1:14, 0]).any() and np.isfinite(ys[14:]).all() and np.isfinite(ys[:, 1]).all()
+        np.isnan(ys[13, :3]).any(-1).all()
+        and np.isfinite(ys[14:]).all()
+        and np.isfinite(ys[:, 3]).all()
     )
 
 

@@ -27,6 +27,7 @@ from benchmarks.accelerator.processes import Died
 from benchmarks.accelerator.words import sentences, tables
 from benchmarks.shared import machine, record
 from benchmarks.shared.contenders import OURS
+from benchmarks.shared.options import several
 
 try:
     from benchmarks.shared import display
@@ -36,8 +37,8 @@ except ModuleNotFoundError:  # there is no rich
 CHECKS = 1 / 3  # of the time, at most
 NOTES = {
     "checks": "errors: the largest one of an array over the largest value in it, against float64"
-    " on the host; null where a value is not finite. passed is null where the implementation says"
-    " that it cannot run this",
+    " on the host; null where a value is not finite; of repeated runs, the part that differs from"
+    " the first. passed is null where the implementation says that it cannot run this",
     "samples": "seconds of a call on the device: of so many calls handed over one after another"
     " as `calls` says, divided by it; sample i of all contenders is from round i",
     "host_seconds": "until a call returns, with nothing before it; where that is close to the"
@@ -49,7 +50,7 @@ NOTES = {
     "precision": "float32 runs as each library has it by default: in JAX products are of the"
     " precision jax_default_matmul_precision, where null means TF32 on NVIDIA GPUs since Ampere"
     " and bfloat16 on TPUs; PyTorch's cuDNN takes TF32 where cudnn_allow_tf32 is true. Checks ask"
-    " for full precision",
+    " for full precision, and those called rounded for TF32",
     "not_run": "what the time was up for",
 }
 
@@ -67,14 +68,7 @@ def parse(argv):
         ("directions", timed.DIRECTIONS),
         ("peers", timed.PEERS),
     ):
-        parser.add_argument(
-            f"--{option}",
-            nargs="+",
-            choices=list(known),
-            default=list(known),
-            metavar="NAME",
-            help=f"of {', '.join(known)}; what comes first is run first",
-        )
+        several(parser, option, known, more="; what comes first is run first")
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes, also on a CPU: to try this command"

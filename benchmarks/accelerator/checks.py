@@ -2,7 +2,8 @@
 
 The truth is the reference on the host's CPU in float64, with the very numbers that the device is
 given: they are rounded to the type that is checked first. Float32 is computed with products of
-full precision. An error is the largest one of an array over the largest value of that array.
+full precision, unless the check is of rounded ones. An error is the largest one of an array over
+the largest value of that array. Repeated runs are compared with the first of them.
 """
 
 import functools
@@ -16,6 +17,7 @@ import numpy as np
 
 import jaxrnn
 from benchmarks.accelerator import attention, linear
+from benchmarks.accelerator.cases import packed, unpacked
 from benchmarks.accelerator.kinds import (
     ALWAYS,
     CELLS,
@@ -32,8 +34,8 @@ from jaxrnn._src.core.dispatch import NAMES, REFERENCE
 from jaxrnn._src.ops.recurrence.gpu import library
 
 # Of outputs and states; of gradients and tangents.
-ROUNDED = (2e-3, 4e-3)  # of float32 whose factors are rounded to TF32
 TOLERANCE = {"float32": (5e-6, 1.5e-5), "bfloat16": (2e-2, 4e-2), "float16": (4e-3, 8e-3)}
+ROUNDED = (2e-3, 4e-3)  # of float32 whose factors are rounded to TF32
 # For every product XLA would compile many tilings and time them on the device, one program at a
 # time: most of a minute for a check that runs for a millisecond. A product is cuBLAS' here, as a
 # tiling would have to be compiled too. The rows are timed with what XLA finds.
@@ -93,11 +95,9 @@ def _wanted(kind, dtype, shape, cell):
         )
     if shape in (linear.CHUNKS, attention.BLOCKS):
         return False
-    if KINDS[kind].runs > 1 or shape is REPEATED:
-        tiny = shape is TINY
-        return (
-            KINDS[kind].runs > 1 and (shape is REPEATED or tiny) and common and dtype != "float16"
-        )
+    repeated = KINDS[kind].runs > 1
+    if repeated or shape is REPEATED:
+        return repeated and shape in (REPEATED, TINY) and common and dtype != "float16"
     if shape.name != "base":
         return always and common and dtype != "float16"
     if KINDS[kind].weights == dtype:
@@ -143,15 +143,14 @@ def missing(device):
 
 def failed(case, problem):
     """The row of a check whose process died."""
-    found = Case(**(case | {"shape": Shape(**case["shape"])}))
-    return case | {"name": str(found), "passed": False, "errors": {}, "problem": problem}
+    name = str(unpacked(Case, case))
+    return case | {"name": name, "passed": False, "errors": {}, "problem": problem}
 
 
 def measure(case):
     """One check, as it is kept: passed, failed, or neither where the implementation cannot."""
     begin = time.monotonic()
-    row = case._asdict() | {"name": str(case), "shape": case.shape._asdict()}
-    row |= {"passed": False, "errors": {}}
+    row = packed(case) | {"name": str(case), "passed": False, "errors": {}}
     try:
         row |= _checked(case)
     except Exception as error:  # whatever it is, it is this check's result

@@ -13,6 +13,7 @@ import jax
 
 import jaxrnn
 from benchmarks.accelerator import linear
+from benchmarks.accelerator.cases import packed, unpacked
 from benchmarks.accelerator.checks import implementations
 from benchmarks.shared import contenders, scans, timing
 from benchmarks.shared.contenders import OURS, with_jax
@@ -118,13 +119,12 @@ def _first(chosen):
 
 def failed(case, problem):
     """The row of a case whose process died."""
-    found = Case(**(case | {"shape": Shape(**case["shape"])}))
     empty = ("samples", "calls", "seconds", "host_seconds", "compile_seconds", "ratio")
     return (
         case
         | dict.fromkeys(empty, {})
         | {
-            "name": str(found),
+            "name": str(unpacked(Case, case)),
             "runs": None,
             "missing": {OURS: problem},
             "load": None,
@@ -196,9 +196,8 @@ def measure(case, programs):
     handed = {name: [timing.handed_over(call) for _ in range(5)] for name, call in calls.items()}
     seconds = {name: timing.summary(taken).median for name, taken in samples.items()}
     others = [name for name in samples if name != OURS and OURS in samples]
-    return case._asdict() | {
+    return packed(case) | {
         "name": str(case),
-        "shape": case.shape._asdict(),
         "runs": next(iter(_ours(case)), None),
         "samples": samples,
         "calls": {name: count for name, (_, count) in batches.items()},

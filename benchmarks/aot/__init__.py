@@ -19,6 +19,7 @@ from benchmarks.aot import linear as aot_linear
 from benchmarks.aot import tpu as aot_tpu
 from benchmarks.shared import display, machine, record
 from benchmarks.shared.contenders import DIRECTIONS
+from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES
 
 PACKAGES = (*machine.PACKAGES, "libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc")
@@ -84,14 +85,7 @@ def parse(argv):
         description="Compiles for TPUs and an H200 and reads what a step will take.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--chips",
-        nargs="+",
-        choices=CHIPS,
-        default=list(CHIPS),
-        metavar="NAME",
-        help=f"of {', '.join(CHIPS)}",
-    )
+    several(parser, "chips", CHIPS)
     parser.add_argument("--most", type=int, help="cases of each chip; None for all")
     record.add_folder(parser)
     return parser.parse_args(argv)

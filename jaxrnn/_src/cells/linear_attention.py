@@ -9,7 +9,7 @@ from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.rotary import rotated
 from jaxrnn._src.core.tags import tag_all
 
-_LEAST = 1e-6  # added to what is divided by, as in the authors' code
+_LEAST = 1e-6  # as in the authors' code
 
 
 @constructor
@@ -17,7 +17,7 @@ def linear_attention(hidden: int, *, heads: int = 4, key: int | None = None) -> 
     """Linear attention (Katharopoulos et al. 2020, arXiv:2006.16236).
 
         q, k = elu(W x) + 1, for each head        v = V x
-        S = S + k v'     n = n + k                y = S' q / n' q
+        S = S + k v'     n = n + k                y = S' q / (n' q + 1e-6)
 
     Args:
       hidden: H, the size of the output, and of all heads' values together.

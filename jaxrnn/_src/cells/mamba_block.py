@@ -38,7 +38,8 @@ def mamba_block(
     >>> jaxrnn.unroll(cell, params, jnp.ones((7, 4)))[1].shape
     (7, 4)
     """
-    width = 2 * checks.size("hidden", hidden) if width is None else width
+    hidden = checks.size("hidden", hidden)
+    width = 2 * hidden if width is None else checks.size("width", width)
     recurrent = stack(
         project(width, bias=bias),
         conv1d(width, kernel=kernel, depthwise=True, activation="silu"),
@@ -78,12 +79,17 @@ def mamba2_block(
       both branches in ``jaxrnn.parallel``, the recurrent one first, of ``jaxrnn.rms_norm`` and of
       ``jaxrnn.project``.
 
+    Raises:
+      ValueError: ``heads`` does not divide ``width``, or ``groups`` not ``heads``.
+
     >>> cell = jaxrnn.mamba2_block(4, heads=2, state=8)
     >>> params = cell.init(jax.random.key(0), 4)
     >>> jaxrnn.unroll(cell, params, jnp.ones((7, 4)))[1].shape
     (7, 4)
     """
-    width = 2 * checks.size("hidden", hidden) if width is None else width
+    hidden = checks.size("hidden", hidden)
+    width, heads = checks.heads(2 * hidden if width is None else width, heads, name="width")
+    state, groups = checks.size("state", state), checks.size("groups", groups)
     convolved = width + 2 * groups * state
     seen = stack(
         project(convolved, bias=bias),

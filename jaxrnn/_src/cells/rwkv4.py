@@ -24,8 +24,7 @@ def rwkv4(hidden: int, *, width: int | None = None) -> Cell:
         a = exp(-exp(w)) a + exp(k) v             b = exp(-exp(w)) b + exp(k)
         y = W_o (sigmoid(r) * n / d)
 
-    Here a and b are divided by exp(m), the stabiliser: the greater of k and of m before, less
-    exp(w).
+    The state has a and b divided by exp(m), where m = max(m - exp(w), k) is the stabiliser.
 
     Args:
       hidden: O, the size of the output and of the input.

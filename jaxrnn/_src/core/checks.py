@@ -349,11 +349,11 @@ def widths(name, value):
     return {key: size(f"{name}[{key!r}]", width) for key, width in value.items()}
 
 
-def heads(hidden, number):
-    """``hidden`` units in so many heads of the same width: both as ints."""
-    hidden, number = size("hidden", hidden), size("heads", number)
+def heads(hidden, number, name="hidden"):
+    """``hidden`` units, called ``name``, in so many heads of the same width: both as ints."""
+    hidden, number = size(name, hidden), size("heads", number)
     if hidden % number:
-        raise ValueError(f"heads: got {number}, want a divisor of hidden={hidden}")
+        raise ValueError(f"heads: got {number}, want a divisor of {name}={hidden}")
     return hidden, number
 
 

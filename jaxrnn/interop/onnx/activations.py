@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core.typing import Array
 
-FUNCTIONS: dict[
-    str, Callable[..., Array]
-] = {  # in the operators' words; further arguments are alpha and beta
+# In the operators' words; further arguments are alpha and beta.
+FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Relu": jax.nn.relu,
     "Tanh": jnp.tanh,
     "Sigmoid": jax.nn.sigmoid,

@@ -101,9 +101,8 @@ def _model(options, weights, cell, block):
         params = {"0": {"scale": layer("norm.weight", hidden)}, "1": block(layer.under("mixer"))}
         pairs.append((residual(stack(norm, cell)), params))
     pairs.append((norm, {"scale": inner("norm_f.weight", hidden)}))
-    # A file leaves out the last product where it is tied to the embedding.
-    last = weights("lm_head.weight", size, hidden) if "lm_head.weight" in weights else table
-    pairs.append((project(size, bias=False), {"w": last.T}))
+    last = weights.last_product("lm_head.weight", table, options["tie_word_embeddings"])
+    pairs.append((project(size, bias=False), last))
     return stacked(pairs)
 
 
@@ -126,10 +125,12 @@ _MAMBA = {
     "time_step_rank": "auto",
     "layer_norm_epsilon": 1e-5,
     "state_size": 16,
+    "tie_word_embeddings": True,
 }
 _MAMBA2 = _MAMBA | {
     "head_dim": 64,
     "n_groups": 8,
     "state_size": 128,
+    "tie_word_embeddings": False,
     "time_step_limit": (0.0, float("inf")),
 }

@@ -54,8 +54,9 @@ def rwkv(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
         mixing = residual(stack(norm, rwkv4_channels(hidden, width=inner)))
         params = {"0": normal(block, "ln2"), "1": channels(block.under("feed_forward"))}
         pairs.append((mixing, params))
-    pairs.append((norm, normal(model, "ln_out")))
-    # A file leaves out the last product where it is tied to the embedding.
-    last = weights("head.weight", size, hidden) if "head.weight" in weights else table
-    pairs.append((project(size, bias=False), {"w": last.T}))
+    last_norm = layer_norm(epsilon=1e-5)  # whatever the configuration says of the others
+    pairs.append((last_norm, normal(model, "ln_out")))
+    tied = options.get("tie_word_embeddings", False)
+    last = weights.last_product("head.weight", table, tied)
+    pairs.append((project(size, bias=False), last))
     return stacked(pairs)

@@ -39,6 +39,13 @@ class Weights:
         w = self(f"{name}.weight", outputs, inputs).T
         return {"w": w, "b": self(f"{name}.bias", outputs)} if bias else {"w": w}
 
+    def last_product(self, name: str, table: jax.Array, tied: bool) -> dict[str, jax.Array]:
+        """The parameters of the product that gives logits, [H, V].
+
+        A file may leave it out where it is tied to the embedding, whose ``table`` is [V, H].
+        """
+        return {"w": (table if tied and name not in self else self(name, *table.shape)).T}
+
     def check_all_used(self) -> None:
         """No array is left over."""
         left = sorted(set(self._arrays) - self._used)

@@ -28,7 +28,7 @@ def run(whole, operands, axis, reverse):
     elif operands.log_w is None:
         product = one
     else:
-        log_w = select(mask, operands.log_w, 0).sum(0)
+        log_w = select(~own, select(mask, operands.log_w, 0).sum(0), 0)  # or a NaN would pass
         product = jnp.broadcast_to(jnp.exp(log_w)[..., None], one.shape)
 
     def times(product, memory):
@@ -38,8 +38,8 @@ def run(whole, operands, axis, reverse):
 
     def combine(earlier, later):
         (product, memory, cut), (more, end, again) = earlier, later
-        memory = times(more, select(~again, memory, 0)) + end
-        return times(more, product), memory, cut | again
+        product, memory = select(~again, (product, memory), 0)  # a NaN stays in its episode
+        return times(more, product), times(more, memory) + end, cut | again
 
     _, found, _ = time_axis.before(combine, (one, state, none), (product, end, own), axis, reverse)
     state, ys = whole(operands._replace(state=found))

@@ -26,4 +26,4 @@ class Operands(NamedTuple):
     b: Array | None  # [T, B, N, D]
     state: Array  # [B, N, D, E]
     mask: Array | None  # bool [T, B]
-    starts: Array | None  # bool [T, B], in the order of processing (`jaxrnn.scan.resets`)
+    starts: Array | None  # bool [T, B], in the order of processing (`sequence.resets`)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core.sequence import select
+from jaxrnn._src.ops.attention.blocks import blocks, joined
 from jaxrnn._src.ops.delta_rule import chunked, stepwise
 
 _CHUNK = 32
@@ -88,17 +89,13 @@ def _blocks(problem, a):
     """[T, ...] as [n, L, ...] in the order of processing, the last chunk filled up with zeros."""
     if a is None:
         return None
-    steps = a.shape[0]
-    size = _size(steps)
-    count = -(-steps // size)
     a = a[::-1] if problem.reverse else a
-    a = jnp.pad(a, [(0, count * size - steps)] + [(0, 0)] * (a.ndim - 1))
-    return a.reshape(count, size, *a.shape[1:])
+    return blocks(a, _size(a.shape[0]), -a.ndim)
 
 
 def _joined(problem, ys, steps):
     """The inverse of ``_blocks``: [n, L, ...] as [T, ...]."""
-    ys = ys.reshape(ys.shape[0] * ys.shape[1], *ys.shape[2:])[:steps]
+    ys = joined(ys, 1 - ys.ndim, steps)
     return ys[::-1] if problem.reverse else ys
 
 

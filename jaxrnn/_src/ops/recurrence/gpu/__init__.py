@@ -59,7 +59,10 @@ def unsupported(problem, operands, target):
         return "there is no row"
     arrays = 4 * problem.states + 2 * len(operands.unit) + 10  # at most
     if arrays > launch.MOST_ARRAYS:
-        return f"the update has {problem.states} states and {len(operands.unit)} unit weights"
+        return (
+            f"the update has {problem.states} states and {len(operands.unit)} per-unit weights,"
+            f" which may take more than the kernel's {launch.MOST_ARRAYS} arrays"
+        )
     try:
         programs(problem, operands, code.OPERATIONS)
     except Unknown as unknown:
@@ -80,7 +83,8 @@ def unsupported(problem, operands, target):
     launches = max(forth.launches, back.launches)
     alone = forth.alone and back.alone
     if launches > 1 and not alone and problem.implementation is None:
-        return f"for so many rows it would be launched {launches} times, one after the other"
+        many = "rows" if one.groups == 1 else "rows and heads"
+        return f"for so many {many} it would be launched {launches} times, one after the other"
     if problem.implementation is None:
         return chips.unconfirmed(chip)
     return None

@@ -55,7 +55,7 @@ def capabilities() -> tuple[int, ...]:
 
 
 @functools.lru_cache(256)
-def compiled(source: str, architecture: str = "sm_90") -> tuple[np.ndarray, str]:
+def compiled(source: str, architecture: str) -> tuple[np.ndarray, str]:
     """Machine code, as numbers of 32 bits, and what the assembler says of it.
 
     Raises:

@@ -17,21 +17,22 @@ def machine_code(source: str, architecture: str) -> np.ndarray:
     """As ``compiler.compiled`` makes it, which is asked only if no file has it.
 
     A file has the hash of what is in it, so one that was cut off is made anew. A folder that
-    cannot be written to costs the time to compile, and nothing else.
+    cannot be written to, or a user without a home, costs the time to compile, and nothing else.
     """
     about = "\0".join([source, architecture, *map(str, compiler.version()), *compiler.OPTIONS])
-    path = _folder() / f"{hashlib.sha256(about.encode()).hexdigest()}.cubin"
-    with contextlib.suppress(OSError):
-        kept = path.read_bytes()
+    name = f"{hashlib.sha256(about.encode()).hexdigest()}.cubin"
+    with contextlib.suppress(*_NO_FILE):
+        kept = (_folder() / name).read_bytes()
         if hashlib.sha256(kept[_HASH:]).digest() == kept[:_HASH]:
             return np.frombuffer(kept[_HASH:], np.int32)
     code, _ = compiler.compiled(source, architecture)
-    with contextlib.suppress(OSError):
-        _write(path, hashlib.sha256(code.tobytes()).digest() + code.tobytes())
+    with contextlib.suppress(*_NO_FILE):
+        _write(_folder() / name, hashlib.sha256(code.tobytes()).digest() + code.tobytes())
     return code
 
 
 _HASH = 32  # bytes, before the code
+_NO_FILE = OSError, RuntimeError  # the latter is what `Path.home` raises where there is none
 
 
 def _folder():

@@ -6,7 +6,7 @@ The constants and formulas are those of ``exchange.cu`` and ``alone.cu``.
 import math
 from typing import NamedTuple
 
-from jaxrnn._src.ops.recurrence.gpu.chips import Chip
+from jaxrnn._src.ops.recurrence.gpu.chips import KIB, Chip
 
 WARPS = 8  # of a block: more would leave a thread fewer than 255 registers
 ALONE = True  # whether a block may have all units of a head
@@ -139,7 +139,8 @@ def _alone(layer, chip, backward):
         if tile <= 8 * (row_tiles - 1) or used > _MOST_USED or shared > chip.shared:
             continue
         groups = layer.groups * tiles
-        on_one = max(1, _REGISTERS // (256 * 32 * warps))  # blocks of a multiprocessor
+        # Blocks that share a multiprocessor; each takes a KiB of its memory more than it asks for.
+        on_one = min(_REGISTERS // (256 * 32 * warps), (chip.shared + KIB) // (shared + KIB))
         at_once = min(groups, on_one * chip.blocks)
         launches = math.ceil(groups / at_once)
         busy = math.ceil(min(groups, at_once) / chip.blocks)  # blocks that share one
@@ -158,8 +159,9 @@ def _microseconds_alone(*, backward, gates, work, depth):
 
     A barrier, the trip through shared memory and the waits in between: 250 cycles. A matrix
     instruction keeps its quarter of a multiprocessor busy for 8 cycles. Of other instructions,
-    there are some 20 for each gate of a unit, and 35 backward, as ``python -m benchmarks
-    registers`` counts them.
+    there are some 20 for each gate of a unit, and 35 backward: those of an LSTM in bfloat16, as
+    ``python -m benchmarks registers`` counts them. In float16 and of a GRU there are more, up to
+    30 and 57.
 
     Args:
       backward: the kernel.
