@@ -68,7 +68,7 @@ def part(row, operations, name):
 
 
 def _instruction_sets():
-    """Those that may be used here: see ``machine.hold_to``."""
+    """Those that may be used here: see ``held.hold_to``."""
     found = machine.instruction_sets() or []
     asked = native.instruction_set()
     return found[found.index(asked) :] if asked else found

@@ -91,7 +91,7 @@ void run(const LinearScanCall<T>& call, ffi::ThreadPool& pool, const LinearScanK
   int64_t members = 1, columns = call.scan.columns;
   for (int64_t n : call.members) members *= n;
   if (!members || !columns) return;
-  int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  int64_t threads = threads_of(pool.num_threads());
   // One, if it is over before another has come: some 100 us of work.
   if (members * columns * call.scan.steps < (1 << 19)) threads = 1;
   // As wide as the cache allows, but enough for every thread.

@@ -11,7 +11,7 @@ namespace jaxrnn {
 
 constexpr int64_t kScanColumns = 2048;  // the most columns of a task
 constexpr int64_t kScanLine = 64;       // what cuts them: a multiple of a cache line's numbers
-constexpr int64_t kScanArrays = 9;      // that a worker keeps for the columns of its task
+constexpr int64_t kScanArrays = 11;      // that a worker keeps for the columns of its task
 
 // Numbers of any storage type, one after the other.
 struct Numbers {
