@@ -20,6 +20,7 @@ from jaxrnn._src.cells.fast_grnn import fast_grnn
 from jaxrnn._src.cells.gilr import gilr
 from jaxrnn._src.cells.gla import gla, hgrn2
 from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.gru_d import gru_d
 from jaxrnn._src.cells.indrnn import indrnn
 from jaxrnn._src.cells.irnn import irnn
 from jaxrnn._src.cells.janet import janet
@@ -112,6 +113,7 @@ __all__ = [
     "gilr",
     "gla",
     "gru",
+    "gru_d",
     "hgrn2",
     "highway",
     "indrnn",
