@@ -27,6 +27,7 @@ from jaxrnn._src.cells.janet import janet
 from jaxrnn._src.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from jaxrnn._src.cells.leaky import leaky
 from jaxrnn._src.cells.lem import lem
+from jaxrnn._src.cells.lif import lif
 from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
 from jaxrnn._src.cells.liquid import cfc, ltc
@@ -130,6 +131,7 @@ __all__ = [
     "leaky",
     "learned_state",
     "lem",
+    "lif",
     "lifted",
     "ligru",
     "linear_attention",
