@@ -30,6 +30,7 @@ from jaxrnn._src.cells.lem import lem
 from jaxrnn._src.cells.lif import lif
 from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
+from jaxrnn._src.cells.linoss import linoss
 from jaxrnn._src.cells.liquid import cfc, ltc
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
@@ -136,6 +137,7 @@ __all__ = [
     "ligru",
     "linear_attention",
     "linear_scan",
+    "linoss",
     "load_kernels",
     "lru",
     "lstm",
