@@ -143,7 +143,7 @@ def _partitioned(function, ranks, out_ranks, levels):
         del results
         axis = None
         for arg, (rows, _) in zip(args, ranks):
-            given = arg.sharding.spec if rows is not None and arg.sharding else ()
+            given = getattr(arg.sharding, "spec", ()) if rows is not None else ()
             if len(given) > levels + (rows or 0):
                 axis = axis or given[levels + rows]
         names = (axis,) if isinstance(axis, str) else tuple(axis or ())

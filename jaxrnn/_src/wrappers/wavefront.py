@@ -32,13 +32,14 @@ def wavefront(cell: Cell, *, axis: str, chunk: int) -> Cell:
     are n K / (K + n - 1) times as fast as one device; with the gradient three quarters of that,
     beside a run that keeps all it needs. Devices pass on the outputs of a chunk [chunk, ...batch,
     O] at a time. Parameters are on every device, and so are inputs and outputs; a device keeps
-    what a gradient needs of its own layers alone. Other mesh axes may divide the batch.
+    what a gradient needs of its own layers alone. To divide the batch over another mesh axis, call
+    it in a ``jax.shard_map`` over both.
 
     Args:
       cell: a ``jaxrnn.stack`` of layers that have a step. Each device has as many as every other:
         to put layers together that take little time, as ``dropout``, make a stack of them.
       axis: the name of the mesh axis, in the mesh that ``jax.set_mesh`` or ``jax.shard_map`` has
-        set where the cell runs.
+        set where the cell runs. In the former, all other axes have one device.
       chunk: the number of steps in a chunk; the last one may be shorter.
 
     Returns:
@@ -48,7 +49,7 @@ def wavefront(cell: Cell, *, axis: str, chunk: int) -> Cell:
       TypeError: ``cell`` is no stack.
       ValueError: a layer needs the whole sequence, as ``bidirectional`` does, or counts chunks of
         its own from the first step, as ``truncated`` does, which goes around this; the mesh has no
-        such axis, or its devices do not divide the layers; what a layer passes on is not an array,
+        such axis, or others that XLA divides arrays over, or its devices do not divide the layers; what a layer passes on is not an array,
         or not of the type that the others have.
 
     >>> cell = jaxrnn.stack(jaxrnn.lstm(8), jaxrnn.lstm(8))
@@ -123,6 +124,11 @@ def _on_devices(run, axis):
     if axis not in mesh.axis_names:
         want = "an axis of the mesh that jax.set_mesh or jax.shard_map has set"
         raise ValueError(f"axis: got {axis!r}, want {want}: {mesh.axis_names}")
+    others = [a for a in mesh.axis_names if a not in (axis, *mesh.manual_axes)]
+    divided = [name for name in others if mesh.shape[name] > 1]
+    if divided:  # its collectives would wait for devices that are at another layer
+        want = "jax.shard_map over them around it, in which XLA divides nothing"
+        raise ValueError(f"wavefront: got a mesh with the axes {divided} too, want {want}")
     whole = PartitionSpec()
     return jax.shard_map(run, in_specs=whole, out_specs=whole, axis_names={axis})
 
