@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
@@ -35,15 +35,12 @@ def flags():
 def in_shard_map(cell, mesh):
     """A cell that divides its batch, in a ``shard_map`` over both axes of a mesh."""
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        def run(params, state, xs, mask, starts):
-            return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
-
+    def unroll(params, state, xs, options):
         timed, rows = P(None, "data"), P("data")
-        specs = (P(), rows, timed, timed, timed), (rows, timed)
-        return jax.shard_map(run, in_specs=specs[0], out_specs=specs[1])(
-            params, state, xs, mask, starts
-        )
+        given = options.replace(mask=timed, starts=timed, key=P())
+        specs = (P(), rows, timed, given), (rows, timed)
+        run = jax.shard_map(cell.unroll, in_specs=specs[0], out_specs=specs[1])
+        return run(params, state, xs, options)
 
     return dataclasses.replace(cell, unroll=unroll)
 

@@ -102,8 +102,8 @@ def attention(
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+    def unroll(params, state, xs, options):
+        mask, starts, reverse = options.mask, options.starts, options.reverse
         check(params, xs)
         steps, *batch = xs.shape[:-1]
         axis = time_division.axis()
@@ -154,14 +154,14 @@ def attention(
             near = last >= 0 if window is None else (last >= 0) & (position - last < window)
             poisoned |= (episode == 0) & near
             known = *caches, cached
-        options = dict(window=window, implementation=implementation)
+        how = dict(window=window, implementation=options.implementation)
         if axis is not None:
-            on_axis = dict(axis=axis, reverse=reverse, padded=mask is not None)
-            ys = attend_over_time(q, k, v, query, key_place, known, **on_axis, **options)
+            how |= dict(axis=axis, reverse=reverse, padded=mask is not None)
+            ys = attend_over_time(q, k, v, query, key_place, known, **how)
         else:
             if known is not None:
                 k, v, key_place = _joined(known, (k, v, key_place), len(batch))
-            ys = attend(q, k, v, query, key_place, **options)
+            ys = attend(q, k, v, query, key_place, **how)
         poisoned = poisoned if window else poisoned | (position >= room)
         ys, poisoned = (jnp.moveaxis(a, len(batch), 0) for a in (ys, poisoned & real))
         ys = select(mask, _without(_output(params, ys, xs.dtype), poisoned), 0)

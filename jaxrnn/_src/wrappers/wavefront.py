@@ -49,8 +49,8 @@ def wavefront(cell: Cell, *, axis: str, chunk: int) -> Cell:
       TypeError: ``cell`` is no stack.
       ValueError: a layer needs the whole sequence, as ``bidirectional`` does, or counts chunks of
         its own from the first step, as ``truncated`` does, which goes around this; the mesh has no
-        such axis, or others that XLA divides arrays over, or its devices do not divide the layers; what a layer passes on is not an array,
-        or not of the type that the others have.
+        such axis, or others that XLA divides arrays over, or its devices do not divide the layers;
+        what a layer passes on is not an array, or not of the type that the others have.
 
     >>> cell = jaxrnn.stack(jaxrnn.lstm(8), jaxrnn.lstm(8))
     >>> deep = jaxrnn.wavefront(cell, axis="depth", chunk=16)
@@ -71,21 +71,23 @@ def wavefront(cell: Cell, *, axis: str, chunk: int) -> Cell:
     cells = call_of(cell).args
     inits = {str(i): layer.init for i, layer in enumerate(cells)}
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, options):
         steps, *batch = leading(xs)
         if state is None:
             state = cell.initial_state(params, tuple(batch))
         if steps == 0:
-            return cell.unroll(params, state, xs, mask, starts, reverse, key, implementation)
+            return cell.unroll(params, state, xs, options)
         params = params_tree.parts(params, inits)
+        reverse, mask = options.reverse, options.mask
         flip = (lambda tree: jax.tree.map(lambda a: a[::-1], tree)) if reverse else lambda a: a
-        timed = flip((xs, mask, resets(starts, mask, reverse)))
-        outputs = _outputs(cells, params, state, *timed, key, implementation)
-        run = functools.partial(_run, cells, outputs, axis, min(chunk, steps), implementation)
-        state, ys = _on_devices(run, axis)(params, state, *timed, key)
+        xs, mask, starts = flip((xs, mask, resets(options.starts, mask, reverse)))
+        given = params, state, xs, options.replace(mask=mask, starts=starts, reverse=False)
+        outputs = _outputs(cells, *given)
+        run = functools.partial(_run, cells, outputs, axis, min(chunk, steps))
+        state, ys = _on_devices(run, axis)(*given)
         return state, flip(ys)
 
-    whole = once(unroll, "reverse", "implementation")
+    whole = once(unroll)
     return Cell(cell.init, cell.initial_state, cell.step, whole, cell.draws)
 
 
@@ -98,18 +100,19 @@ def _within(cell):
                 yield from _within(part)
 
 
-def _outputs(cells, params, state, xs, mask, starts, key, implementation):
+def _outputs(cells, params, state, xs, options):
     """The types of each layer's outputs, of all steps. A layer that can't run says so here."""
     found = []
     for i, (cell, before) in enumerate(zip(cells, state, strict=True)):
-        own = params[str(i)], before
+        own = options.replace(key=dropout_masks.fold(options.key, i))
 
-        def both(own, xs, mask, starts, key, cell=cell):
-            cell.step(*own, jax.tree.map(lambda a: a[0], xs), key)  # it has one, so no end is near
-            return cell.unroll(*own, xs, mask, starts, False, key, implementation)[1]
+        def both(params, state, xs, options, cell=cell):
+            x = jax.tree.map(lambda a: a[0], xs)
+            cell.step(params, state, x, options.key)  # what has none says so
+            return cell.unroll(params, state, xs, options)[1]
 
         with dispatch.unrecorded(), in_layer(i, "a wavefront", cell):
-            xs = jax.eval_shape(both, own, xs, mask, starts, dropout_masks.fold(key, i))
+            xs = jax.eval_shape(both, params[str(i)], before, xs, own)
             if i + 1 < len(cells):
                 checks.check_one_output(cell, xs)
         found.append(xs)
@@ -133,14 +136,14 @@ def _on_devices(run, axis):
     return jax.shard_map(run, in_specs=whole, out_specs=whole, axis_names={axis})
 
 
-def _run(cells, outputs, axis, chunk, implementation, params, state, xs, mask, starts, key):
+def _run(cells, outputs, axis, chunk, params, state, xs, options):
     """The whole sequence, from the first step to the last, on one device of several."""
     count, stage = lax.axis_size(axis), lax.axis_index(axis)
     if len(cells) % count:
         want = f"a multiple of the {count} devices of {axis!r}: put some together by jaxrnn.stack"
         raise ValueError(f"wavefront: got {len(cells)} layers, want {want}")
     each, (steps, *batch) = len(cells) // count, leading(xs)
-    chunks = -(-steps // chunk)
+    chunks, mask = -(-steps // chunk), options.mask
     if chunks * chunk > steps and mask is None:
         mask = jnp.ones(leading(xs), bool)
 
@@ -150,7 +153,7 @@ def _run(cells, outputs, axis, chunk, implementation, params, state, xs, mask, s
         return jnp.concatenate([a, rest]).reshape(-1, chunk, *a.shape[1:])
 
     xs = jax.tree.map(lambda a: cut(a, count - 1), xs)  # one for each turn of the first device
-    flags = jax.tree.map(cut, (mask, starts))
+    flags = jax.tree.map(cut, (mask, options.starts))
     sent = _Message([outputs[i] for i in range(each - 1, len(cells) - 1, each)], (chunk, *batch))
     of_chunk = lambda a: jnp.zeros((chunk, *a.shape[1:]), a.dtype)
     nothing = sent.nothing(), jax.tree.map(of_chunk, outputs[-1])
@@ -161,10 +164,11 @@ def _run(cells, outputs, axis, chunk, implementation, params, state, xs, mask, s
 
         def run(state, x, message, flags):
             x = sent.read(message, number - 1) if number else x
-            after = list(state)
+            after, (mask, starts) = list(state), flags
             for i in range(number * each, (number + 1) * each):
-                own = dropout_masks.fold(key, i)
-                args = params[str(i)], state[i], x, *flags, False, own, implementation
+                key = dropout_masks.fold(options.key, i)
+                own = options.replace(mask=mask, starts=starts, key=key)
+                args = params[str(i)], state[i], x, own
                 with jax.named_scope(str(i)), in_layer(i, "a wavefront", cells[i]):
                     after[i], x = every_step.run(cells[i], *args, every=False)
             last = number == count - 1
