@@ -20,7 +20,7 @@ pytestmark = [
 ]
 stack = jaxrnn.stack
 DEEP = stack(
-    jaxrnn.lstm(5), stack(jaxrnn.dropout(0.3), jaxrnn.lru(3)), jaxrnn.gru(4), jaxrnn.project(2)
+    jaxrnn.lstm(5), stack(jaxrnn.dropout(0.3), jaxrnn.lru(5)), jaxrnn.gru(4), jaxrnn.project(2)
 )
 WIDE = stack(stack(jaxrnn.embedding(11, 4), jaxrnn.learned_state(jaxrnn.lstm(3))), jaxrnn.gru(3))
 

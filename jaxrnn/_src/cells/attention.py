@@ -154,14 +154,14 @@ def attention(
             near = last >= 0 if window is None else (last >= 0) & (position - last < window)
             poisoned |= (episode == 0) & near
             known = *caches, cached
-        how = dict(window=window, implementation=options.implementation)
+        chosen = dict(window=window, implementation=options.implementation)
         if axis is not None:
-            how |= dict(axis=axis, reverse=reverse, padded=mask is not None)
-            ys = attend_over_time(q, k, v, query, key_place, known, **how)
+            on_axis = dict(axis=axis, reverse=reverse, padded=mask is not None)
+            ys = attend_over_time(q, k, v, query, key_place, known, **on_axis, **chosen)
         else:
             if known is not None:
                 k, v, key_place = _joined(known, (k, v, key_place), len(batch))
-            ys = attend(q, k, v, query, key_place, **how)
+            ys = attend(q, k, v, query, key_place, **chosen)
         poisoned = poisoned if window else poisoned | (position >= room)
         ys, poisoned = (jnp.moveaxis(a, len(batch), 0) for a in (ys, poisoned & real))
         ys = select(mask, _without(_output(params, ys, xs.dtype), poisoned), 0)
