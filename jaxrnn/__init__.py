@@ -79,6 +79,7 @@ from jaxrnn._src.wrappers.stack import (
     stack,
 )
 from jaxrnn._src.wrappers.truncated import truncated
+from jaxrnn._src.wrappers.wavefront import wavefront
 
 __all__ = [
     "atr",
@@ -192,6 +193,7 @@ __all__ = [
     "unpack",
     "unroll",
     "variational_dropout",
+    "wavefront",
     "weight_dropout",
     "with_params",
     "zoneout",
