@@ -14,7 +14,7 @@ from jax import lax
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.attention.blocks import block_size, blocks, joined
-from jaxrnn._src.ops.matrix_memory.problem import Operands, product
+from jaxrnn._src.ops.matrix_memory.problem import product
 
 CHUNK = 64
 
@@ -55,7 +55,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     size = starts.shape[-1]
     shapes = *state, jnp.zeros_like(operands.v, state[0].dtype), operands.log_f
     filled = [jnp.zeros_like(a) if d is None else d for a, d in zip(shapes, cotangents)]
-    d_memory, d_m, d_ys, d_ms = varying((operands, *filled))[1:]
+    _, d_memory, d_m, d_ys, d_ms = varying((operands.q, *filled))
     d_ys, d_ms = _in_order(problem, select(operands.mask, (d_ys, d_ms), 0))
     d_out = (
         blocks(jnp.moveaxis(d_ys, 0, -2), size, -2),
@@ -68,11 +68,11 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         return jax.vjp(one, state, xs)[1]((d_state, d_out))
 
     chunks = residuals, starts, tuple(cut), d_out
-    d_state, (*vectors, d_f, d_i) = lax.scan(one, (d_memory, d_m), chunks, reverse=True)
-    made = [jnp.moveaxis(joined(d, -2, steps), -2, 0) for d in vectors]
+    d_state, (d_q, d_k, d_v, d_f, d_i) = lax.scan(one, (d_memory, d_m), chunks, reverse=True)
+    made = [jnp.moveaxis(joined(d, -2, steps), -2, 0) for d in (d_q, d_k, d_v)]
     made += [jnp.moveaxis(joined(d, -1, steps), -1, 0) for d in (d_f, d_i)]
-    made = select(operands.mask, tuple(_in_order(problem, made)), 0)
-    return Operands(*made, d_state, operands.mask, operands.starts)
+    q, k, v, log_f, log_i = select(operands.mask, tuple(_in_order(problem, made)), 0)
+    return operands._replace(q=q, k=k, v=v, log_f=log_f, log_i=log_i, state=d_state)
 
 
 def _cut(problem, operands):
