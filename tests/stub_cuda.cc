@@ -16,7 +16,8 @@ int given(const char* name, int usual) {
 
 extern "C" {
 
-int stub_loads = 0, stub_launches = 0, stub_contexts = 0;  // contexts: retained and not released
+int stub_loads = 0, stub_contexts = 0;    // contexts: retained and not released
+int stub_launches = 0, stub_plain = 0;    // the latter: of blocks that need not run together
 bool stub_gives_up = false;  // the next launch
 long stub_blocks = 0;        // of the last launch
 
@@ -80,6 +81,12 @@ int cuMemHostGetDevicePointer_v2(void** device, void* host, unsigned) {
 }
 int cuMemsetD32Async(std::uintptr_t at, unsigned word, std::size_t count, void*) {
   for (std::size_t i = 0; i < count; ++i) reinterpret_cast<unsigned*>(at)[i] = word;
+  return 0;
+}
+int cuLaunchKernel(void*, unsigned blocks, unsigned, unsigned, unsigned, unsigned, unsigned,
+                   unsigned, void*, void**, void**) {
+  ++stub_plain;
+  stub_blocks = blocks;
   return 0;
 }
 int cuLaunchCooperativeKernel(void*, unsigned blocks, unsigned, unsigned, unsigned, unsigned,

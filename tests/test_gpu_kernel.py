@@ -282,7 +282,7 @@ def test_sharded_rows_stay_where_they_are():
         program = run.lower(e.params, jax.device_put(e.xs, rows)).compile()
     assert "all-gather" not in program.as_text()
     assert len(found.numbers) == 2  # and none is made for all rows, to see what comes out
-    assert all(count == 2 for _, _, _, _, _, count, _, _ in found.numbers)
+    assert all(numbers.rows == 2 for numbers in found.numbers)
 
 
 def made_for_a_gpu(function, *args):
@@ -307,8 +307,8 @@ def test_rows_are_those_of_a_device():
     with made() as found, instead((cpu, "unsupported", lambda *_: "it is a GPU here")):
         jax.jit(grad).lower(params, divided).compile()
     assert len(found.numbers) == 2
-    for _, at_once, _, _, _, count, _, groups in found.numbers:
-        assert count == 64 and at_once == groups
+    for numbers in found.numbers:
+        assert numbers.rows == 64 and numbers.at_once == numbers.groups
 
 
 @pytest.mark.parametrize(
@@ -330,8 +330,8 @@ def test_members_are_one_call(hidden, members, steps, at_once):
         run = jax.vmap(run, (0, None))
     calls = made_for_a_gpu(run, all_of_them, xs)
     assert len(calls) == 2
-    for _, most, _, _, _, _, _, groups in calls:
-        assert groups == 64 and (most == groups) == at_once
+    for numbers in calls:
+        assert numbers.groups == 64 and (numbers.at_once == 64) == at_once
 
 
 LAYERS = [

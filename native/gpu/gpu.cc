@@ -59,6 +59,8 @@ struct Driver {
   Status (*MemHostAlloc)(void**, std::size_t, unsigned);
   Status (*MemHostGetDevicePointer)(void**, void*, unsigned);
   Status (*MemsetD32Async)(std::uintptr_t, unsigned, std::size_t, Handle);
+  Status (*LaunchKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                         unsigned, Handle, void**, void**);
   Status (*LaunchCooperativeKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned,
                                     unsigned, unsigned, Handle, void**);
   bool found = false;
@@ -89,6 +91,7 @@ const Driver& TheDriver() {
               find(d.MemHostAlloc, "cuMemHostAlloc") &&
               find(d.MemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2") &&
               find(d.MemsetD32Async, "cuMemsetD32Async") &&
+              find(d.LaunchKernel, "cuLaunchKernel") &&
               find(d.LaunchCooperativeKernel, "cuLaunchCooperativeKernel");
     return d;
   }();
@@ -175,7 +178,7 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
   const Driver& driver = TheDriver();
   if (!driver.found) return ffi::Error::Internal("jaxrnn: there is no libcuda.so.1");
   const std::size_t count = args.size() + results.size();
-  if (count > kMostArrays || count != members.size() || numbers.size() != 10)
+  if (count > kMostArrays || count != members.size() || numbers.size() != 11)
     return ffi::Error::InvalidArgument("jaxrnn: a call of another version's");
   Args given = {};
   void* exchange = nullptr;
@@ -188,20 +191,21 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
     } else {
       auto buffer = results.get<ffi::AnyBuffer>(i - args.size());
       if (buffer.has_error()) return buffer.error();
-      exchange = given.array[i] = (*buffer)->untyped_data();  // the last one is it
+      exchange = given.array[i] = (*buffer)->untyped_data();  // the last one is it, if there is one
       bytes = (*buffer)->size_bytes();
     }
     given.member[i] = members.begin()[i];
   }
   const std::int64_t* n = numbers.begin();
   const unsigned blocks = n[0], at_once = n[1], threads = n[2], shared = n[3];
+  const bool together = n[8];  // blocks wait for each other
   given.steps = n[4], given.rows = n[5], given.tiles = n[6], given.groups = n[7];
 
   Handle context;
   Kernel kernel;
   TRY(driver.StreamGetCtx(stream, &context));
   Current current(context);
-  ffi::Error error = Find(context, n + 8, code, shared, &kernel);
+  ffi::Error error = Find(context, n + 9, code, shared, &kernel);
   if (error.failure()) return error;
   if (given_up->exchange(0) != 0)
     return ffi::Error::Internal(
@@ -209,13 +213,18 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
         " and gave up. What that call gave is NaN; this one has not begun. If it happens again,"
         " please report it; implementation='xla' does without the kernel");
   given.host = kernel.given_up;
-  TRY(driver.MemsetD32Async(reinterpret_cast<std::uintptr_t>(exchange), 0xffffffff, bytes / 4,
-                            stream));
+  if (together)
+    TRY(driver.MemsetD32Async(reinterpret_cast<std::uintptr_t>(exchange), 0xffffffff, bytes / 4,
+                              stream));
   for (given.first = 0; given.first < given.groups; given.first += at_once) {
     const unsigned groups = std::min<unsigned>(at_once, given.groups - given.first);
     void* parameters[] = {&given};
-    TRY(driver.LaunchCooperativeKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1, shared,
-                                       stream, parameters));
+    if (together)
+      TRY(driver.LaunchCooperativeKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1,
+                                         shared, stream, parameters));
+    else
+      TRY(driver.LaunchKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1, shared, stream,
+                              parameters, nullptr));
   }
   return ffi::Error::Success();
 }
