@@ -55,6 +55,7 @@ from jaxrnn._src.core.beams import beam_search
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
 from jaxrnn._src.core.param_spec import INPUTS
 from jaxrnn._src.core.pool import Pool
@@ -155,6 +156,7 @@ __all__ = [
     "multiplicative_lstm",
     "newton",
     "online",
+    "Options",
     "pack",
     "para_gru",
     "para_lstm",

@@ -20,7 +20,7 @@ def ttt_linear(hidden: int, *, heads: int = 4, batch: int = 16) -> Cell:
         q, k = W x, for each head                 v = V x
         f(z; M) = z + LN(M' [z, 1])               eta = sigmoid(U x + c) / D
         G = G + eta * gradient by M of |f(k; M) - v|^2 / 2
-        y = f(q; M - G)                           every ``batch`` steps: M = M - G, G = 0
+        y = f(q; M - G)                           M = M - G, and G = 0, every ``batch`` steps
 
     The memory is the model M: a step of gradient descent writes to it. All gradients of a
     mini-batch are taken at the M before it. As in the authors' code, the loss is halved and eta
