@@ -54,6 +54,7 @@ COUNTS = {
     "jaxrnn/_src/ops/matrix_memory/chunked.py": 2,
     "jaxrnn/_src/ops/matrix_memory/reference.py": 1,
     "jaxrnn/_src/ops/recurrence/xla.py": 2,
+    "jaxrnn/_src/ops/recurrence/residuals.py": 2,
     "jaxrnn/_src/ops/recurrence/packed.py": 1,
     "jaxrnn/_src/ops/recurrence/chunks.py": 1,
     "jaxrnn/_src/ops/recurrence/elements.py": 2,

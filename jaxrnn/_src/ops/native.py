@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 
 from jaxrnn._src.core import dispatch
+from jaxrnn._src.ops import row_partition
 
 # Environment variables.
 ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
@@ -31,6 +32,23 @@ def exported(name):
 def call_name(name):
     """What a call is named in a program that is lowered now."""
     return exported(name) if dispatch.keeping_kernels.value else f"jaxrnn_{name}"
+
+
+def call(name, args, out, **attributes):
+    """One call of the library, by rows: see ``row_partition.call``.
+
+    Args:
+      name: one of ``_FUNCTIONS``.
+      args, out: an ``Argument`` each, a ``Result`` each.
+      attributes: of the call, by the names that the C++ knows them by.
+    """
+    target, isa = call_name(name), instruction_set()
+
+    def launch(shapes, args, members, rows):
+        del members, rows  # the shapes say
+        return jax.ffi.ffi_call(target, shapes)(*args, isa=isa, **attributes)
+
+    return row_partition.call(launch, args, out)
 
 
 class Library(NamedTuple):
