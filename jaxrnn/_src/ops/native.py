@@ -69,7 +69,7 @@ class Library(NamedTuple):
 
 # What calls each library: one built for another caller would misread its calls.
 CALLERS = {
-    "cpu.so": ("recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
+    "cpu.so": ("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
     "gpu.so": ("recurrence/gpu/launch.py",),
 }
 
