@@ -28,6 +28,7 @@ from jaxrnn._src.cells.leaky import leaky
 from jaxrnn._src.cells.lem import lem
 from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
+from jaxrnn._src.cells.liquid import cfc, ltc
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.cells.mamba import mamba, mamba2, ssd
@@ -84,6 +85,7 @@ __all__ = [
     "bidirectional",
     "cell",
     "Cell",
+    "cfc",
     "cfn",
     "chrono",
     "constructor",
@@ -134,6 +136,7 @@ __all__ = [
     "load_kernels",
     "lru",
     "lstm",
+    "ltc",
     "mamba",
     "mamba2",
     "mamba2_block",

@@ -396,8 +396,8 @@ def unroll(
         those of the whole sequences. Other cells refuse; one made by hand with a loop of its own
         cannot be seen, and must not be given.
       return_states: whether to return the states after all steps too, with a gradient. Cells made
-        by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way: on a CPU in the
-        kernel, on a GPU or TPU in XLA's loop. Of others the step is scanned; ``explain`` says so.
+        by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way, those of
+        ``gated`` in the kernel. Of others the step is scanned; ``explain`` says so.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
         can run; or "newton", which is never chosen: see ``jaxrnn.newton``.
 
