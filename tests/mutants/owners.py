@@ -80,6 +80,10 @@ OWNERS = {
         f"{LAWS} -k 'gru_states or elman_relu'",
         "tests/test_pieces.py",
     ),
+    "jaxrnn/_src/ops/recurrence/residuals.py": (
+        f"{LAWS} -k 'gru_states or elman_relu'",
+        "tests/test_tpu.py -k gru",
+    ),
     "jaxrnn/_src/ops/recurrence/packed.py": (
         f"{LAWS} -k candidate_first",
         "tests/test_gpu.py",

@@ -10,10 +10,7 @@ divided by exp(m),
 and so is what is read from it.
 """
 
-import functools
-
-from jaxrnn._src.core import dispatch, time_division
-from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.time_axis import resets
 from jaxrnn._src.ops.matrix_memory import chunked, cpu, over_time, reference
@@ -60,28 +57,23 @@ def matrix_memory(
     starts = resets(starts, mask, reverse)
     operands = varying(Operands(q, k, v, log_f, log_i, state, mask, starts))
     problem = Problem(stabilised, reverse, implementation)
-    dispatch.check(IMPLEMENTATIONS, implementation)
-    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-    run = _reference if implementation == dispatch.REFERENCE else _fused
+    run = _operation.chosen(_describe(operands), problem, operands)
+
+    def whole(operands):
+        *state, ys, ms = run(problem, operands)
+        return tuple(state), (ys, ms)
+
     axis = time_division.axis()
     if axis is None:
-        return run(problem, operands)
+        return whole(operands)
     with time_division.divided(None):  # what it goes on from is known
-        whole = functools.partial(run, problem)
         return over_time.run(whole, operands, axis, reverse, stabilised)
 
 
-def _fused(problem, operands):
-    *state, ys, ms = _operation(problem, operands)
-    return tuple(state), (ys, ms)
-
-
-_reference = once_each(reference.run)
 _operation = Operation(
     "matrix_memory",
-    reference=chunked.run,
-    default=chunked,
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
+    IMPLEMENTATIONS,
+    reference=reference.run,
     operand_axes=dict.fromkeys(Operands._fields, 1) | {"state": 0},
     output_axes=lambda problem: (0, 0, 1, 1),
     residual_axis=1,

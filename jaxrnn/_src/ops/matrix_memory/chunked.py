@@ -5,7 +5,6 @@ are exponentials, Beck et al. 2025 (arXiv:2503.14376). All exponents are at most
 a chunk again from the memory before it.
 """
 
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +21,6 @@ CHUNK = 64
 def unsupported(problem, operands, target):
     """Why this implementation can't run the problem: None, it runs every one."""
     del problem, operands, target
-
-
-def run(problem, operands):
-    """The whole sequence, as JAX differentiates it: (C, m, ys, ms)."""
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # which a scan prevents
-    def one(state, chunk):
-        return _chunk(problem.stabilised, state, *chunk)
-
-    state, out = lax.scan(one, operands.state, _cut(problem, operands))
-    return (*state, *_of_steps(problem, operands, out))
 
 
 def forward(problem, operands, wanted, save, target):

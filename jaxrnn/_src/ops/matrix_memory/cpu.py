@@ -6,13 +6,11 @@ with a vector. The gradient begins from the memories that ``chunked`` saves too.
 
 import math
 
-import jax
-
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.matrix_memory.chunked import CHUNK
 from jaxrnn._src.ops.matrix_memory.problem import Operands
-from jaxrnn._src.ops.row_partition import Argument, Result, call
+from jaxrnn._src.ops.row_partition import Argument, Result
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 _COTANGENTS = ("d_final", "d_final_m", "d_ys", "d_ms")
@@ -102,14 +100,8 @@ class _Plan:
         has = dict.fromkeys(("ys", "save", *_COTANGENTS), False) | attributes
         has |= {f: value is not None for f, value in flags.items()}
         has |= dict(stabilised=self.problem.stabilised, reverse=self.problem.reverse)
-        target = native.call_name(f"matrix_memory_{name}")
-
-        def launch(shapes, args, members, rows):
-            del members, rows  # the shapes say
-            isa = native.instruction_set()
-            return jax.ffi.ffi_call(target, shapes)(*args, **has, isa=isa)
-
-        made = iter(call(launch, args, [result for result in out.values() if result is not None]))
+        results = [result for result in out.values() if result is not None]
+        made = iter(native.call(f"matrix_memory_{name}", args, results, **has))
         return {
             n: None if r is None else self.unflat(next(made), r.shape.index(None))
             for n, r in out.items()

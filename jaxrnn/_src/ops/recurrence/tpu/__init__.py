@@ -15,6 +15,7 @@ from jaxrnn._src.ops import pallas_tpu
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
 from jaxrnn._src.ops.recurrence.projected import in_pieces
+from jaxrnn._src.ops.recurrence.residuals import first_kept, of_products, saved
 from jaxrnn._src.ops.recurrence.tpu import layout, update
 
 _TYPES = ("float32", "bfloat16")
@@ -42,7 +43,7 @@ def unsupported(problem, operands, target):
 
 
 def forward(problem, operands, wanted, save, target):
-    """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    """Returns (*final state, ys), then what a backward needs (``residuals.py``)."""
     if operands.state[0].size == 0:  # no row, no grid
         return xla.forward(problem, operands, wanted, save, target)
     if layout.Layout(problem, operands, target).projects:
@@ -74,7 +75,7 @@ def _forward(problem, operands, wanted, save, target):
         operands.xs.dtype if want_y else None,
         after=after,
         save=problem.residuals if save else None,
-        first_kept=xla.first_kept(operands),
+        first_kept=first_kept(operands),
     )
     found = {name: map(lay.unflat, out[name]) for name in kernel.OUT_OVER_TIME}
     return [
@@ -94,7 +95,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         return xla.backward(problem, operands, outputs, residuals, cotangents, wanted, target)
     del wanted  # what nobody uses, XLA removes
     lay = layout.Layout(problem, operands, target)
-    packed, before = xla.saved(lay.packing, operands, outputs, residuals)
+    packed, before = saved(lay.packing, operands, outputs, residuals)
     d_final, (d_ys, *d_after) = cotangents[: problem.states], cotangents[problem.states :]
     zero = jnp.zeros_like(operands.state[0])
     used = update.looks_at(problem, tuple(operands.unit))
@@ -114,7 +115,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         after=[d is not None for d in d_after],
     )
     d_packed, _ = lay.packing.unflatten(map(lay.unflat, out["d_gates"]))
-    gradients = xla.of_products(lay.packing, d_packed, before[0], operands, merge=True)
+    gradients = of_products(lay.packing, d_packed, before[0], operands, merge=True)
     d_unit = [p.over_rows(lay.unflat_rows(d)) for d in out["d_unit"]]
     gradients = gradients._replace(
         unit=dict(zip(sorted(operands.unit), d_unit, strict=True)),
