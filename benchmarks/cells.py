@@ -37,7 +37,7 @@ def parse(argv):
         description="Times a layer of every cell.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    several(parser, "cells", zoo.names())
+    several(parser, "cells", zoo.of_one_array())
     several(parser, "shapes", SHAPES, ["stream", "small"])
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each row, about")
     record.add_folder(parser)

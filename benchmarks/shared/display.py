@@ -30,8 +30,8 @@ def table(title):
 
 
 def cost(compiling, memory):
-    """Seconds and bytes in one column; a dash for what nobody knows."""
-    seconds = "-" if compiling is None else f"{compiling:.2f} s"
+    """Seconds and bytes in one column; a dash where nothing is compiled."""
+    seconds = f"{compiling:.2f} s" if compiling else "-"
     return seconds + ("" if memory is None else f" {memory / 2**20:7.1f} MiB")
 
 
