@@ -9,7 +9,7 @@ from jax.experimental import io_callback
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxrnn._src.ops import linear_scan, pallas_tpu, recurrence
+from jaxrnn._src.ops import linear_scan, pallas_tpu, recurrence, row_partition
 
 PACKAGES = recurrence, linear_scan  # those with an implementation "tpu"
 PARAMETERS = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
@@ -24,6 +24,8 @@ def interpreted():
         for package in PACKAGES:
             for primitive in (package._operation.forward, package._operation.backward):
                 patch.setattr(primitive, "abstract_eval", _effectful(primitive, effects))
+        by_rows = row_partition._by_rows
+        patch.setattr(by_rows, "abstract_eval", _always(by_rows.abstract_eval, effects))
         with pltpu.force_tpu_interpret_mode(PARAMETERS), _in_all_threads("jax_enable_x64"):
             yield
 
@@ -65,3 +67,7 @@ def _effectful(primitive, effects):
         return out, effects if problem.implementation == "tpu" else others
 
     return evaluate
+
+
+def _always(plain, effects):
+    return lambda *avals, **parameters: (plain(*avals, **parameters)[0], effects)

@@ -23,8 +23,6 @@ def unsupported(problem: Problem, operands: Operands, target: Target) -> str | N
     why = native.unsupported(target)
     if why is not None:
         return why
-    if target.devices > 1:  # a custom call that is told of its rows alone
-        return "XLA would gather sharded channels for it; inside of jax.shard_map it runs"
     if not all(isinstance(n, int) for n in operands.b.shape):
         return "a size is symbolic"
     return None
@@ -90,28 +88,28 @@ class _Plan:
 
     def flat(self, array):
         """[(T,) *batch, D] -> [(T,) R, D]."""
-        return self._flat(array, (self.width,))
+        timed = array.ndim - len(self.batch) - 1
+        return Argument(array.reshape(*array.shape[:timed], self.rows, array.shape[-1]), timed, timed + 1)
 
-    def _flat(self, array, channels):
-        timed = array.ndim - len(self.batch) - len(channels)
-        shape = (*array.shape[:timed], self.rows, *channels)
-        return Argument(array.reshape(shape), timed)
+    def flag(self, array):
+        """[T, *batch] -> [T, R]."""
+        return Argument(array.reshape(self.time, self.rows), 1)
 
     def factors(self):
         a, constant = self.operands.a, self.operands.constant
-        return self.flat(a) if constant is None else Argument(constant, None)
+        return self.flat(a) if constant is None else Argument(constant, None, 0)
 
     def state(self):
-        return Result((None, self.width), self.operands.h0.dtype)
+        return Result((None, self.width), self.operands.h0.dtype, 1)
 
     def steps(self, dtype=None):
-        return Result((self.time, None, self.width), dtype or self.operands.h0.dtype)
+        return Result((self.time, None, self.width), dtype or self.operands.h0.dtype, 2)
 
     def call(self, name, out, args, **attributes):
         """The results by name, those that are None left out of the call."""
         operands, target = self.operands, native.call_name(f"linear_scan_{name}")
         flags = {"mask": operands.mask, "starts": operands.starts}
-        args = [*args, *(self._flat(f, ()) for f in flags.values() if f is not None)]
+        args = [*args, *(self.flag(f) for f in flags.values() if f is not None)]
         attributes = dict(
             dict.fromkeys(("d_final", "d_hs", "d_a", "d_b"), False),
             **attributes,
