@@ -25,7 +25,7 @@ def interpreted():
             for primitive in (package._operation.forward, package._operation.backward):
                 patch.setattr(primitive, "abstract_eval", _effectful(primitive, effects))
         by_rows = row_partition._by_rows
-        patch.setattr(by_rows, "abstract_eval", _always(by_rows.abstract_eval, effects))
+        patch.setattr(by_rows, "abstract_eval", _if_mapped(by_rows.abstract_eval, effects))
         with pltpu.force_tpu_interpret_mode(PARAMETERS), _in_all_threads("jax_enable_x64"):
             yield
 
@@ -69,5 +69,11 @@ def _effectful(primitive, effects):
     return evaluate
 
 
-def _always(plain, effects):
-    return lambda *avals, **parameters: (plain(*avals, **parameters)[0], effects)
+def _if_mapped(plain, effects):
+    """The same of a call of a kernel, by rows: kernels for TPUs are those that are mapped."""
+
+    def evaluate(*avals, mapped, **parameters):
+        out, others = plain(*avals, mapped=mapped, **parameters)
+        return out, effects if mapped else others
+
+    return evaluate

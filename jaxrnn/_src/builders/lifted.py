@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic, promoted
+from jaxrnn._src.core.gathered import gathered
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.typing import Array, InitialState, Params, Spec, State
@@ -112,6 +113,7 @@ def lifted(
 
     def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
         del key
+        params = gathered(params)
         inner, weights, rest, product = given(params, xs)
         initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state, ys = step_loop.loop(

@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from jaxrnn._src.core.sharding import automatic_mesh
 from jaxrnn._src.core.typing import Array
 
 
@@ -85,13 +86,6 @@ def call_mapped(
     return _by_rows.bind(
         *(a.array for a in args), launch=launch, axes=axes, out=tuple(out), levels=0, mapped=True
     )
-
-
-def whole(a: Array) -> Array:
-    """The array on every device, but for members, which stay: gathered here and nowhere else."""
-    run = lambda shapes, args, members, rows: args
-    (a,) = call(run, [Argument(a, None)], [Result(a.shape, a.dtype)])
-    return a
 
 
 def _over(function, levels):
@@ -256,20 +250,11 @@ def _mapped(function, mesh, avals, axes, out, levels):
         free = {axis: n for axis, n in free.items() if axis not in place[name]}
     total = lambda *sums: jax.lax.psum(sums, place["b"])
     local = _summed(function, made, total if place["b"] else None)
-    automatic = AbstractMesh(
-        mesh.axis_sizes, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names)
-    )
-    run = jax.shard_map(
-        local,
-        mesh=automatic,
-        in_specs=_specs(place, given),
-        out_specs=_specs(place, made),
-        check_vma=False,
-    )
 
     def on_mesh(*args):
-        with jax.sharding.use_abstract_mesh(automatic):
-            return run(*args)
+        with automatic_mesh(mesh) as inside:
+            specs = dict(in_specs=_specs(place, given), out_specs=_specs(place, made))
+            return jax.shard_map(local, mesh=inside, check_vma=False, **specs)(*args)
 
     return on_mesh
 
