@@ -77,7 +77,7 @@ def _row(name):
     cell = zoo.cell(name, _HIDDEN)
     key = jax.random.key(0)
     inputs = _HIDDEN if name in _AS_MANY else _INPUTS
-    params = jax.eval_shape(lambda: cell.init(key, inputs))
+    params = jax.eval_shape(lambda: cell.init(key, zoo.in_size(name, inputs)))
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
     file = Path(inspect.getsourcefile(make.build)).relative_to(ROOT)
     paper, equations = said(name)
@@ -87,7 +87,7 @@ def _row(name):
         paper,
         _listed(_parameters(params)),
         _listed([_shape(leaf) for leaf in jax.tree.leaves(state)]),
-        _listed(_runs(cell, params, inputs)),
+        _listed(_runs(cell, params, zoo.inputs(name, (64, 16, inputs)))),
         f"{_products(name):.3g}",
         _listed(PEERS.get(name, ())),
     )
@@ -128,8 +128,7 @@ def _multiple(n):
     return str(n)
 
 
-def _runs(cell, params, inputs):
-    xs = jax.ShapeDtypeStruct((64, 16, inputs), "float32")
+def _runs(cell, params, xs):
     for platform in ("cpu", "tpu", "gpu"):
         for choice in jaxrnn.explain(cell, params, xs, platform=platform).choices:
             if choice.runs != "reference":
@@ -140,10 +139,10 @@ def _products(name):
     """Multiply-adds of a step of one row, in H^2."""
     size = _LESS.get(name, _LARGE)
     cell = zoo.cell(name, size)
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), size))
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), zoo.in_size(name, size)))
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
-    x = jax.ShapeDtypeStruct((size,), "float32")
-    return _counted(jax.make_jaxpr(cell.step)(params, state, x).jaxpr) / size**2
+    step = jax.make_jaxpr(cell.step)(params, state, zoo.inputs(name, (size,)))
+    return _counted(step.jaxpr) / size**2
 
 
 def _counted(jaxpr):

@@ -89,7 +89,9 @@ class _Plan:
     def flat(self, array):
         """[(T,) *batch, D] -> [(T,) R, D]."""
         timed = array.ndim - len(self.batch) - 1
-        return Argument(array.reshape(*array.shape[:timed], self.rows, array.shape[-1]), timed, timed + 1)
+        return Argument(
+            array.reshape(*array.shape[:timed], self.rows, array.shape[-1]), timed, timed + 1
+        )
 
     def flag(self, array):
         """[T, *batch] -> [T, R]."""

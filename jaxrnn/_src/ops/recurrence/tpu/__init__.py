@@ -34,7 +34,6 @@ def unsupported(problem, operands, target):
         types=(operands.xs.dtype.name, operands.state[0].dtype.name),
         specs="in_specs=(P(), P(None, 'batch')), out_specs=P(None, 'batch')",
     )
-    why = why or p.only_last(problem)
     if why is not None or operands.state[0].size == 0:
         return why
     if bound(problem.update):
@@ -57,17 +56,20 @@ def forward(problem, operands, wanted, save, target):
             return _forward(problem, operands, wanted, save, alone)
         return in_pieces(_forward, problem, operands, wanted, save, alone)
 
-    packing = Packing(problem, operands.unit)
+    packing, (want_y, *after) = Packing(problem, operands.unit), wanted[problem.states :]
     sizes = packing.sizes if save and problem.residuals == "gates" else ()
     kept = (problem.states - xla.first_kept(operands)) * save
     results = [
         [rows.state()] * problem.states,
-        [rows.steps(1, operands.xs.dtype)] * wanted[problem.states],
+        [rows.steps(1, operands.xs.dtype)] * want_y,
+        [rows.steps(1)] * sum(after),
         [rows.steps(n) for n in sizes],
         [rows.steps(1)] * kept,
     ]
-    final, ys, gates, states = rows.call(run, rows.operands, results)
-    return [*final, *(ys or [None]), *gates, *states]
+    final, ys, states, *kept = rows.call(run, rows.operands, results)
+    states = iter(states)
+    states = [next(states) if want else None for want in after]
+    return [*final, *(ys or [None]), *states, *sum(kept, [])]
 
 
 def _forward(problem, operands, wanted, save, target):
@@ -87,16 +89,23 @@ def _forward(problem, operands, wanted, save, target):
         arrays |= {"x": [xs], "w": list(weights)}
     else:
         arrays |= {"x": [p.project(xs, padded)], "w": []}
+    want_y, *after = wanted[problem.states :]
     out = kernel.forward(
         lay.plan(lay.forward),
         arrays,
-        operands.xs.dtype if wanted[-1] else None,
+        operands.xs.dtype if want_y else None,
+        after=after,
         save=problem.residuals if save else None,
         first_kept=xla.first_kept(operands),
     )
-    over_time = (out["ys"] or [None]) + out["gates"] + out["states"]
-    over_time = [None if a is None else lay.unflat(a) for a in over_time]
-    return [*map(lay.unflat_rows, out["final"]), *over_time]
+    found = {name: map(lay.unflat, out[name]) for name in kernel.OUT_OVER_TIME}
+    return [
+        *map(lay.unflat_rows, out["final"]),
+        next(found["ys"], None),
+        *(next(found["after"]) if want else None for want in after),
+        *found["gates"],
+        *found["states"],
+    ]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -108,13 +117,14 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     del wanted  # what nobody uses, XLA removes
     rows, packing = _Rows(operands), Packing(problem, operands.unit)
     packed, before = xla.saved(packing, operands, outputs, residuals)
-    *d_final, d_ys = cotangents
+    d_final, (d_ys, *d_after) = cotangents[: problem.states], cotangents[problem.states :]
     zero = jnp.zeros_like(operands.state[0])
     used = update.looks_at(problem, tuple(operands.unit))
+    after = [d is not None for d in d_after]
     starts, alone = operands.starts is not None, target._replace(devices=1)
 
     def run(given):
-        operands, gates, states, d_ys, d_state = given
+        operands, gates, states, d_ys, d_after, d_state = given
         lay = layout.Layout(problem, operands, alone)
         out = kernel.backward(
             lay.plan(lay.backward),
@@ -124,10 +134,12 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
                 "states": [lay.spread(s) for s in states],
                 "r": [lay.lanes.transposed(operands.r).astype(lay.product)],
                 "d_ys": [lay.spread(d) for d in d_ys],
+                "d_after": [lay.spread(d) for d in d_after],
                 "d_state": [lay.flat_rows(d) for d in d_state],
             },
             starts=starts,
             used=used,
+            after=after,
         )
         by_row = [out[name] for name in ("d_state", "d_initial", "d_unit")]
         return jax.tree.map(lay.unflat_rows, by_row), list(map(lay.unflat, out["d_gates"]))
@@ -137,6 +149,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         list(map(rows.timed, jax.tree.leaves(packed))),
         [rows.timed(s) for s, u in zip(before, used, strict=True) if u],
         [] if d_ys is None else [rows.timed(d_ys)],
+        [rows.timed(d) for d in d_after if d is not None],
         [rows.rows(zero if d is None else d) for d in d_final],
     )
     product = layout.Layout(problem, operands, alone).product
