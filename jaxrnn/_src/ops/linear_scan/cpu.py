@@ -88,14 +88,12 @@ class _Plan:
 
     def flat(self, array):
         """[(T,) *batch, D] -> [(T,) R, D]."""
-        timed = array.ndim - len(self.batch) - 1
-        return Argument(
-            array.reshape(*array.shape[:timed], self.rows, array.shape[-1]), timed, timed + 1
-        )
+        return self._flat(array, (self.width,))
 
-    def flag(self, array):
-        """[T, *batch] -> [T, R]."""
-        return Argument(array.reshape(self.time, self.rows), 1)
+    def _flat(self, array, channels):
+        timed = array.ndim - len(self.batch) - len(channels)
+        shape = (*array.shape[:timed], self.rows, *channels)
+        return Argument(array.reshape(shape), timed, timed + 1 if channels else None)
 
     def factors(self):
         a, constant = self.operands.a, self.operands.constant
@@ -111,7 +109,7 @@ class _Plan:
         """The results by name, those that are None left out of the call."""
         operands, target = self.operands, native.call_name(f"linear_scan_{name}")
         flags = {"mask": operands.mask, "starts": operands.starts}
-        args = [*args, *(self.flag(f) for f in flags.values() if f is not None)]
+        args = [*args, *(self._flat(f, ()) for f in flags.values() if f is not None)]
         attributes = dict(
             dict.fromkeys(("d_final", "d_hs", "d_a", "d_b"), False),
             **attributes,
