@@ -21,9 +21,9 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
     """The mLSTM of the xLSTM (Beck et al. 2024, arXiv:2405.04517).
 
         q, v, o = W x + b       k = (W_k x + b_k) / sqrt(D)       i, f = U x + c, for each head
-        m = max(logsigmoid(f) + m, i)
-        C = exp(logsigmoid(f) + m' - m) C + exp(i - m) k v'       with m' the m before
-        n = exp(logsigmoid(f) + m' - m) n + exp(i - m) k
+        p = m                   m = max(logsigmoid(f) + p, i)
+        C = exp(logsigmoid(f) + p - m) C + exp(i - m) k v'
+        n = exp(logsigmoid(f) + p - m) n + exp(i - m) k
         h = sigmoid(o) * C' q / max(|n' q|, exp(-m))
 
     With ``gate="sigmoid"``, the mLSTMsig (Beck et al. 2025, arXiv:2503.14376), there are neither

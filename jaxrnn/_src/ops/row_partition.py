@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from jaxrnn._src.core.lowering_target import divided_over
 from jaxrnn._src.core.sharding import automatic_mesh
 from jaxrnn._src.core.typing import Array
 
@@ -150,7 +151,8 @@ def _lower(context, *args, launch, axes, out, levels, mapped):
         return launch(list(_results(args, axes, out, levels)), args, members, rows)
 
     place = context.module_context.axis_context
-    one = getattr(place, "num_devices", None) == 1
+    inside = getattr(place, "mesh", None) is not None  # of a shard_map
+    one = divided_over(place) == 1 if inside else getattr(place, "num_devices", None) == 1
     unknown = getattr(place, "device_assignment", ()) is None
     if mapped and not one and getattr(place, "abstract_mesh", None) is not None:
         function = _mapped(function, place.abstract_mesh, context.avals_in, axes, out, levels)
@@ -218,7 +220,7 @@ def _partitioned(function, avals, axes, out, levels):
         place = {}
         for name in (*(f"m{i}" for i in range(levels)), "b", "c"):
             for arg, names in zip(args, given, strict=True):
-                spec = arg.sharding.spec if arg.sharding else ()
+                spec = getattr(arg.sharding, "spec", ())
                 for axis, of in zip(spec, names, strict=False):
                     over = (axis,) if isinstance(axis, str) else tuple(axis or ())
                     used = {axis for others in place.values() for axis in others}
