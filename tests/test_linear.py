@@ -517,11 +517,17 @@ def test_what_the_kernel_for_cpus_cannot_run():
 
     assert why(given()) is None and why(given(dtype="complex64", constant=True)) is None
     assert "for CPUs, not for tpu" in why(given(), platform="tpu")
-    assert "jax.shard_map" in why(given(), devices=4)
 
 
-@pytest.mark.parametrize("implementation", ("xla", "chunks"))
-@pytest.mark.parametrize("kind", (AxisType.Auto, AxisType.Explicit), ids=str)
+@pytest.mark.parametrize(
+    "implementation, kind",
+    (
+        ("xla", AxisType.Auto),
+        ("xla", AxisType.Explicit),
+        ("chunks", AxisType.Auto),
+        *((kernel, AxisType.Explicit) for kernel in KERNEL),
+    ),
+)
 def test_jit_on_a_mesh(implementation, kind):
     """Sharded rows or channels stay where they are; only a constant's gradient meets."""
     if jax.device_count() < DEVICES:

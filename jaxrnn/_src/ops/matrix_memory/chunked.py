@@ -5,7 +5,6 @@ are exponentials, Beck et al. 2025 (arXiv:2503.14376). All exponents are at most
 a chunk again from the memory before it.
 """
 
-
 import jax
 import jax.numpy as jnp
 from jax import lax
