@@ -28,6 +28,7 @@ from jaxrnn._src.cells.leaky import leaky
 from jaxrnn._src.cells.lem import lem
 from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
+from jaxrnn._src.cells.liquid import cfc, ltc
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.cells.mamba import mamba, mamba2, ssd
@@ -50,6 +51,7 @@ from jaxrnn._src.core.beams import beam_search
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
 from jaxrnn._src.core.param_spec import INPUTS
 from jaxrnn._src.core.pool import Pool
@@ -83,6 +85,7 @@ __all__ = [
     "bidirectional",
     "cell",
     "Cell",
+    "cfc",
     "cfn",
     "chrono",
     "constructor",
@@ -133,6 +136,7 @@ __all__ = [
     "load_kernels",
     "lru",
     "lstm",
+    "ltc",
     "mamba",
     "mamba2",
     "mamba2_block",
@@ -145,6 +149,7 @@ __all__ = [
     "multiplicative_lstm",
     "newton",
     "online",
+    "Options",
     "pack",
     "para_gru",
     "para_lstm",

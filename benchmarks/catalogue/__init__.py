@@ -87,14 +87,14 @@ def _entry(name):
     cell = zoo.cell(name, _HIDDEN)
     key = jax.random.key(0)
     inputs = _HIDDEN if name in _AS_MANY else _INPUTS
-    params = jax.eval_shape(lambda: cell.init(key, inputs))
+    params = jax.eval_shape(lambda: cell.init(key, zoo.in_size(name, inputs)))
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
     file = Path(inspect.getsourcefile(getattr(jaxrnn, name).build)).relative_to(ROOT)
     summary, paper, equations = said(name)
     row = (
         f"[`{name}`](#{name})",
         _linked(paper),
-        *_runs(cell, params, inputs),
+        *_runs(cell, params, zoo.inputs(name, (64, 16, inputs))),
         f"{_products(name):.3g}",
         _listed(PEERS.get(name, ())),
     )
@@ -156,9 +156,8 @@ def _multiple(n):
     return str(n)
 
 
-def _runs(cell, params, inputs):
+def _runs(cell, params, xs):
     """What runs on a CPU, a TPU and a GPU."""
-    xs = jax.ShapeDtypeStruct((64, 16, inputs), "float32")
     for platform in ("cpu", "tpu", "gpu"):
         choices = jaxrnn.explain(cell, params, xs, platform=platform).choices
         yield _listed(f"`{c.runs}`" for c in choices if c.runs != "reference") or "-"
@@ -168,10 +167,10 @@ def _products(name):
     """Multiply-adds of a step of one row, in H^2."""
     size = _LESS.get(name, _LARGE)
     cell = zoo.cell(name, size)
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), size))
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), zoo.in_size(name, size)))
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
-    x = jax.ShapeDtypeStruct((size,), "float32")
-    return _counted(jax.make_jaxpr(cell.step)(params, state, x).jaxpr) / size**2
+    step = jax.make_jaxpr(cell.step)(params, state, zoo.inputs(name, (size,)))
+    return _counted(step.jaxpr) / size**2
 
 
 def _counted(jaxpr):

@@ -110,8 +110,7 @@ def lifted(
         )
         return state, finish(params, y, x).astype(x.dtype)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, initial=None):
-        del key
+    def unroll(params, state, xs, options, initial=None):
         inner, weights, rest, product = given(params, xs)
         initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
         state, ys = step_loop.loop(
@@ -122,14 +121,14 @@ def lifted(
             initial if state is None else state,
             product=product,
             bilinear=bilinear,
-            initial=None if starts is None else initial,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            implementation=implementation,
+            initial=None if options.starts is None else initial,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            implementation=options.implementation,
         )
         if outputs is not None:
-            ys = select(mask, outputs(params, ys, xs), 0)
+            ys = select(options.mask, outputs(params, ys, xs), 0)
         return state, ys.astype(xs.dtype)
 
     init = lambda key, n: param_spec.made(spec, key, n)

@@ -100,8 +100,8 @@ def attention(
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+    def unroll(params, state, xs, options):
+        mask, starts, reverse = options.mask, options.starts, options.reverse
         check(params, xs)
         steps, *batch = xs.shape[:-1]
         plain = state is None and mask is None and starts is None
@@ -149,7 +149,8 @@ def attention(
             assert key_place is not None  # a state is given, so this is not plain
             places, episodes = zip(cached, key_place)
             key_place = jnp.concatenate(places, -1), jnp.concatenate(episodes, -1)
-        ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
+        name = options.implementation
+        ys = attend(q, k, v, query, key_place, window=window, implementation=name)
         poisoned = poisoned if window else poisoned | (position >= room)
         ys, poisoned = (jnp.moveaxis(a, len(batch), 0) for a in (ys, poisoned & real))
         ys = select(mask, _without(_output(params, ys, xs.dtype), poisoned), 0)

@@ -55,7 +55,7 @@ def conv1d(
     shape = (kernel, param_spec.INPUTS) if depthwise else (kernel, param_spec.INPUTS, hidden)
     whole = param_spec.whole(jax.nn.initializers.lecun_normal())
     spec = {"w": (shape, whole), "b": (out, param_spec.zeros)}
-    cell = convolved(spec, kernel, dilation, lambda z, state, *_: (state, function(z)))
+    cell = convolved(spec, kernel, dilation, lambda z, state, _: (state, function(z)))
 
     def init(key, in_size):
         if depthwise and in_size != hidden:

@@ -115,8 +115,7 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
         h = tag("mlstm.h", outputs(o, *read))
         return unpacked(state), h.astype(x.dtype)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+    def unroll(params, state, xs, options):
         o, (q, k, v, log_f, log_i) = inputs(params, xs)
         state = initial_state(params, xs.shape[1:-1]) if state is None else state
         state, read = matrix_memory.matrix_memory(
@@ -127,12 +126,12 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
             log_i,
             packed(state),
             stabilised=stabilised,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            implementation=implementation,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            implementation=options.implementation,
         )
-        return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)
+        return unpacked(state), select(options.mask, outputs(o, *read), 0).astype(xs.dtype)
 
     init = lambda key, n: param_spec.made(spec, key, n)
     whole = streamed(unroll, initial_state, inputs)

@@ -56,17 +56,17 @@ def qrnn(hidden: int, *, kernel: int = 2, pooling: Literal["f", "fo", "ifo"] = "
         "b": ((gates, hidden), param_spec.zeros),
     }
 
-    def run(a, state, mask, starts, reverse, implementation):
+    def run(a, state, options):
         z, (f, *rest) = tanh(a[..., 0, :]), (sigmoid(a[..., k, :]) for k in range(1, gates))
         i = rest[1] if pooling == "ifo" else 1 - f
         c, cs = linear_scan(
             f,
             i * z,
             *state,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            implementation=implementation,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            implementation=options.implementation,
         )
         return (c,), cs if pooling == "f" else rest[0] * cs
 
