@@ -77,6 +77,7 @@ def call(text, architecture, plan, layer, shapes, args, members, steps):
         rows=layer.rows,
         tiles=plan.tiles,
         groups=layer.groups * plan.tiles,
+        cluster=plan.cluster,
     )
     out = _kernel.bind(
         *args,
