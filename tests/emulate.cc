@@ -205,6 +205,7 @@ const char* launch(unsigned blocks, unsigned cluster, unsigned threads, unsigned
                    void (*run)(void*), void* args) {
   if (blocks % cluster != 0) return "a cluster has too few blocks";
   program = run, arguments = args;
+  chance.seed(1);
   std::vector<Barrier> clusters(blocks / cluster, Barrier{int(cluster * threads)});
   std::vector<std::unique_ptr<Block>> grid;
   std::vector<std::unique_ptr<Fiber>> fibers;
@@ -214,7 +215,8 @@ const char* launch(unsigned blocks, unsigned cluster, unsigned threads, unsigned
     block->all.size = block->left = threads;
     block->cluster = &clusters[b / cluster];
     block->warps.assign(threads / 32, Barrier{32});
-    block->paused.assign(threads / 32, 0);
+    // Blocks of a cluster do not begin together.
+    block->paused.assign(threads / 32, cluster > 1 ? chance() % 512 : 0);
     block->given.assign(threads / 32, std::vector<unsigned>(32 * 6));
     block->index = b;
     for (unsigned t = 0; t < threads; ++t) {
@@ -236,16 +238,17 @@ const char* launch(unsigned blocks, unsigned cluster, unsigned threads, unsigned
   wrong = nullptr;
   waits = turn = 0;
   late.clear();
-  chance.seed(1);
   for (bool left = true; left; ++turn) {
     left = false;
-    if (++waits > 20000) return "blocks wait for each other";
+    if (++waits > 100000) return "blocks wait for each other";
     arrive(false);
     deliver();
-    // Warps fall behind at random, so that one that does not wait where it must is found out.
+    // Warps fall behind at random, so that one that does not wait where it must is found out. In a
+    // cluster less often and for longer: a block may be a step ahead of another there.
+    const unsigned seldom = cluster > 1 ? 256 : 64;
     for (auto& block : grid)
       for (int& paused : block->paused)
-        paused = paused > 0 ? paused - 1 : chance() % 64 == 0 ? chance() % 512 : 0;
+        paused = paused > 0 ? paused - 1 : chance() % seldom == 0 ? chance() % (8 * seldom) : 0;
     for (auto& fiber : fibers) {
       if (fiber->done) continue;
       left = true;
