@@ -37,8 +37,8 @@ def parse(argv):
     parser.add_argument(
         "--cells",
         nargs="+",
-        choices=zoo.names(),
-        default=zoo.names(),
+        choices=zoo.of_one_array(),
+        default=zoo.of_one_array(),
         metavar="NAME",
         help="of the cells",
     )

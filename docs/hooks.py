@@ -2,19 +2,47 @@
 
 The pages read the same on a disk, in the repository and in the site. So a link to a file outside
 of docs/ brings that file into the site, and ``::: jaxrnn.name`` stands for what
-``jaxrnn/__init__.py`` imports under that name, though a module may be called the same.
+``jaxrnn/__init__.py`` imports under that name, though a module may be called the same. A block of
+``math`` becomes MathML, which browsers read without a script. The site has the library's version,
+and a link to the repository that the clone came from.
 """
 
 import ast
 import posixpath
 import re
+import subprocess
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
 NAME = re.compile(r"^::: jaxrnn\.(\w+)$", re.MULTILINE)
+
+
+def on_config(config):
+    fence = {"name": "math", "class": "math", "format": _math}
+    config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
+    init = (ROOT / "jaxrnn" / "__init__.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"', init, re.MULTILINE)[1]
+    config.site_name += f" {version}"
+    if repository := _repository():
+        config.nav.append({"Repository": repository})
+
+
+def _math(source, *_, **__):
+    # The converter leaves underscores escaped, and sets names apart as if they were signs.
+    mathml = re.sub(r"<mo>([A-Za-z]\w+)</mo>", r"<mi>\1</mi>", convert(source).replace(r"\_", "_"))
+    return f'<div class="math">{mathml}</div>'
+
+
+def _repository():
+    """The web page of where the clone came from; None if it has none."""
+    git = ("git", "-C", str(ROOT), "remote", "get-url", "origin")
+    url = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    found = re.fullmatch(r"(?:git@|https://(?:[^@/]*@)?)([\w.-]+)[:/](.+?)(?:\.git)?/?", url)
+    return found and f"https://{found[1]}/{found[2]}"
 
 
 def on_files(files, config):

@@ -20,14 +20,18 @@ from jaxrnn._src.cells.fast_grnn import fast_grnn
 from jaxrnn._src.cells.gilr import gilr
 from jaxrnn._src.cells.gla import gla, hgrn2
 from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.gru_d import gru_d
 from jaxrnn._src.cells.indrnn import indrnn
 from jaxrnn._src.cells.irnn import irnn
 from jaxrnn._src.cells.janet import janet
 from jaxrnn._src.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from jaxrnn._src.cells.leaky import leaky
 from jaxrnn._src.cells.lem import lem
+from jaxrnn._src.cells.lif import lif
 from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
+from jaxrnn._src.cells.linoss import linoss
+from jaxrnn._src.cells.liquid import cfc, ltc
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.cells.mamba import mamba, mamba2, ssd
@@ -50,6 +54,7 @@ from jaxrnn._src.core.beams import beam_search
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
 from jaxrnn._src.core.episodes import from_dones
 from jaxrnn._src.core.generation import generate, sample
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.packing import final_states, from_segment_ids, pack, unpack
 from jaxrnn._src.core.param_spec import INPUTS
 from jaxrnn._src.core.pool import Pool
@@ -74,6 +79,7 @@ from jaxrnn._src.wrappers.stack import (
     stack,
 )
 from jaxrnn._src.wrappers.truncated import truncated
+from jaxrnn._src.wrappers.wavefront import wavefront
 
 __all__ = [
     "atr",
@@ -83,6 +89,7 @@ __all__ = [
     "bidirectional",
     "cell",
     "Cell",
+    "cfc",
     "cfn",
     "chrono",
     "constructor",
@@ -110,6 +117,7 @@ __all__ = [
     "gilr",
     "gla",
     "gru",
+    "gru_d",
     "hgrn2",
     "highway",
     "indrnn",
@@ -126,13 +134,16 @@ __all__ = [
     "leaky",
     "learned_state",
     "lem",
+    "lif",
     "lifted",
     "ligru",
     "linear_attention",
     "linear_scan",
+    "linoss",
     "load_kernels",
     "lru",
     "lstm",
+    "ltc",
     "mamba",
     "mamba2",
     "mamba2_block",
@@ -145,6 +156,7 @@ __all__ = [
     "multiplicative_lstm",
     "newton",
     "online",
+    "Options",
     "pack",
     "para_gru",
     "para_lstm",
@@ -181,6 +193,7 @@ __all__ = [
     "unpack",
     "unroll",
     "variational_dropout",
+    "wavefront",
     "weight_dropout",
     "with_params",
     "zoneout",

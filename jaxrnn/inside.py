@@ -57,15 +57,14 @@ def gradient_norms(
     """
     loss = (lambda ys: ys[0 if reverse else -1].sum()) if loss is None else loss
 
-    def run(params, state, xs, mask, starts, reverse, key, implementation):
-        del implementation
-        batch, outputs = xs.shape[1:-1], kept_by(cell, _nudged, "reverse")
+    def run(params, state, xs, options):
+        batch, outputs = xs.shape[1:-1], kept_by(cell, _nudged)
         like = jax.eval_shape(lambda p: cell.initial_state(p, batch), params)
         nudges = [
             jnp.zeros((len(xs), *a.shape), a.dtype) if _floating(a) else None
             for a in jax.tree.leaves(like)
         ]
-        given = params, state, xs, mask, starts, reverse, key
+        given = params, state, xs, options
         found = jax.grad(lambda nudges: loss(outputs(nudges, *given)))(nudges)
         flat = [jnp.abs(a).reshape(*xs.shape[:-1], -1) for a in jax.tree.leaves(found)]
         if not flat:  # a cell without a state
@@ -118,7 +117,7 @@ def spectral_radius(
     Array([1., 1., 1., 1., 1.], dtype=float32)
     """
     check_cell("spectral_radius", cell)
-    run = kept_by(cell, _radii, "reverse", "implementation")
+    run = kept_by(cell, _radii)
     return _over(
         run, cell, "spectral_radius", params, xs, state, lengths, mask, starts, reverse, key
     )
@@ -235,25 +234,26 @@ def _over(run, cell, name, params, xs, state, lengths, mask, starts, reverse, ke
     )[1]
 
 
-def _nudged(cell, nudges, params, state, xs, mask, starts, reverse, key):
+def _nudged(cell, nudges, params, state, xs, options):
     """The outputs of steps before which something is added to the state."""
 
     def step(state, inputs):
         *given, nudge = inputs
         leaves, tree = jax.tree.flatten(state)
         state = tree.unflatten(a if n is None else a + n for a, n in zip(leaves, nudge))
-        state, y, _ = _stepped(cell, params, initial, state, given, key)
+        state, y, _ = _stepped(cell, params, initial, state, given, options.key)
         return state, y
 
     initial = cell.initial_state(params, xs.shape[1:-1])
     state = initial if state is None else state
-    inputs = xs, mask, resets(starts, mask, reverse), nudges
-    return wide_scan.scan(step, state, inputs, reverse=reverse)[1]
+    starts = resets(options.starts, options.mask, options.reverse)
+    inputs = xs, options.mask, starts, nudges
+    return wide_scan.scan(step, state, inputs, reverse=options.reverse)[1]
 
 
-def _radii(cell, params, state, xs, mask, starts, reverse, key, implementation):
+def _radii(cell, params, state, xs, options):
     """``spectral_radius``, in place of the cell's unroll."""
-    del implementation
+    mask, reverse, key = options.mask, options.reverse, options.key
     batch = xs.shape[1:-1]
     initial = cell.initial_state(params, batch)
     state = initial if state is None else state
@@ -262,7 +262,7 @@ def _radii(cell, params, state, xs, mask, starts, reverse, key, implementation):
         new, _, before = _stepped(cell, params, initial, state, given, key)
         return new, before
 
-    starts = resets(starts, mask, reverse)
+    starts = resets(options.starts, mask, reverse)
     _, before = wide_scan.scan(step, state, (xs, mask, starts), reverse=reverse)
 
     def radius(before, x, real, start):

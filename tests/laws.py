@@ -18,7 +18,7 @@ from interpreted import interpreted
 import jaxrnn
 from jaxrnn._src.core.dtypes import promoted
 
-_static = ("cell", "reverse", "implementation", "implementations")
+_static = ("cell", "reverse", "return_states", "implementation", "implementations")
 
 
 def options(example, *, mask=True, starts=True, reverse=False, lengths=False, key=True):

@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks need jaxrnn[bench]")
 import jaxrnn  # noqa: E402
 from benchmarks import catalogue  # noqa: E402
 from benchmarks import cells as benchmark  # noqa: E402
+from benchmarks.catalogue import latex  # noqa: E402
 from benchmarks.shared import zoo  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
 
@@ -39,8 +40,30 @@ def test_every_cell_obeys_the_laws(name):
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_cell_says_what_it_is(name):
-    paper, equations = catalogue.said(name)
+    _, paper, equations = catalogue.said(name)
     assert re.search(r"\d{4}", paper) and equations
+
+
+EQUATIONS = {
+    "h = f * h + W_n x": r"h &= f \odot h + W_n \, x",
+    "c = W * x  z = W x'": "c &= W \\ast x \\\\\nz &= W \\, x^\\top",
+    "a = 2^(-5 - n) sqrt(D)": r"a &= 2^{-5 - n} \, \sqrt{D}",
+    "m = max(|n q|, dt)": r"m &= \max(\lvert n \, q \rvert, \Delta t)",
+    "x~ = D_t / log_step": r"\tilde{x} &= D_t / \text{log\_step}",
+    "y = W_out x, of n heads": r"y &= W_{\mathrm{out}} \, x,\text{ of } n\text{ heads }",
+    'c = sigmoid(b)  with an_option "f"': r'c &= \sigma(b) \qquad \text{ with an\_option "f" }',
+    "y_t = sum_j w[j] x_{t - 1}": r"y_t &= \sum_j w[j] \, x_{t - 1}",
+}
+
+
+@pytest.mark.parametrize("line", EQUATIONS)
+def test_equations_in_latex(line):
+    assert latex.block([line]) == f"\\begin{{split}}\n{EQUATIONS[line]}\n\\end{{split}}"
+
+
+def test_an_unknown_function_is_no_word():
+    with pytest.raises(ValueError, match="swish: want a function that "):
+        latex.equation("h = swish(W x)")
 
 
 @pytest.mark.usefixtures("plain_jax")

@@ -141,7 +141,7 @@ def test_pages(page, tmp_path, monkeypatch):
 def test_every_block_of_code_says_its_language(page):
     """So that none is left out of the tests for being called otherwise."""
     fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
-    assert set(fences[::2]) <= {"python", "sh"} and set(fences[1::2]) <= {""}
+    assert set(fences[::2]) <= {"math", "python", "sh"} and set(fences[1::2]) <= {""}
 
 
 def test_every_example_is_listed():

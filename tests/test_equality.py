@@ -22,9 +22,10 @@ def record(rate):
         state = state + rate * (x - state)
         return state, state
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, options):
         a, b = jnp.full_like(xs, 1 - rate), rate * xs
-        return jaxrnn.linear_scan(a, b, state, mask=mask, starts=starts, reverse=reverse)
+        flags = dict(mask=options.mask, starts=options.starts, reverse=options.reverse)
+        return jaxrnn.linear_scan(a, b, state, **flags)
 
     initial_state = lambda params, batch: jnp.zeros((*batch, 1))
     return jaxrnn.Cell(lambda key, n: {}, initial_state, step, unroll)
@@ -50,7 +51,7 @@ def step(params, state, x, key=None):
     return state + x, state + x
 
 
-def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+def unroll(params, state, xs, options):
     return xs.sum(0), jnp.cumsum(xs, 0)
 
 

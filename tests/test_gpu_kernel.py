@@ -38,11 +38,19 @@ SHAPES = (
 
 
 def agree(
-    name, shape=BASE, *, dtype="float32", product="highest", tolerance=None, chip=None, **flags
+    name,
+    shape=BASE,
+    *,
+    dtype="float32",
+    product="highest",
+    tolerance=None,
+    chip=None,
+    every=False,
+    **flags,
 ):
     """Results and gradients are those of the reference in float64, and of the right type."""
     e = example(GATED[name], shape, dtype=jnp.float32)
-    given = options(e, **flags)
+    given = options(e, **flags) | {"return_states": every}
     moving = e.params, e.xs.astype(dtype), e.state
     if dtype != "float32":  # the product's type: else weights of float32 decide
         moving = (jax.tree.map(lambda p: p.astype(dtype), e.params), *moving[1:])
@@ -58,7 +66,8 @@ def agree(
         came = value_and_grads(e.cell, moving, weights, **given, implementation="gpu")
         jax.block_until_ready(came)
     assert len(emulation.launched) == 2
-    chex.assert_trees_all_equal_dtypes(came[0], (e.state, moving[1]))
+    ys = (moving[1], e.state) if every else moving[1]
+    chex.assert_trees_all_equal_dtypes(came[0], (e.state, ys))
     chex.assert_trees_all_equal_dtypes(came[1], moving)
     for found, true, most in zip(came, wanted, tolerance or TOLERANCE[dtype], strict=True):
         assert error(found, true) < most
@@ -69,7 +78,8 @@ def agree(
     ("name", "reverse"), [*((name, True) for name in CELLS), ("lstm", False), ("gru", False)]
 )
 def test_every_option(name, reverse):
-    agree(name, reverse=reverse)
+    """And, one way, the states after all steps."""
+    agree(name, reverse=reverse, every=reverse)
 
 
 @pytest.mark.parametrize(
@@ -96,21 +106,25 @@ def test_more_tiles_than_blocks():
 @pytest.mark.parametrize("name", ("lstm", "gru", "peephole"))
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
 def test_every_type(name, dtype):
-    agree(name, Shape(4, (18,), 3, 40), dtype=dtype, tolerance=TOLERANCE["bfloat16"])
+    """And, of one cell, the states after all steps, without a reset that follows them."""
+    given = {"every": True, "starts": False} if name == "lstm" else {}
+    agree(name, Shape(4, (18,), 3, 40), dtype=dtype, tolerance=TOLERANCE["bfloat16"], **given)
 
 
 def test_the_initial_states_gradient():
-    """What starts put back is learned."""
+    """What starts put back is learned, by way of all outputs and of one of two states."""
     cell = jaxrnn.learned_state(jaxrnn.lstm(9))
     e = example(Case(lambda hidden: cell), BASE, dtype=jnp.float32)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(implementation, params, xs):
-        loss = lambda params: jnp.sin(
-            jaxrnn.unroll(
-                cell, params, xs, mask=e.mask, starts=e.starts, implementation=implementation
-            )[1]
-        ).sum()
+        given = {"mask": e.mask, "starts": e.starts, "return_states": True}
+
+        def loss(params):
+            _, out = jaxrnn.unroll(cell, params, xs, **given, implementation=implementation)
+            ys, (_, c) = out
+            return jnp.sin(ys).sum() + jnp.cos(c).sum()
+
         return jax.grad(loss)(params)
 
     wanted = run(REFERENCE, e.params, e.xs)

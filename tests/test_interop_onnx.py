@@ -853,7 +853,7 @@ def test_a_written_size_between_two_directions_and_the_next_layer():
         jaxrnn.interop.from_onnx(model)
 
 
-def test_a_layer_that_pytorch_wrote_step_by_step():
+def test_a_module_that_pytorch_wrote_as_matmuls():
     """As its exporter writes ``nn.RNN`` by default since 2.9, with a note of what it was."""
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     graph = helper.make_graph([node], "main_graph", [], [])
@@ -861,9 +861,11 @@ def test_a_layer_that_pytorch_wrote_step_by_step():
         ValueError, match=r"got nodes \['MatMul'\], want an RNN, GRU or LSTM among them$"
     ):
         jaxrnn.interop.from_onnx(helper.make_model(graph))
-    note = "['torch.nn.modules.rnn.RNN', 'aten.linear.default']"
-    graph.node[0].metadata_props.add(key="pkg.torch.onnx.class_hierarchy", value=note)
-    with pytest.raises(
-        ValueError, match="PyTorch's exporter has written RNN as a matmul for each"
-    ):
-        jaxrnn.interop.from_onnx(helper.make_model(graph))
+    graph.node[0].metadata_props.add(key="pkg.torch.onnx.class_hierarchy")
+    older = "export with dynamo=False, or "  # which writes cells as matmuls too
+    for name, advice in (("RNN", older), ("LSTMCell", "")):
+        note = f"['torch.nn.modules.rnn.{name}', 'aten.linear.default']"
+        graph.node[0].metadata_props[0].value = note
+        want = f"has written {name} as a matmul for each step; {advice}convert the module by "
+        with pytest.raises(ValueError, match=want):
+            jaxrnn.interop.from_onnx(helper.make_model(graph))

@@ -169,11 +169,20 @@ MEMORIES = jaxrnn.stack(
     jaxrnn.bidirectional(jaxrnn.gla(2, heads=1), jaxrnn.retention(4, heads=2)),
 )
 
+ATTENTION = jaxrnn.bidirectional(
+    jaxrnn.attention(4, heads=2, context=T), jaxrnn.attention(2, heads=1, window=6)
+)
+
 
 @pytest.mark.parametrize(
     "cell, kind",
-    ((CELL, AxisType.Auto), (CELL, AxisType.Explicit), (MEMORIES, AxisType.Auto)),
-    ids=("linear", "linear-explicit", "memories"),
+    (
+        (CELL, AxisType.Auto),
+        (CELL, AxisType.Explicit),
+        (MEMORIES, AxisType.Auto),
+        (ATTENTION, AxisType.Explicit),
+    ),
+    ids=("linear", "linear-explicit", "memories", "attention"),
 )
 def test_a_cell_on_a_mesh(cell, kind):
     _, mask, starts = example(False)
@@ -210,9 +219,39 @@ def test_a_cell_on_a_mesh(cell, kind):
     assert "all-gather" not in text and "all-to-all" not in text
 
 
+def test_a_ring_goes_no_further_than_a_window():
+    """After a state, where no flag hides a step: blocks of keys are all that is passed on."""
+    cell = jaxrnn.attention(4, heads=2, window=14)
+    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, B, 3))
+    state, _ = jax.jit(functools.partial(jaxrnn.unroll, cell))(params, xs[:8])
+
+    def loss(params, xs, state, **options):
+        (k, v, _), ys = jaxrnn.unroll(cell, params, xs, state, **options)
+        return (ys[..., :3] * xs).sum() + (k * v).sum(), ys
+
+    def run(**options):
+        run = functools.partial(loss, **options)
+        return jax.jit(jax.value_and_grad(run, (0, 1, 2), has_aux=True, allow_int=True))
+
+    mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        placed = params, jax.device_put(xs, NamedSharding(mesh, P("time"))), state
+        compiled = run(time_axis="time", implementation="xla").lower(*placed).compile()
+        came = compiled(*placed)
+    floats = lambda tree: [a for a in jax.tree.leaves(tree) if a.dtype == jnp.float64]
+    check(floats(came), floats(run()(params, xs, state)))
+    text = compiled.as_text()
+    assert "all-gather" not in text and "all-to-all" not in text
+    moved = re.findall(r"= (.*?) collective-permute(?:-start)?\(", text)
+    sizes = [np.prod(list(map(int, dims.split(",")))) for m in moved for dims in SHAPE.findall(m)]
+    assert max(sizes) <= T // DEVICES * B * 4, "more than a block was moved at once"
+    turns = re.findall(r"known_trip_count\":\{\"n\":\"(\d+)", text)
+    assert turns.count("4") == 2, "a window of 14 sees 4 stretches back, forward and backward"
+
+
 def test_a_nan_stays_in_its_episode():
     """Also where the episode ends in a later stretch: next, two on, or in the same."""
-    memories = jaxrnn.mlstm, jaxrnn.delta_net, jaxrnn.gla
+    memories = jaxrnn.mlstm, jaxrnn.delta_net, jaxrnn.gla, jaxrnn.attention
     cell = jaxrnn.parallel(jaxrnn.lru(3), *(memory(2, heads=1) for memory in memories))
     params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, 4, 3))
     for row, step in enumerate((1, 9, 13)):
@@ -254,8 +293,6 @@ def test_a_cell_inside_of_shard_map():
     (
         jaxrnn.lstm(4),
         jaxrnn.gru(4, reset_after=False),
-        jaxrnn.attention(4, heads=2),
-        jaxrnn.attention(4, heads=2, window=3),
         jaxrnn.sru(4),
         jaxrnn.indrnn(4),
         jaxrnn.truncated(jaxrnn.lru(4), 2),

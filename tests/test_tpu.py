@@ -19,43 +19,45 @@ from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops.recurrence import tpu
 from jaxrnn._src.ops.recurrence.tpu import lanes, layout, tiles
 
-OTHERS = {  # and which way they are run
-    "peephole": False,
-    "candidate_first": True,
-    "lstm_heads": True,
-    "gru_heads": False,
-    "gru_states": True,
+OTHERS = {  # which way they are run, and which of their states are wanted after each step
+    "peephole": (False, (1,)),
+    "candidate_first": (True, (0,)),
+    "lstm_heads": (True, (0, 1)),
+    "gru_heads": (False, ()),
+    "gru_states": (True, (0,)),
 }
 every_direction = pytest.mark.parametrize("reverse", (False, True))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="reverse")
-def results(cell, implementation, moving, *, reverse=False, **flags):
-    """Outputs and gradients of everything."""
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("reverse", "after"))
+def results(cell, implementation, moving, *, reverse=False, after=(), **flags):
+    """Outputs, ``after`` of the states after each step, and gradients of everything."""
 
     def unroll(*moving):
-        return jaxrnn.unroll(
-            cell, *moving, implementation=implementation, reverse=reverse, **flags
-        )
+        given = flags | {"implementation": implementation, "return_states": bool(after)}
+        state, ys = jaxrnn.unroll(cell, *moving, reverse=reverse, **given)
+        return state, (ys[0], [ys[1][k] for k in after]) if after else ys
 
     out, pull = jax.vjp(unroll, *moving)
     return out, pull(cases.cotangents(out))
 
 
-def check(e, *, flags=True, reverse=False):
+def check(e, *, flags=True, reverse=False, after=()):
     """Results and gradients of everything are the reference's, with ``flags`` or without."""
     moving, real = (e.params, e.xs, e.state), jnp.ones_like(e.mask)
     given = {"mask": e.mask, "starts": e.starts} if flags else {}
     arrays = given or {"mask": real, "starts": ~real}  # of one program, the truth of both
-    wanted = results(e.cell, REFERENCE, moving, reverse=reverse, **arrays)
+    static = {"reverse": reverse, "after": after}
+    wanted = results(e.cell, REFERENCE, moving, **static, **arrays)
     with interpreted():
-        came = results(e.cell, "tpu", moving, reverse=reverse, **given)
+        came = results(e.cell, "tpu", moving, **static, **given)
     assert cases.error(came, wanted) < TOLERANCE["float64"][1]
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_cells(x64, name):
-    check(cases.example(GATED[name]), reverse=OTHERS[name])
+    reverse, after = OTHERS[name]
+    check(cases.example(GATED[name]), reverse=reverse, after=after)
 
 
 @pytest.fixture
@@ -158,16 +160,21 @@ def test_blocks(hidden, gates, heads, wanted):
 
 
 @pytest.mark.parametrize(
-    ("name", "reverse"),
-    [("lstm", False), ("gru", True), ("peephole", False), ("lstm_heads", True)],
+    ("name", "reverse", "after"),
+    [
+        ("lstm", False, (1,)),
+        ("gru", True, (0,)),
+        ("peephole", False, ()),
+        ("lstm_heads", True, (0, 1)),
+    ],
 )
-def test_blocks_of_units(x64, small_blocks, name, reverse):
+def test_blocks_of_units(x64, small_blocks, name, reverse, after):
     """Several blocks, the last one with empty lanes; each sees the state as it was before."""
     heads = GATED[name].heads
     e = cases.example(GATED[name], cases.Shape(5, (2,), 3, 130 * heads))
     problem, operands = _given(e.cell, e.xs.shape)
     assert layout.Layout(problem, operands, Target("cpu")).lanes.blocks == 2 * heads
-    check(e, reverse=reverse)
+    check(e, reverse=reverse, after=after)
     if name in ("lstm", "gru"):
         check(e, reverse=reverse, flags=False)
 
@@ -229,7 +236,17 @@ def test_it_is_the_default_on_a_tpu(name):
     cell = case.make(128)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 64))
     xs = jax.ShapeDtypeStruct((32, 16, 64), jnp.bfloat16)
-    assert jaxrnn.explain(cell, params, xs, platform="tpu").choices[0].runs == "tpu"
+    given = {"platform": "tpu", "return_states": name in ("lstm", "gru")}
+    assert jaxrnn.explain(cell, params, xs, **given).choices[0].runs == "tpu"
+
+
+def test_it_is_lowered_with_the_states_after_each_step():
+    """By Pallas, which refuses what a TPU has not; units that fill no register."""
+    e = cases.example(GATED["lstm"], cases.Shape(5, (3,), 3, 130), dtype=jnp.float32)
+    given = {"mask": e.mask, "starts": e.starts, "after": (0, 1)}
+    traced = results.trace(e.cell, None, (e.params, e.xs, e.state), **given)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("tpu_custom_call") == 2
 
 
 def test_from_what_size_on_which_chip():

@@ -15,15 +15,15 @@ def attention(hidden, *, window=None):
     def layer(steps):
         return jaxrnn.attention(hidden, heads=2, window=window, context=steps)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, options):
         _, ys = jaxrnn.unroll(
             layer(len(xs)),
             params,
             xs,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            implementation=implementation,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            implementation=options.implementation,
         )
         return state, ys
 

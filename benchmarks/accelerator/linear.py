@@ -29,16 +29,16 @@ def linear_scan(hidden, *, constant=False, parts=1):
             numbers = jnp.concatenate([numbers.real, numbers.imag], -1)
         return numbers.astype(dtype)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
+    def unroll(params, state, xs, options):
         a, b = (params["a"], xs) if constant else jnp.split(xs, 2, -1)
         state, hs = jaxrnn.linear_scan(
             joined(a),
             joined(b),
             None if state is None else joined(state),
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            implementation=implementation,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            implementation=options.implementation,
         )
         return split(state, state.real.dtype), split(hs, xs.dtype)
 

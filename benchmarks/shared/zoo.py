@@ -1,5 +1,7 @@
 """Every cell of the library by its name, of one size of inputs and outputs."""
 
+import jax
+
 import jaxrnn
 
 # Of those that need more than a size: as many features in and out as the others have.
@@ -14,12 +16,37 @@ _SPECIAL = {
 }
 
 
+# Inputs beside the features, and their sizes for so many features.
+_BESIDE = {
+    "cfc": lambda features: {"dt": 1},
+    "gru_d": lambda features: {"observed": features, "dt": 1},
+    "ltc": lambda features: {"dt": 1},
+}
+
+
 def names():
     """Of all public constructors of a cell with a state."""
     found = {n: c for n, c in vars(jaxrnn).items() if isinstance(c, jaxrnn.constructor)}
     sized = [name for name, make in found.items() if "hidden" in make.__signature__.parameters]
     # `project` has no state, and `ssd`, the memory of `mamba2`, takes what a block makes for it.
     return sorted(set(sized) - {"project", "ssd"})
+
+
+def of_one_array():
+    """Those whose input is an array of features, not a dict."""
+    return [name for name in names() if name not in _BESIDE]
+
+
+def in_size(name, features):
+    """What ``init`` is given for so many features."""
+    return {"x": features, **_BESIDE[name](features)} if name in _BESIDE else features
+
+
+def inputs(name, shape):
+    """The inputs of a cell, float32, if its features are [..., I]: shapes without numbers."""
+    *leading, features = shape
+    array = lambda size: jax.ShapeDtypeStruct((*leading, size), "float32")
+    return jax.tree.map(array, in_size(name, features))
 
 
 def cell(name, hidden):

@@ -1,78 +1,58 @@
-"""Equinox's cells."""
+"""Equinox's layers and models as ours, and our cells as Equinox's."""
 
 import importlib
 
 import jax
-import jax.numpy as jnp
 
-from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell
-from jaxrnn._src.core.typing import Params, Theirs
-from jaxrnn.interop.layout import Layout, joined, made_by, options, split, to_arrays, to_params
+from jaxrnn._src.core.typing import InputArray, Params, Theirs
+from jaxrnn.interop import equinox_layers
+from jaxrnn.interop.equinox_layers import LAYOUTS
+from jaxrnn.interop.layers import stacked
+from jaxrnn.interop.layout import made_by, options, to_arrays
 
 
-def _layout(gates, own=()):
-    """Kernels [G * H, I] and a bias [G * H]; ``own`` are our name and theirs of another bias."""
-
-    def ours(arrays):
-        rows = lambda name: split(arrays[name].T, gates)
-        params = {
-            "w": rows("weight_ih"),
-            "r": rows("weight_hh"),
-            "b": split(arrays["bias"], gates),
-        }
-        return params | {name: arrays[their] for name, their in own}
-
-    def theirs(params):
-        w, r, b = (joined(params[name]) for name in "wrb")
-        arrays = {"weight_ih": w.T, "weight_hh": r.T, "bias": b}
-        return arrays | {their: params[name] for name, their in own}
-
-    return Layout(ours, theirs)
-
-
-_LAYOUTS = {lstm: _layout(4), gru: _layout(3, (("rb", "bias_n"),))}
-
-
-def from_equinox(module: Theirs) -> tuple[Cell, Params]:
-    """A cell of Equinox's, with its numbers.
+def from_equinox(module: Theirs, xs: InputArray | None = None) -> tuple[Cell, Params]:
+    """Equinox's layers as a cell, with their numbers: one, several, or those of a whole model.
 
     Args:
-      module: an ``equinox.nn.LSTMCell`` or ``equinox.nn.GRUCell``. One without biases becomes a
-        cell whose biases are zero.
+      module: an ``equinox.nn.LSTMCell`` or ``equinox.nn.GRUCell``; one without biases becomes a
+        cell whose biases are zero. Or another layer: ``Linear``, ``MLP``, ``LayerNorm``,
+        ``RMSNorm``, ``Embedding``, ``Dropout``, ``Identity``; ``jaxrnn.equinox.RNN``. Or several,
+        as a list or an ``equinox.nn.Sequential``, where functions (or ``Lambda``) may follow a
+        ``Linear``. Or a module of your own that scans such layers.
+      xs: an input [T, I] (of tokens, ints [T]) of a module of your own. What that computes is
+        known only to its ``__call__``, so its layers are taken in the order of its fields, and
+        run over ``xs``: they have to give what ``module(xs)`` gives, at all steps or at the last.
 
     Returns:
-      ``(cell, params)``, a ``jaxrnn.lstm`` or ``jaxrnn.gru`` and arrays of the module's types.
+      ``(cell, params)``: a ``jaxrnn.lstm`` or ``jaxrnn.gru``, or a ``jaxrnn.stack``, and arrays of
+      the module's types. ``Dropout`` draws where ``jaxrnn.unroll`` is given a key.
 
     Raises:
-      TypeError: it is another module.
-      ValueError: its arrays have other shapes, as those of an ensemble.
+      TypeError: it is another module, or has one.
+      ValueError: its arrays have other shapes, as those of an ensemble; it has what has no
+        counterpart, and what that is; a module of your own gives other numbers.
 
     >>> import equinox
     >>> import jaxrnn.interop
     >>> module = equinox.nn.GRUCell(3, 4, key=jax.random.key(0))
-    >>> cell, params = jaxrnn.interop.from_equinox(module)
-    >>> cell, jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
-    (gru(hidden=4), (5, 4))
+    >>> head = equinox.nn.Linear(4, 2, key=jax.random.key(1))
+    >>> cell, params = jaxrnn.interop.from_equinox([module, head, jax.nn.sigmoid])
+    >>> cell
+    stack(gru(hidden=4), project(hidden=2, activation='sigmoid'))
+    >>> jaxrnn.unroll(cell, params, jnp.ones((5, 3)))[1].shape
+    (5, 2)
     """
-    # Where it is not installed, a type checker takes `import equinox` for this file.
-    nn: Theirs = importlib.import_module("equinox").nn
-
-    makers = {nn.LSTMCell: lstm, nn.GRUCell: gru}
-    if type(module) not in makers:
-        names = [f"equinox.nn.{kind.__name__}" for kind in makers]
-        raise TypeError(f"module: got {type(module).__name__}, want one of {names}")
-    make = makers[type(module)]
-    cell = make(module.hidden_size)
-    names = ["weight_ih", "weight_hh", "bias", *(["bias_n"] if make is gru else [])]
-    arrays = {name: getattr(module, name) for name in names}
-    if not module.use_bias:
-        rows, dtype = arrays["weight_hh"].shape[0], arrays["weight_hh"].dtype
-        arrays |= {"bias": jnp.zeros(rows, dtype)}
-        arrays |= {"bias_n": jnp.zeros(module.hidden_size, dtype)} if make is gru else {}
-    return cell, to_params(cell, _LAYOUTS[make], arrays, "module")
+    if not equinox_layers.is_own(module):
+        if xs is not None:
+            raise ValueError("xs: got an input, want None: only a module of your own is run")
+        return stacked(equinox_layers.of_layers(module))
+    cell, params = stacked(equinox_layers.of_model(module, xs))
+    equinox_layers.check_same(module, cell, params, xs)
+    return cell, params
 
 
 def to_equinox(cell: Cell, params: Params) -> Theirs:
@@ -97,10 +77,10 @@ def to_equinox(cell: Cell, params: Params) -> Theirs:
     equinox: Theirs = importlib.import_module("equinox")
 
     params = params_tree.dicts(params)
-    make = made_by(cell, _LAYOUTS, "Equinox")
+    make = made_by(cell, LAYOUTS, "Equinox")
     kind = equinox.nn.LSTMCell if make is lstm else equinox.nn.GRUCell
     hidden = options(cell, f"equinox.nn.{kind.__name__}")["hidden"]
-    arrays = to_arrays(cell, _LAYOUTS[make], params, "Equinox")
+    arrays = to_arrays(cell, LAYOUTS[make], params, "Equinox")
     inputs = params["w"].shape[0]
     module = equinox.filter_eval_shape(kind, inputs, hidden, key=jax.random.key(0))
     fields = lambda module: [getattr(module, name) for name in arrays]

@@ -55,11 +55,13 @@ OWNERS = {
     "jaxrnn/linen.py": ("tests/test_flax.py",),
     "jaxrnn/_src/wrappers/int8.py": ("tests/test_quantize.py",),
     "jaxrnn/_src/wrappers/truncated.py": ("tests/test_long_training.py",),
+    "jaxrnn/_src/wrappers/wavefront.py": ("tests/test_wavefront.py",),
     "jaxrnn/_src/ops/attention/": (
         "tests/test_attend.py",
         f"{LAWS} -k attention_window",
         "tests/test_cudnn.py",
     ),
+    "jaxrnn/_src/ops/attention/over_time.py": ("tests/test_time_axis.py -k 'attention or ring'",),
     "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu'",),
     "jaxrnn/_src/ops/linear_scan/tpu/": ("tests/test_linear.py -k tpu",),
     "jaxrnn/_src/ops/step_loop/": (

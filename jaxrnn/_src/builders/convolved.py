@@ -13,6 +13,7 @@ from jaxrnn._src.core.dispatch import REFERENCE
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.input_history import lagged
 from jaxrnn._src.core.linear import affine
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 
@@ -26,8 +27,7 @@ def convolved(spec, kernel, dilation, run, states=()):
       spec: the parameters ``w`` [kernel, I, ...out], or [kernel, I] if each feature is convolved
         by itself, and ``b`` [...out]: see ``param_spec.made``.
       kernel, dilation: of the convolution.
-      run: ``(z, state, mask, starts, reverse, implementation) -> (state, ys)``, z [T, ...batch,
-        ...out] in float32 at least.
+      run: ``(z, state, options) -> (state, ys)``, z [T, ...batch, ...out] in float32 at least.
       states: a dict from the name of each state of ``run`` to its width: [..., width], zero at
         first; or nothing.
 
@@ -47,29 +47,28 @@ def convolved(spec, kernel, dilation, run, states=()):
         window = (jnp.zeros(shape, arithmetic(params)),) if room else ()
         return *window, *rest(params, batch_shape)
 
-    def whole(params, state, xs, mask, starts, reverse, implementation):
+    def whole(params, state, xs, options):
         param_spec.check(spec, params, xs)
         state = initial_state(params, xs.shape[1:-1]) if state is None else state
         window, inputs = (), [xs]
         if room:
             given, *state = state
-            given, inputs = lagged(given, xs, range(0, room + 1, dilation), mask, starts, reverse)
+            flags = options.mask, options.starts, options.reverse
+            given, inputs = lagged(given, xs, range(0, room + 1, dilation), *flags)
             window = (given,)
         z = _sum(inputs, params, xs.dtype)
-        state, ys = run(z, tuple(state), mask, starts, reverse, implementation)
-        return (*window, *state), select(mask, ys, 0).astype(xs.dtype)
+        state, ys = run(z, tuple(state), options)
+        return (*window, *state), select(options.mask, ys, 0).astype(xs.dtype)
 
     def step(params, state, x, key=None):
         del key
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
-        state, ys = whole(params, state, x[None], None, None, False, REFERENCE)
+        state, ys = whole(params, state, x[None], Options(implementation=REFERENCE))
         return state, ys[0]
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        if implementation == REFERENCE:
-            options = mask, starts, reverse, key, implementation
-            return scanned.unroll(params, state, xs, *options)
-        return whole(params, state, xs, mask, starts, reverse, implementation)
+    def unroll(params, state, xs, options):
+        run = scanned.unroll if options.implementation == REFERENCE else whole
+        return run(params, state, xs, options)
 
     def made(params, xs):
         param_spec.check(spec, params, xs)

@@ -85,13 +85,13 @@ def diagonal(
         h = jnp.broadcast_to(a, h.shape) * h + b
         return (h, *(_no_further(n + 1) for n in count)), outputs(params, h, x).astype(x.dtype)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+    def unroll(params, state, xs, options):
+        mask, reverse = options.mask, options.reverse
         h, *count = initial_state(params, xs.shape[1:-1]) if state is None else state
         before = ()
         if counted:
             real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
-            both = positions(count[0], real, resets(starts, mask, reverse), reverse)
+            both = positions(count[0], real, resets(options.starts, mask, reverse), reverse)
             *before, count[0] = map(_no_further, both)
         a, b = given(params, xs, *before)
         h, hs = linear_scan(
@@ -99,9 +99,9 @@ def diagonal(
             b,
             h,
             mask=mask,
-            starts=starts,
+            starts=options.starts,
             reverse=reverse,
-            implementation=implementation,
+            implementation=options.implementation,
         )
         ys = select(mask, outputs(params, hs, xs), 0)
         return (h, *count), ys.astype(xs.dtype)

@@ -263,10 +263,7 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
         state = checks.completed_state(initial_state, params, state, leading(x))
         return changed(params, state, x)
 
-    def unroll(
-        params, state, xs, mask, starts, reverse, key, implementation, initial=None, every=False
-    ):
-        del key
+    def unroll(params, state, xs, options, initial=None, every=False):
         initial = initial_state(params, leading(xs)[1:]) if initial is None else initial
         state = initial if state is None else state
         given = operands(params, state, xs)
@@ -278,12 +275,12 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
             given.r,
             given.unit,
             given.state,
-            initial=None if starts is None else initial,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
+            initial=None if options.starts is None else initial,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
             residuals=residuals,
-            implementation=implementation,
+            implementation=options.implementation,
             every=every,
         )
         return state, (typed(ys[0], xs), ys[1]) if every else typed(ys, xs)

@@ -55,13 +55,14 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
         y = outputs(params, x, taken, y).astype(x.dtype)
         return (S, *(n + 1 for n in count)), y
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+    def unroll(params, state, xs, options):
+        mask, reverse = options.mask, options.reverse
         S, *count = initial_state(params, xs.shape[1:-1]) if state is None else state
         counts = ()
         if counted:
             real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
-            *counts, count[0] = positions(count[0], real, resets(starts, mask, reverse), reverse)
+            starts = resets(options.starts, mask, reverse)
+            *counts, count[0] = positions(count[0], real, starts, reverse)
         taken = given(params, xs, *counts)
         run = delta_rule if writes == 1 else several
         S, ys = run(
@@ -69,9 +70,9 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
             S,
             before=before,
             mask=mask,
-            starts=starts,
+            starts=options.starts,
             reverse=reverse,
-            implementation=implementation,
+            implementation=options.implementation,
         )
         ys = select(mask, outputs(params, xs, taken, ys), 0)
         return (S, *count), ys.astype(xs.dtype)

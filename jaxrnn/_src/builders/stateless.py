@@ -35,9 +35,9 @@ def stateless(init: Init, apply: Callable[[Params, Array], Array]) -> Cell:
         del key
         return state, apply(params, x)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
-        del state, starts, reverse, key, implementation  # nothing is carried, nothing chosen
-        ys = select(mask, apply(params, xs), 0)
+    def unroll(params, state, xs, options, every=False):
+        del state  # nothing is carried
+        ys = select(options.mask, apply(params, xs), 0)
         return (), (ys, ()) if every else ys
 
     initial_state = lambda params, batch_shape: ()

@@ -8,14 +8,16 @@ import numpy as np
 from jax import lax
 
 from jaxrnn._src.builders.stateless import layer_norm, project
-from jaxrnn._src.core import checks
+from jaxrnn._src.core import checks, time_axis, time_division
 from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.rotary import rotated
-from jaxrnn._src.core.sequence import positions, resets, select
+from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.time_axis import positions, resets
 from jaxrnn._src.core.typing import Array
-from jaxrnn._src.ops.attention import attend, attend_ring
+from jaxrnn._src.ops.attention import attend, attend_over_time, attend_ring
 from jaxrnn._src.wrappers.stack import residual, stack
 
 
@@ -100,14 +102,16 @@ def attention(
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+    def unroll(params, state, xs, options):
+        mask, starts, reverse = options.mask, options.starts, options.reverse
         check(params, xs)
         steps, *batch = xs.shape[:-1]
+        axis = time_division.axis()
         plain = state is None and mask is None and starts is None
-        if window is None and mask is None and starts is None and _more(steps, room):
+        all_steps = steps if axis is None else steps * lax.axis_size(axis)
+        if window is None and mask is None and starts is None and _more(all_steps, room):
             raise ValueError(
-                f"xs: got T = {steps} steps, want context={room} at most: give attention a"
+                f"xs: got T = {all_steps} steps, want context={room} at most: give attention a"
                 f" larger context, or a window"
             )
         initial = initial_state(params, tuple(batch))
@@ -119,10 +123,9 @@ def attention(
             xs, mask, starts = jax.tree.map(lambda a: a[::-1], (xs, mask, starts))
         real = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
         gone = _reduced(before[2], room)
-        position, count = positions(gone, real, starts, False)
-        episode = jnp.zeros_like(position)
-        if starts is not None:
-            episode = lax.cumsum(starts.astype(jnp.int32), axis=0)
+        # Steps are turned round, but which of them a device has is what it was.
+        position, count = positions(gone, real, starts, False, turned=reverse)
+        episode, last = time_axis.episodes(starts, position, reverse)
         dtype, _ = _dtypes(params, xs.dtype)
         q, k, v = _project(params, xs)
         new = rotated(q, position), rotated(k, position), v, rotated(k, position % room)
@@ -130,13 +133,18 @@ def attention(
         position, episode, real = (
             jnp.moveaxis(a, 0, len(batch)) for a in (position, episode, real)
         )
-        after = _cache(initial, before, (stored, v), position, episode, real, count, room)
+        kept = real & (episode == last[..., None]) & (position >= count[..., None] - room)
+        slot = jnp.where(kept, position % room, room)  # a slot that is not there is dropped
+        caches = select(last > 0, initial[:2], before[:2])
+        caches = [_put_many(c, slot, a, axis) for c, a in zip(caches, (stored, v))]
+        after = (*caches, _reduced(count, room))
         (q, blind), (k, v, bad) = _finite(q), _finite(k, v)
-        poisoned = blind | _sees(bad & real, position, episode, window)
+        poisoned = blind | _sees(bad & real, position, episode, window, axis, reverse)
         query: tuple[Array, Array] | None = None
         key_place: tuple[Array, Array] | None = None
         if not plain:
             query, key_place = (position, episode), (position, jnp.where(real, episode, -1))
+        known = None
         if state is not None:
             cached = _cached(gone, room)
             *caches, cache_bad = _finite(*(cache.astype(dtype) for cache in before[:2]))
@@ -145,11 +153,15 @@ def attention(
             last = jnp.broadcast_to(last, position.shape)
             near = last >= 0 if window is None else (last >= 0) & (position - last < window)
             poisoned |= (episode == 0) & near
-            k, v = (jnp.concatenate(pair, -3) for pair in zip(caches, (k, v)))
-            assert key_place is not None  # a state is given, so this is not plain
-            places, episodes = zip(cached, key_place)
-            key_place = jnp.concatenate(places, -1), jnp.concatenate(episodes, -1)
-        ys = attend(q, k, v, query, key_place, window=window, implementation=implementation)
+            known = *caches, cached
+        chosen = dict(window=window, implementation=options.implementation)
+        if axis is not None:
+            on_axis = dict(axis=axis, reverse=reverse, padded=mask is not None)
+            ys = attend_over_time(q, k, v, query, key_place, known, **on_axis, **chosen)
+        else:
+            if known is not None:
+                k, v, key_place = _joined(known, (k, v, key_place), len(batch))
+            ys = attend(q, k, v, query, key_place, **chosen)
         poisoned = poisoned if window else poisoned | (position >= room)
         ys, poisoned = (jnp.moveaxis(a, len(batch), 0) for a in (ys, poisoned & real))
         ys = select(mask, _without(_output(params, ys, xs.dtype), poisoned), 0)
@@ -247,22 +259,34 @@ def _cached(count, room):
     slot = lax.broadcasted_iota(count.dtype, (*count.shape, room), count.ndim)
     last = jnp.broadcast_to(count[..., None] - 1, slot.shape)
     position = last - (last - slot) % room
-    return position, jnp.where(position >= 0, 0, -1)
+    return position, jnp.where(position >= 0, 0, -1).astype(count.dtype)
 
 
-def _cache(initial, before, new, position, episode, real, count, room):
-    """The state after all steps: those of the last episode, into the slots of their positions."""
-    last = episode[..., -1:]
-    kept = real & (episode == last) & (position >= count[..., None] - room)
-    slot = jnp.where(kept, position % room, room)  # a slot that is not there is dropped
+def _put_many(cache, slot, new, axis):
+    """``new`` [..., T, N, D] into the slots [..., T] of the cache that are there.
+
+    With time divided over a mesh axis, each device has its own of the steps. A slot is written by
+    one of them at most.
+    """
 
     def put(cache, slot, new):
         return cache.at[slot].set(new, mode="drop")
 
-    for _ in count.shape:
+    for _ in slot.shape[1:]:
         put = jax.vmap(put)
-    caches = select(last[..., 0] > 0, initial[:2], before[:2])
-    return (*(put(c, slot, n.astype(c.dtype)) for c, n in zip(caches, new)), _reduced(count, room))
+    new = new.astype(cache.dtype)
+    if axis is None:
+        return put(cache, slot, new)
+    none = jnp.zeros(cache.shape[:-2], jnp.int32)
+    zeros, none, _ = varying((jnp.zeros_like(cache), none, slot))
+    own, written = put(zeros, slot, new), put(none, slot, jnp.ones_like(slot))
+    own, written = lax.psum((own, written), axis)
+    return select(written > 0, own, cache)
+
+
+def _joined(first, then, axis):
+    """Two trees of arrays, one after the other along an axis."""
+    return jax.tree.map(lambda *both: jnp.concatenate(both, axis), first, then)
 
 
 # In a product of many keys, a weight of zero does not silence a NaN. So keys that are not finite
@@ -275,13 +299,24 @@ def _finite(*arrays):
     return (*select(~bad, arrays, 0), bad)
 
 
-def _sees(bad, position, episode, window):
+def _sees(bad, position, episode, window, axis, reverse):
     """Which steps see a bad one, of their own episode and not later: [..., T]."""
     time = lax.broadcasted_iota(jnp.int32, bad.shape, bad.ndim - 1)
     last = lax.cummax(jnp.where(bad, time, -1), axis=bad.ndim - 1)
     at = [jnp.take_along_axis(a, jnp.maximum(last, 0), -1) for a in (position, episode)]
-    seen = (last >= 0) & (episode == at[1])
-    return seen if window is None else seen & (position - at[0] < window)
+    latest = last >= 0, *at
+    if axis is not None:
+        known = [a[..., -1] for a in latest]
+        known = time_axis.before(_later, list(map(jnp.zeros_like, known)), known, axis, reverse)
+        latest = _later([jnp.broadcast_to(a[..., None], last.shape) for a in known], latest)
+    found, position_of, episode_of = latest
+    seen = found & (episode == episode_of)
+    return seen if window is None else seen & (position - position_of < window)
+
+
+def _later(one, other):
+    """The later of two places ``(found, position, episode)``, of what is found."""
+    return [jnp.where(other[0], b, a) for a, b in zip(one, other)]
 
 
 def _without(ys, rows):

@@ -21,7 +21,7 @@ def conv1d(
 ) -> Cell:
     """Causal convolution over time (WaveNet: van den Oord et al. 2016, arXiv:1609.03499).
 
-        y_t = activation(b + sum_j w[j] x_{t - j * dilation})      for j from 0 to kernel - 1
+        y_t = activation(b + sum_j w[j] x_{t - dilation j})      for j from 0 to kernel - 1
 
     Only real steps of the same episode count as steps, and before an episode there are zeros.
     It remembers the last inputs, so sequences may come in pieces, or step by step.
@@ -55,7 +55,7 @@ def conv1d(
     shape = (kernel, param_spec.INPUTS) if depthwise else (kernel, param_spec.INPUTS, hidden)
     whole = param_spec.whole(jax.nn.initializers.lecun_normal())
     spec = {"w": (shape, whole), "b": (out, param_spec.zeros)}
-    cell = convolved(spec, kernel, dilation, lambda z, state, *_: (state, function(z)))
+    cell = convolved(spec, kernel, dilation, lambda z, state, _: (state, function(z)))
 
     def init(key, in_size):
         if depthwise and in_size != hidden:

@@ -20,7 +20,7 @@ def conv_lstm(
     """Convolutional LSTM (Shi et al. 2015, arXiv:1506.04214), without its peepholes.
 
         i, f, o = sigmoid(W * x + R * h + b)      g = tanh(W_g * x + R_g * h + b_g)
-        c = f c + i g                             h = o tanh(c)
+        c = f * c + i * g                         h = o * tanh(c)
 
     where W * x is a convolution over places, padded with zeros ("SAME"). The paper's peepholes,
     which Keras and Flax leave out too, have a weight for each place.
@@ -83,8 +83,8 @@ def conv_gru(
 ) -> Cell:
     """Convolutional GRU (Ballas et al. 2016, arXiv:1511.06432).
 
-        r, z = sigmoid(W * x + R * h + b)      n = tanh(W_n * x + R_n * (r h) + b_n)
-        h = (1 - z) n + z h
+        r, z = sigmoid(W * x + R * h + b)      n = tanh(W_n * x + R_n * (r * h) + b_n)
+        h = (1 - z) * n + z * h
 
     where W * x is a convolution over places, padded with zeros ("SAME"). As in the paper, the
     reset gate acts on the state before the convolution, so a step has two, one after the other.

@@ -12,8 +12,8 @@ from jaxrnn._src.core.tags import tag
 def cornn(hidden: int, *, dt: float = 0.042, gamma: float = 2.7, epsilon: float = 4.7) -> Cell:
     """Coupled oscillatory recurrent network (Rusch & Mishra 2020, arXiv:2010.00951).
 
-        z = z + dt * (tanh(W x + R_y y + R_z z + b) - gamma * y - epsilon * z)
-        y = y + dt * z
+        z = z + dt (tanh(W x + R_y y + R_z z + b) - gamma y - epsilon z)
+        y = y + dt z
 
     Each unit is a driven, damped oscillator at y, with the velocity z. As in the authors' code the
     damping is explicit: on the right stands the z before. Two states recur, so it is no update of

@@ -178,7 +178,7 @@ def delta_product(hidden: int, *, heads: int = 4, key: int | None = None, writes
     """DeltaProduct (Siems et al. 2025, arXiv:2502.10297).
 
         q, k = unit(silu(W x)), for each head     v = silu(V x)     beta = 2 sigmoid(U x)
-        S = (I - beta k k') S + beta k v'         M times, each with a k, v and beta of its own
+        S = (I - beta k k') S + beta k v'         M times, each with its own k, v and beta
         y = S' q / sqrt(D)
 
     A product of M reflections is any orthogonal matrix that leaves all but M directions alone, so

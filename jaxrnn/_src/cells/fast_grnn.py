@@ -28,7 +28,7 @@ def fast_grnn(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") ->
     """FastGRNN (Kusupati et al. 2018, arXiv:1901.02358).
 
         z = sigmoid(W x + R h + b_z)              n = tanh(W x + R h + b_n)
-        h = (sigmoid(zeta) * (1 - z) + sigmoid(nu)) * n + z * h
+        h = (sigmoid(zeta) (1 - z) + sigmoid(nu)) * n + z * h
 
     The gate and the candidate share one product with each of W and R. zeta and nu are scalars, and
     begin at 1 and -4, the biases at 1, as in the authors' code. Factors of low rank for W and R,

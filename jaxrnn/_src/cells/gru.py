@@ -54,9 +54,10 @@ def gru(
 ) -> Cell:
     """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
-        r, z = sigmoid(W x + R h + b)             h = (1 - z) * n + z * h
+        r, z = sigmoid(W x + R h + b)
         n = tanh(W_n x + b_n + r * (R_n h + rb))  with ``reset_after``
         n = tanh(W_n x + b_n + R_n (r * h))       without
+        h = (1 - z) * n + z * h
 
     Args:
       hidden: H, the size of the state and the output.

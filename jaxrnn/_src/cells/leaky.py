@@ -35,7 +35,7 @@ def leaky(
 ) -> Cell:
     """A leaky or continuous-time network (Yang & Wang 2020, arXiv:2006.01001), with Dale's law.
 
-        h = (1 - alpha) * h + alpha * activation(W x + R h + b)
+        h = (1 - alpha) h + alpha activation(W x + R h + b)
 
     Euler's step of tau dh/dt = -h + activation(W x + R h + b), for alpha = dt / tau.
 

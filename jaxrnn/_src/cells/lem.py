@@ -14,7 +14,7 @@ from jaxrnn._src.ops.step_loop import split
 def lem(hidden: int, *, dt: float = 1.0) -> Cell:
     """Long expressive memory (Rusch et al. 2021, arXiv:2110.04744).
 
-        d, e = dt * sigmoid(W x + R y + b)
+        d, e = dt sigmoid(W x + R y + b)
         z = (1 - d) * z + d * tanh(W_z x + R_z y + b_z)
         y = (1 - e) * y + e * tanh(W_y x + R_y z + b_y)
 

@@ -20,7 +20,7 @@ def lru(
     """The linear recurrent unit (Orvieto et al. 2023, arXiv:2303.06349).
 
         a = exp(-exp(nu) + i exp(theta))
-        h = a * h + exp(gamma) * (B x)          y = Re(C h) + D * x
+        h = a * h + exp(gamma) * (B x)          y = Re(C h) + d * x
 
     Args:
       hidden: H, the size of the input and of the output.

@@ -12,9 +12,10 @@ from jaxrnn._src.core.tags import tag
 def min_gru(hidden: int, *, positive: bool = True) -> Cell:
     """minGRU (Feng et al. 2024, arXiv:2410.01201).
 
-        z = sigmoid(W_z x + b_z)        h = (1 - z) * h + z * n
+        z = sigmoid(W_z x + b_z)
         n = g(W_n x + b_n)              with ``positive``
         n = W_n x + b_n                 without
+        h = (1 - z) * h + z * n
 
     g(a) is a + 0.5 if a >= 0, else sigmoid(a).
 
@@ -47,9 +48,10 @@ def min_gru(hidden: int, *, positive: bool = True) -> Cell:
 def min_lstm(hidden: int, *, positive: bool = True) -> Cell:
     """minLSTM (Feng et al. 2024, arXiv:2410.01201), its length-independent version.
 
-        f, i = sigmoid(W x + b)         h = (f * h + i * n) / (f + i)
+        f, i = sigmoid(W x + b)
         n = g(W_n x + b_n)              with ``positive``
         n = W_n x + b_n                 without
+        h = (f * h + i * n) / (f + i)
 
     g(a) is a + 0.5 if a >= 0, else sigmoid(a).
 

@@ -21,9 +21,9 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
     """The mLSTM of the xLSTM (Beck et al. 2024, arXiv:2405.04517).
 
         q, v, o = W x + b       k = (W_k x + b_k) / sqrt(D)       i, f = U x + c, for each head
-        m = max(logsigmoid(f) + m, i)
-        C = exp(logsigmoid(f) + m' - m) C + exp(i - m) k v'       with m' the m before
-        n = exp(logsigmoid(f) + m' - m) n + exp(i - m) k
+        p = m                   m = max(logsigmoid(f) + p, i)
+        C = exp(logsigmoid(f) + p - m) C + exp(i - m) k v'
+        n = exp(logsigmoid(f) + p - m) n + exp(i - m) k
         h = sigmoid(o) * C' q / max(|n' q|, exp(-m))
 
     With ``gate="sigmoid"``, the mLSTMsig (Beck et al. 2025, arXiv:2503.14376), there are neither
@@ -115,8 +115,7 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
         h = tag("mlstm.h", outputs(o, *read))
         return unpacked(state), h.astype(x.dtype)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation):
-        del key
+    def unroll(params, state, xs, options):
         o, (q, k, v, log_f, log_i) = inputs(params, xs)
         state = initial_state(params, xs.shape[1:-1]) if state is None else state
         state, read = matrix_memory.matrix_memory(
@@ -127,12 +126,12 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
             log_i,
             packed(state),
             stabilised=stabilised,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            implementation=implementation,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            implementation=options.implementation,
         )
-        return unpacked(state), select(mask, outputs(o, *read), 0).astype(xs.dtype)
+        return unpacked(state), select(options.mask, outputs(o, *read), 0).astype(xs.dtype)
 
     init = lambda key, n: param_spec.made(spec, key, n)
     whole = streamed(unroll, initial_state, inputs)

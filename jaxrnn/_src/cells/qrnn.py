@@ -17,10 +17,10 @@ _GATES = {"f": 2, "fo": 3, "ifo": 4}  # of each pooling
 def qrnn(hidden: int, *, kernel: int = 2, pooling: Literal["f", "fo", "ifo"] = "fo") -> Cell:
     """Quasi-recurrent network (Bradbury et al. 2016, arXiv:1611.01576).
 
-        z = tanh(W_z * x)      f, o, i = sigmoid(W * x)      W * x: a causal convolution, plus b
-        c = f * c + (1 - f) * z      h = c                   "f"-pooling
-        c = f * c + (1 - f) * z      h = o * c               "fo"
-        c = f * c + i * z            h = o * c               "ifo"
+        z = tanh(W_z * x + b_z)      f, o, i = sigmoid(W * x + b)      W * x convolves over time
+        c = f * c + (1 - f) * z      h = c                   with pooling "f"
+        c = f * c + (1 - f) * z      h = o * c               with "fo"
+        c = f * c + i * z            h = o * c               with "ifo"
 
     The paper has no biases; here they begin at zero.
 
@@ -56,17 +56,17 @@ def qrnn(hidden: int, *, kernel: int = 2, pooling: Literal["f", "fo", "ifo"] = "
         "b": ((gates, hidden), param_spec.zeros),
     }
 
-    def run(a, state, mask, starts, reverse, implementation):
+    def run(a, state, options):
         z, (f, *rest) = tanh(a[..., 0, :]), (sigmoid(a[..., k, :]) for k in range(1, gates))
         i = rest[1] if pooling == "ifo" else 1 - f
         c, cs = linear_scan(
             f,
             i * z,
             *state,
-            mask=mask,
-            starts=starts,
-            reverse=reverse,
-            implementation=implementation,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            implementation=options.implementation,
         )
         return (c,), cs if pooling == "f" else rest[0] * cs
 

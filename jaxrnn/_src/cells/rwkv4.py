@@ -19,7 +19,8 @@ _NOTHING = -1e38  # the logarithm of no weight at all, below that of any key
 def rwkv4(hidden: int, *, width: int | None = None) -> Cell:
     """Time mixing of RWKV-4 (Peng et al. 2023, arXiv:2305.13048, section 3.1).
 
-        k, v, r = W x~, each of its own x~ = mix * x + (1 - mix) * x'    with x' the input before
+        x~ = mix * x + (1 - mix) * x_{t-1}        for each of k, v and r
+        k, v, r = W x~
         n = a + exp(u + k) v                      d = b + exp(u + k)
         a = exp(-exp(w)) a + exp(k) v             b = exp(-exp(w)) b + exp(k)
         y = W_o (sigmoid(r) * n / d)
@@ -57,7 +58,8 @@ _OF_KVR = (None, None, "sigmoid")
 def rwkv4_channels(hidden: int, *, width: int | None = None) -> Cell:
     """Channel mixing of RWKV-4 (Peng et al. 2023, arXiv:2305.13048, section 3.1).
 
-        k, r = W x~, each of its own x~ = mix * x + (1 - mix) * x'    with x' the input before
+        x~ = mix * x + (1 - mix) * x_{t-1}        for each of k and r
+        k, r = W x~
         y = sigmoid(r) * W_v relu(k)^2
 
     Args:

@@ -30,7 +30,7 @@ def s5(
         L = lambda_re + i lambda_im                 D_t = exp(log_step)
         a = exp(L D_t)                              s = (a - 1) / L             by "zoh"
         a = (1 + L D_t / 2) / (1 - L D_t / 2)       s = D_t / (1 - L D_t / 2)   by "bilinear"
-        h = a * h + s * (B x)                       y = 2 Re(C h) + D * x
+        h = a * h + s * (B x)                       y = 2 Re(C h) + d * x
 
     States come in conjugate pairs, of which one is kept: ``state`` is half the paper's P. They
     begin at the eigenvalues of HiPPO-N, the normal part of HiPPO-LegS, of size 2 N / blocks for

@@ -18,10 +18,10 @@ from jaxrnn._src.core.tags import tag
 def sru(hidden: int, *, project: bool = False, highway_bias: float = 0.0) -> Cell:
     """The simple recurrent unit (Lei et al. 2018, arXiv:1709.02755v5).
 
-        f = sigmoid(W_f x + v_f * c + b_f)      c' = f * c + (1 - f) * W x
-        r = sigmoid(W_r x + v_r * c + b_r)      h = r * c' + (1 - r) * s
-        s = alpha * x                           without ``project``
+        f = sigmoid(W_f x + v_f * c + b_f)      r = sigmoid(W_r x + v_r * c + b_r)
+        s = alpha x                             without ``project``
         s = W_s x                               with it
+        c = f * c + (1 - f) * (W x)             h = r * c + (1 - r) * s
 
     A step has no product, but it is not linear: see ``jaxrnn.gilr`` for one that is.
 

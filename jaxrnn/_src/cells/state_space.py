@@ -14,7 +14,7 @@ from jaxrnn._src.core.linear import affine
 
 
 def state_space(hidden, state, spec, discretized, *, drawn, weight=1):
-    """A cell of h = a * h + s * (B x), y = weight * Re(C h) + D * x.
+    """A cell of h = a * h + s * (B x), y = weight * Re(C h) + d * x.
 
     Args:
       hidden: H, of x and y.

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from jaxrnn._src.core import checks, dispatch, every_step, inputs
 from jaxrnn._src.core.compile_once import once
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.params_tree import Called, OfDicts, OfInputs, dicts
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.sharding import automatic
@@ -70,7 +71,7 @@ class Cell:
       initial_state: ``(params, batch_shape) -> state``, a tree of [...batch, ...] arrays.
       step: ``(params, state, x, key=None) -> (state, y)``, x [...batch, I], y [...batch, O];
         x and y may be other trees too, as a dict of arrays.
-      unroll: ``(params, state, xs, mask, starts, reverse, key, implementation) -> (state, ys)``:
+      unroll: ``(params, state, xs, options) -> (state, ys)``, ``options`` a ``jaxrnn.Options``:
         scanning ``step``. Called through ``jaxrnn.unroll``, which checks and completes arguments;
         ``state`` may be None for the initial state. If it also takes ``initial``, this is what
         ``starts`` puts back in place of the cell's own. If it takes ``every``, with
@@ -343,17 +344,13 @@ def cell(
         state = checks.completed_state(initial_state, params, state, inputs.leading(x))
         return call(params, state, x, key)
 
-    def whole(
-        params, state, xs, mask, starts, reverse, key, implementation, initial=None, every=False
-    ):
-        checks.check_lifted(implementation)
+    def whole(params, state, xs, options, initial=None, every=False):
+        checks.check_lifted(options.implementation)
         dispatch.record_reference("scan of step", "only gated cells have one")
         initial = initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
-        return every_step.scanned(
-            call, params, state, xs, mask, starts, reverse, key, initial, every
-        )
+        return every_step.scanned(call, params, state, xs, options, initial, every)
 
-    unroll = once(whole, "reverse", "implementation", "every")
+    unroll = once(whole, "every")
     return Cell(init, initial_state, one, unroll, takes_key, states)
 
 
@@ -394,13 +391,13 @@ def unroll(
         given a key; True is evaluation, whatever the key; None leaves it to the key.
       time_axis: the name of a mesh axis that time is divided over, or None; as for
         ``jaxrnn.linear_scan``, for linear recurrences (``lru``, ``rg_lru``, ``mamba``, ``qrnn``),
-        matrix memories (``mlstm``, ``gla``, ``delta_net`` and the like), ``conv1d``, and layers
-        that see one step at a time, in ``stack``, ``bidirectional`` and others. ``lengths`` are
-        those of the whole sequences. Other cells refuse; one made by hand with a loop of its own
-        cannot be seen, and must not be given.
+        matrix memories (``mlstm``, ``gla``, ``delta_net`` and the like), ``attention``,
+        ``conv1d``, and layers that see one step at a time, in ``stack``, ``bidirectional`` and
+        others. ``lengths`` are those of the whole sequences. Other cells refuse; one made by hand
+        with a loop of its own cannot be seen, and must not be given.
       return_states: whether to return the states after all steps too, with a gradient. Cells made
-        by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way: on a CPU in the
-        kernel, on a GPU or TPU in XLA's loop. Of others the step is scanned; ``explain`` says so.
+        by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way, those of
+        ``gated`` in the kernel. Of others the step is scanned; ``explain`` says so.
       implementation: a name ("reference", "xla", "cpu", "tpu", "gpu"), or None for the best that
         can run; or "newton", which is never chosen: see ``jaxrnn.newton``.
 
@@ -426,37 +423,39 @@ def unroll(
     """
     check_cell("cell", cell)
     checks.check_bool("return_states", return_states)
-    checks.check_sequence(xs, mask, starts, reverse, key, implementation)
+    options = Options(mask, starts, reverse, key, implementation)
+    checks.check_sequence(xs, options)
     params = dicts(params)
     if deterministic is not None:
         check_deterministic(cell, deterministic, key)
-        key = None if deterministic else key
+        options = options.replace(key=None if deterministic else key)
     xs = jax.tree.map(jnp.asarray, xs)  # NumPy's float64 is float32 here, unless JAX has it
     if time_axis is not None and lengths is not None:
         lengths = own_lengths(time_axis, jnp.asarray(lengths), inputs.leading(xs)[0])
-    mask = checks.combined_mask(xs, lengths, mask)
+    options = options.replace(mask=checks.combined_mask(xs, lengths, mask))
     batch = inputs.leading(xs)[1:]
     if state is not None:
         state = checks.completed_state(
             cell.initial_state, params, state, batch, inputs.swapped(xs)
         )
-    xs = select(mask, xs, 0)  # what stands in padding never meets a weight
+    xs = select(options.mask, xs, 0)  # what stands in padding never meets a weight
 
-    def run(params, state, xs, mask, starts, key):
-        args = params, state, xs, mask, starts, reverse, key, implementation
-        return every_step.run(cell, *args, every=return_states)
+    def run(params, state, xs, options):
+        return every_step.run(cell, params, state, xs, options, every=return_states)
 
     if time_axis is not None:
 
         def stretch(timed, others):
-            (xs, mask, starts), (params, state, key) = timed, others
+            (xs, mask, starts), (params, state, options) = timed, others
             with divided(time_axis):
-                return run(params, state, xs, mask, starts, key)
+                return run(params, state, xs, options.replace(mask=mask, starts=starts))
 
-        return mapped(stretch, time_axis, (xs, mask, starts), (params, state, key))
+        timed = xs, options.mask, options.starts
+        others = params, state, options.replace(mask=None, starts=None)
+        return mapped(stretch, time_axis, timed, others)
     features = jax.tree.leaves(xs)[0].ndim - 1 - len(batch)
     run = automatic(run, jax.tree.leaves(xs)[0], features)
-    return run(params, state, xs, mask, starts, key)
+    return run(params, state, xs, options)
 
 
 def explain(
@@ -518,7 +517,7 @@ def output_size(cell: Cell, params: Params, in_size: int) -> int:
     """The size of a cell's output, with parameters for inputs of ``in_size`` features."""
 
     def run(xs):
-        return cell.unroll(params, None, xs, None, None, False, None, None)[1]
+        return cell.unroll(params, None, xs, Options())[1]
 
     ys = jax.eval_shape(run, jax.eval_shape(lambda: inputs.example(in_size)))
     checks.check_one_output(cell, ys)

@@ -16,6 +16,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxrnn._src.core import dispatch, inputs, time_division
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
 
@@ -98,31 +99,30 @@ def streamed(unroll, initial_state, made):
         flip = lambda tree: jax.tree.map(lambda a: a[::-1], tree) if static.turned else tree
         xs, mask, starts = flip((xs, mask, starts))
         reverse = static.reverse and not static.turned
-        options = mask, starts, reverse, key, static.implementation
+        options = Options(mask, starts, reverse, key, static.implementation)
         every = {"every": True} if static.every else {}
-        state, ys = unroll(params, state, xs, *options, **initial, **every)
+        state, ys = unroll(params, state, xs, options, **initial, **every)
         return state, flip(ys)
 
     @functools.wraps(unroll)
-    def pieces(params, state, xs, mask, starts, reverse, key, implementation, **initial):
-        options, given = (reverse, key, implementation), initial
-        every = given.get("every", False)
+    def pieces(params, state, xs, options, **initial):
+        given, every = initial, initial.get("every", False)
         initial = {name: value for name, value in given.items() if name != "every"}
         whole = dispatch.is_recording() or time_division.axis() is not None
-        whole |= implementation == dispatch.NEWTON  # of which all steps are one unknown
+        whole |= options.implementation == dispatch.NEWTON  # of which all steps are one unknown
         steps = None if whole else _size(bytes_made, params, xs)
         if steps is None:
-            return unroll(params, state, xs, mask, starts, *options, **given)
+            return unroll(params, state, xs, options, **given)
         if state is None:
             state = initial.get("initial")
         if state is None:
             state = initial_state(params, inputs.leading(xs)[1:])
         # A start is met on the way from a step to the one before, maybe in another piece.
         # So a piece is turned round, with the starts as they come in the order of processing.
-        turned = reverse and starts is not None
-        starts = resets(starts, mask, reverse)
-        static = _Static(reverse, turned, implementation, every)
-        given = (params, key, initial), state, (xs, mask, starts)
+        turned = options.reverse and options.starts is not None
+        starts = resets(options.starts, options.mask, options.reverse)
+        static = _Static(options.reverse, turned, options.implementation, every)
+        given = (params, options.key, initial), state, (xs, options.mask, starts)
         if _closes_over_traced(functools.partial(some, static), steps, *given):
             return some(static, *given)
         return in_pieces(static, steps, *given)

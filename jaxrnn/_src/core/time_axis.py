@@ -24,7 +24,7 @@ def before(combine, first, summary, axis, reverse=False):
       axis: the name of the mesh axis.
       reverse: the last stretch is the first one.
     """
-    count, place = lax.axis_size(axis), _place(axis, reverse)
+    count, place = lax.axis_size(axis), place_of(axis, reverse)
     first, own = varying((first, summary, place))[:2]
 
     def from_place(tree, distance):
@@ -43,7 +43,7 @@ def before(combine, first, summary, axis, reverse=False):
 
 def of_last(tree, axis, reverse=False):
     """The arrays of the device that has the last stretch, on all devices."""
-    last = _place(axis, reverse) == lax.axis_size(axis) - 1
+    last = place_of(axis, reverse) == lax.axis_size(axis) - 1
     tree, last = varying((tree, last))
     return jax.tree.map(lambda a: lax.psum(jnp.where(last, a, jnp.zeros_like(a)), axis), tree)
 
@@ -57,8 +57,12 @@ def resets(starts, mask, reverse):
         return resets_over(axis, starts, mask, reverse)
 
 
-def positions(first, mask, starts, reverse):
-    """``sequence.positions``, also where time is divided; starts in the order of processing."""
+def positions(first, mask, starts, reverse, turned=False):
+    """``sequence.positions``, also where time is divided; starts in the order of processing.
+
+    ``turned`` says that a device's steps are in the order of processing, and ``reverse`` is for
+    these, but that the last stretch is the first one.
+    """
     axis = time_division.axis()
     if axis is None:
         return sequence.positions(first, mask, starts, reverse)
@@ -70,9 +74,28 @@ def positions(first, mask, starts, reverse):
             (count, cut), (more, again) = earlier, later
             return jnp.where(again, more, count + more), cut | again
 
-        start, _ = before(combine, (first, none), (own, cuts(starts, none)), axis, reverse)
+        order = reverse or turned
+        start, _ = before(combine, (first, none), (own, cuts(starts, none)), axis, order)
         counts, after = sequence.positions(start, mask, starts, reverse)
-        return counts, of_last(after, axis, reverse)
+        return counts, of_last(after, axis, order)
+
+
+def episodes(starts, like, turned):
+    """The number of each step's episode, from 0, and that of the last: int32 [T, ...] and [...].
+
+    Args:
+      starts: bool [T, ...], all in the order of processing; None for one episode.
+      like: int32 [T, ...].
+      turned: the last stretch is the first one.
+    """
+    if starts is None:
+        return jnp.zeros_like(like), jnp.zeros(like.shape[1:], like.dtype)
+    axis, own = time_division.axis(), lax.cumsum(starts.astype(jnp.int32), axis=0)
+    total = starts.sum(0, dtype=jnp.int32)
+    if axis is None:
+        return own, total
+    start = before(jnp.add, jnp.zeros_like(total), total, axis, turned)
+    return own + jnp.broadcast_to(start, own.shape), lax.psum(total, axis)
 
 
 def cuts(starts, none):
@@ -140,7 +163,7 @@ def _divided(a, axis, mesh):
     return jax.reshard(a, NamedSharding(mesh, PartitionSpec(axis, *rest)))
 
 
-def _place(axis, reverse):
+def place_of(axis, reverse):
     """Where the device's stretch comes in the order of processing."""
     index = lax.axis_index(axis)
     return lax.axis_size(axis) - 1 - index if reverse else index

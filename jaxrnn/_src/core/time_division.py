@@ -29,6 +29,6 @@ def refuse():
     if _axis.value is not None:
         raise ValueError(
             f"time_axis: got {_axis.value!r}, want None: the cell is not one of linear"
-            " recurrences, matrix memories, convolutions and layers that see one step at a time:"
-            " divide its batch"
+            " recurrences, matrix memories, attention, convolutions and layers that see one step"
+            " at a time: divide its batch"
         )

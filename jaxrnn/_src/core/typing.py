@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 import jax
 import numpy as np
 
+from jaxrnn._src.core.options import Options
+
 Array = jax.Array
 InputArray: TypeAlias = jax.Array | np.ndarray[Any, np.dtype[Any]]  # any shape, any dtype
 # An array [T, ...batch, I]; of integers [T, ...batch] for a cell that reads tokens; a dict of such
@@ -86,8 +88,8 @@ class Step(Protocol):
 class Unroll(Protocol):
     """A scan of the step: xs [T, ...batch, I], ys [T, ...batch, O] in the type of xs.
 
-    ``mask`` and ``starts`` are bool [T, ...batch]; ``state`` is None for the initial state.
-    Arguments are checked and padding is zero before it is called.
+    ``state`` is None for the initial state. Arguments are checked and padding is zero before it is
+    called.
     """
 
     def __call__(
@@ -95,10 +97,6 @@ class Unroll(Protocol):
         params: Params,
         state: State | None,
         xs: Array,
-        mask: Array | None,
-        starts: Array | None,
-        reverse: bool,
-        key: PRNGKey | None,
-        implementation: str | None,
+        options: Options,
         /,
     ) -> tuple[State, Outputs]: ...  # of one that takes `every`, with the states after each step

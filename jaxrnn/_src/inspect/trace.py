@@ -79,7 +79,7 @@ def trace(
     {'0': {'a_h': (5, 4), 'h': (5, 4), 'y': (5, 4)}, '1': {'y': (5, 2)}, 'y': (5, 2)}
     """
     check_cell("trace", cell)
-    run = kept_by(cell, _run, "reverse", "implementation")
+    run = kept_by(cell, _run)
     # What checks a sequence's arguments checks them here too.
     _, found = unroll(
         dataclasses.replace(cell, unroll=run),
@@ -95,10 +95,9 @@ def trace(
     return cast(dict[str, Any], found)  # in the place of ys
 
 
-def _run(cell, params, state, xs, mask, starts, reverse, key, implementation):
+def _run(cell, params, state, xs, options):
     """What stands in place of the cell's unroll."""
-    del implementation
-    state, found = _whole(cell, params, state, xs, mask, starts, reverse, key)
+    state, found = _whole(cell, params, state, xs, options)
     return state, _nested(found)
 
 
@@ -114,46 +113,46 @@ class _Step(NamedTuple):
     paths: tuple  # of each array of the state, None of one that is not shown
 
 
-def _whole(cell, params, state, xs, mask, starts, reverse, key, initial=None):
+def _whole(cell, params, state, xs, options, initial=None):
     """The state after all steps, and what was found, [T, ...batch, ...] each."""
     cell = _written(cell)
     if _without_step(cell):
-        return _by_parts(cell, params, state, xs, mask, starts, reverse, key)
+        return _by_parts(cell, params, state, xs, options)
     initial = cell.initial_state(params, inputs.leading(xs)[1:]) if initial is None else initial
     state = initial if state is None else state
-    given = varying((params, state, initial, xs, mask, resets(starts, mask, reverse)))
+    starts = resets(options.starts, options.mask, options.reverse)
+    given = varying((params, state, initial, xs, options.mask, starts))
     params, state, initial, xs, mask, starts = given
 
     def body(state, inputs):
         x, real, start = inputs
         if start is not None:
             state = select(start, initial, state)
-        new, y, found, paths = _one(cell, params, state, x, key)
+        new, y, found, paths = _one(cell, params, state, x, options.key)
         found |= {(OUTPUT,): y}
         new = select(real, new, state)
         held = {path: a for path, a in zip(paths, jax.tree.leaves(new)) if path in found}
         held.pop((OUTPUT,), None)  # a state of the same name: the output it is
         return new, select(real, found, 0) | held
 
-    return wide_scan.scan(body, state, (xs, mask, starts), reverse=reverse)
+    return wide_scan.scan(body, state, (xs, mask, starts), reverse=options.reverse)
 
 
-def _by_parts(cell, params, state, xs, mask, starts, reverse, key):
+def _by_parts(cell, params, state, xs, options):
     """``_whole`` of a cell that needs the whole sequence, by those it is made of."""
     found = {}
 
     def spied(name, child):
         @functools.wraps(child.unroll)  # it may be asked whether it takes `initial`
-        def run(inner, state, xs, mask, starts, reverse, key, implementation, **initial):
-            del implementation
-            state, own = _whole(child, inner, state, xs, mask, starts, reverse, key, **initial)
+        def run(inner, state, xs, options, **initial):
+            state, own = _whole(child, inner, state, xs, options, **initial)
             found.update(_under(_prefix(cell, (params, xs), name, inner), own))
             return state, own[OUTPUT,]
 
         return labelled(dataclasses.replace(child, unroll=run), gated=child.gated)
 
     made = _remade(cell, spied)
-    state, ys = made.unroll(params, state, xs, mask, starts, reverse, key, None)
+    state, ys = made.unroll(params, state, xs, options)
     return state, found | {(OUTPUT,): ys}
 
 

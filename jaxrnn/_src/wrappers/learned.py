@@ -58,17 +58,16 @@ def learned_state(cell: Cell) -> Cell:
     scanned = from_step(init, initial_state, step)
     takes_initial = "initial" in inspect.signature(cell.unroll).parameters
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
-        options = mask, starts, reverse, key, implementation
+    def unroll(params, state, xs, options, every=False):
         params = parts(params)
         initial = initial_state(params, inputs.leading(xs)[1:])
         state = initial if state is None else state
         if takes_initial:
-            args = params["cell"], state, xs, *options
+            args = params["cell"], state, xs, options
             return every_step.run(cell, *args, every=every, initial=initial)
-        if starts is None:
-            return every_step.run(cell, params["cell"], state, xs, *options, every=every)
-        return every_step.run(scanned, params, state, xs, *options, every=every)
+        if options.starts is None:
+            return every_step.run(cell, params["cell"], state, xs, options, every=every)
+        return every_step.run(scanned, params, state, xs, options, every=every)
 
     return Cell(init, initial_state, scanned.step, unroll, cell.draws)
 

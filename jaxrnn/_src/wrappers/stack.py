@@ -90,7 +90,7 @@ def _several(whole, cells, output, deep=False, zero=True):
     def init(key, in_size):
         params, size = {}, in_size
         for i, (k, cell) in enumerate(zip(jax.random.split(key, len(cells)), cells)):
-            with _layer(i, whole, cell):
+            with in_layer(i, whole, cell):
                 params[str(i)] = cell.init(k, size)
                 if deep and i + 1 < len(cells):
                     size = output_size(cell, params[str(i)], size)
@@ -105,7 +105,7 @@ def _several(whole, cells, output, deep=False, zero=True):
         checks.check_states(state, len(cells))
         after, ys = [], []
         for i, cell in enumerate(cells):
-            with jax.named_scope(str(i)), _layer(i, whole, cell):
+            with jax.named_scope(str(i)), in_layer(i, whole, cell):
                 before = None if state is None else state[i]
                 new, y = call(cell, params[str(i)], before, x, dropout_masks.fold(key, i))
                 if deep and i + 1 < len(cells):
@@ -271,21 +271,22 @@ def bidirectional(forward: Cell, backward: Cell | None = None, *, merge: Merge =
     def step(params, state, x, key=None):
         raise ValueError("bidirectional has no step: it needs the whole sequence; use unroll")
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+    def unroll(params, state, xs, options, every=False):
         params = params_tree.parts(params, inits)
         given = (None, None) if state is None else state
+        reverse = options.reverse
         ways = (forward, "forward", reverse), (backward, "backward", not reverse)
         final, ys, states = [], [], []
         for n, (cell, name, turned) in enumerate(ways):
-            own = dropout_masks.fold(key, n)
-            args = params[name], given[n], xs, mask, starts, turned, own, implementation
+            own = options.replace(reverse=turned, key=dropout_masks.fold(options.key, n))
+            args = params[name], given[n], xs, own
             with jax.named_scope(name):
                 after, both = every_step.run(cell, *args, every=every)
             y, after_each = both if every else (both, None)
             final.append(after)
             ys.append(y)
             states.append(after_each)
-        ys = select(mask, memory_order.in_place(merged, *ys), 0)
+        ys = select(options.mask, memory_order.in_place(merged, *ys), 0)
         return tuple(final), (ys, tuple(states)) if every else ys
 
     return Cell(init, initial_state, step, unroll, forward.draws or backward.draws)
@@ -329,10 +330,11 @@ def dropout(rate: float, *, per: Per = "step") -> Cell:
             return state + 1, x
         return state + 1, scaled(x, kept(state, x.shape[-1], key))
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+    def unroll(params, state, xs, options, every=False):
+        mask, reverse, key = options.mask, options.reverse, options.key
         first = initial_state(params, leading(xs)[1:]) if state is None else state
         real = jnp.ones(leading(xs), bool) if mask is None else mask
-        before, after = positions(first, real, resets(starts, mask, reverse), reverse)
+        before, after = positions(first, real, resets(options.starts, mask, reverse), reverse)
         ys = xs
         if key is not None and rate > 0:
             of_steps = jax.vmap(kept, (0, None, None))(before, xs.shape[-1], key)
@@ -357,7 +359,7 @@ def _check_sizes(name, cell, x, y):
 
 
 @contextlib.contextmanager
-def _layer(number, whole, cell):
+def in_layer(number, whole, cell):
     """Says in which layer an error came up."""
     try:
         yield

@@ -54,18 +54,21 @@ def truncated(cell: Cell, chunk: int) -> Cell:
     check_cell("truncated", cell)
     chunk = checks.size("chunk", chunk)
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+    def unroll(params, state, xs, options, every=False):
+        reverse = options.reverse
         steps, *batch, _ = xs.shape
         state = cell.initial_state(params, tuple(batch)) if state is None else state
-        one_step = lambda xs: cell.step(params, state, xs.sum(0), key)
+        one_step = lambda xs: cell.step(params, state, xs.sum(0), options.key)
         jax.eval_shape(one_step, xs)  # what has no step, and so no chunks, says so
         in_order = (lambda a: jnp.flip(a, 0)) if reverse else jnp.asarray
-        given = jax.tree.map(in_order, (xs, mask, resets(starts, mask, reverse)))
+        starts = resets(options.starts, options.mask, reverse)
+        given = jax.tree.map(in_order, (xs, options.mask, starts))
         params, state, given = varying((params, state, given))
 
         def run(state, given):
-            args = params, state, *given, False, key, implementation
-            return every_step.run(cell, *args, every=every)
+            xs, mask, starts = given
+            own = options.replace(mask=mask, starts=starts, reverse=False)
+            return every_step.run(cell, params, state, xs, own, every=every)
 
         def one_chunk(state, given):
             state, ys = run(state, given)
@@ -81,5 +84,5 @@ def truncated(cell: Cell, chunk: int) -> Cell:
         joined = jax.tree.map(lambda *parts: in_order(jnp.concatenate(parts)), *ys, last)
         return state, joined
 
-    whole = once(unroll, "reverse", "implementation", "every")
+    whole = once(unroll, "every")
     return Cell(cell.init, cell.initial_state, cell.step, whole, cell.draws)

@@ -1,6 +1,7 @@
 """What cells made of cells share."""
 
 from jaxrnn._src.core import every_step
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 
@@ -15,23 +16,23 @@ def views(run, initial_state, zero=True):
     def step(params, state, x, key=None):
         return run(params, state, x, key, lambda cell, *args: cell.step(*args))
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
+    def unroll(params, state, xs, options, every=False):
         found = []
 
         def call(cell, params, state, xs, key):
-            args = params, state, xs, mask, starts, reverse, key, implementation
-            state, ys = every_step.run(cell, *args, every=every)
+            own = options.replace(key=key)
+            state, ys = every_step.run(cell, params, state, xs, own, every=every)
             if every:
                 ys, states = ys
                 found.append((states, ys))
             return state, ys
 
-        final, ys = run(params, state, xs, key, call)
-        ys = ys if zero else select(mask, ys, 0)
+        final, ys = run(params, state, xs, options.key, call)
+        ys = ys if zero else select(options.mask, ys, 0)
         if not every:
             return final, ys
         again = iter(found)  # how states of the cells make one of the whole, only `run` knows
-        states, _ = run(params, state, xs, key, lambda *_: next(again))
+        states, _ = run(params, state, xs, options.key, lambda *_: next(again))
         return final, (ys, states)
 
     def made(params, xs):
@@ -40,7 +41,7 @@ def views(run, initial_state, zero=True):
 
         def call(cell, params, state, xs, key):
             inner = getattr(cell.unroll, "made", lambda params, xs: None)(params, xs)
-            state, ys = cell.unroll(params, state, xs, None, None, False, key, None)
+            state, ys = cell.unroll(params, state, xs, Options(key=key))
             found.append(None if inner is None else (inner, ys))
             return state, ys
 

@@ -90,8 +90,8 @@ def backward(cell: Cell) -> Cell:
     def step(params, state, x, key=None):
         raise ValueError("backward has no step: it needs the whole sequence; use unroll")
 
-    def unroll(params, state, xs, mask, starts, reverse, key, implementation, every=False):
-        args = params, state, xs, mask, starts, not reverse, key, implementation
-        return every_step.run(cell, *args, every=every)
+    def unroll(params, state, xs, options, every=False):
+        turned = options.replace(reverse=not options.reverse)
+        return every_step.run(cell, params, state, xs, turned, every=every)
 
     return Cell(cell.init, cell.initial_state, step, unroll, cell.draws)

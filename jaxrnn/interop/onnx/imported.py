@@ -133,16 +133,19 @@ def _chosen(graph, name):
 
 
 def _hint(graph):
-    """What to do about layers that PyTorch's exporter has written step by step, as ``nn.RNN``."""
+    """What to do about modules that PyTorch's exporter has written as matmuls, as ``nn.RNN``."""
     notes = (p.value for n in graph.model.graph.node for p in n.metadata_props)
     found = {
         name for note in notes for name in re.findall(r"torch\.nn\.modules\.rnn\.(\w+)", note)
     }
     if not found:
         return ""
+    # The older exporter writes layers as nodes, but a module of one step as matmuls too.
+    layers = any(not name.endswith("Cell") for name in found)
     return (
         f": PyTorch's exporter has written {', '.join(sorted(found))} as a matmul for each step;"
-        " export with dynamo=False, or convert the module by jaxrnn.interop.from_torch"
+        f" {'export with dynamo=False, or ' if layers else ''}convert the module by"
+        " jaxrnn.interop.from_torch"
     )
 
 

@@ -8,6 +8,7 @@ from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.ops.attention import blockwise, cpu, cudnn, reference
+from jaxrnn._src.ops.attention.over_time import attend_over_time
 from jaxrnn._src.ops.attention.problem import Operands, Problem
 from jaxrnn._src.ops.attention.ring import attend_ring
 from jaxrnn._src.ops.operation import Implementation, Operation

@@ -48,11 +48,6 @@ class Operands(NamedTuple):
         return promoted(self.xs.dtype, self.w.dtype)
 
 
-def only_last(problem: Problem) -> str | None:
-    """Why an implementation that gives the last states alone can't run it, or None."""
-    return "it does not give the states after each step" if problem.every else None
-
-
 def dot(a: Array, m: Array, operands: Operands) -> Array:
     """[..., K] times [K, M]."""
     return _contract(a, m, ((a.ndim - 1,), (0,)), ((), ()), operands)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn._src.core.lowering_target import MIXED
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
 from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, source, tiling
@@ -42,12 +43,10 @@ def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
     if target.platform not in ("cuda", "gpu") and not launch.EMULATED:
         return f"it is for NVIDIA GPUs, not for {target.platform}"
-    why = launch.why_not(target)
+    why = launch.why_not(target) or (MIXED if target.mixed else None)
     if why:
         return why
     chip = launch.chip(target)
-    if problem.every:
-        return p.only_last(problem)
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2], target.members)
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
@@ -57,7 +56,7 @@ def unsupported(problem, operands, target):
         return f"xs has the type {operands.xs.dtype}; the kernel knows {', '.join(source.TYPES)}"
     if operands.state[0].size == 0:
         return "there is no row"
-    arrays = 4 * problem.states + 2 * len(operands.unit) + 10  # at most
+    arrays = (4 + problem.every) * problem.states + 2 * len(operands.unit) + 10  # at most
     if arrays > launch.MOST_ARRAYS:
         return (
             f"the update has {problem.states} states and {len(operands.unit)} per-unit weights,"
@@ -107,6 +106,7 @@ def _forward(problem, operands, wanted, save, target):
     parts = packing.sizes if save and problem.residuals == "gates" else ()
     first = xla.first_kept(operands)
     count = problem.states
+    want_y, *after = wanted[count:]
     arguments = {
         "GIVEN": [plan.steps(p.project(operands.xs, operands))],
         **plan.weights,
@@ -116,15 +116,22 @@ def _forward(problem, operands, wanted, save, target):
     }
     results = {
         "FINAL": [plan.row_results()] * count,
-        "YS": [plan.step_results(1, operands.xs.dtype)] * wanted[-1],
+        "YS": [plan.step_results(1, operands.xs.dtype)] * want_y,
+        "AFTER": [plan.step_results(1, jnp.float32)] * sum(after),
         "KEPT_GATES": [plan.step_results(n, jnp.float32) for n in parts],
         "KEPT_STATES": [plan.step_results(1, jnp.float32)] * (save * (count - first)),
     }
-    constants = {"FIRST_KEPT": first}
+    constants = {"FIRST_KEPT": first, "IS_AFTER": _places(after, count)}
     out = plan.call("update", arguments, results, constants)
-    over_time = [*(out["YS"] or [None]), *out["KEPT_GATES"], *out["KEPT_STATES"]]
-    over_time = [None if a is None else plan.unflat_steps(a) for a in over_time]
-    return [*map(plan.unflat_rows, out["FINAL"]), *over_time]
+    over_time = ("YS", "AFTER", "KEPT_GATES", "KEPT_STATES")
+    found = {name: map(plan.unflat_steps, out[name]) for name in over_time}
+    return [
+        *map(plan.unflat_rows, out["FINAL"]),
+        next(found["YS"], None),
+        *(next(found["AFTER"]) if want else None for want in after),
+        *found["KEPT_GATES"],
+        *found["KEPT_STATES"],
+    ]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -132,7 +139,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     del wanted  # what nobody uses, XLA removes
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands, target)
     packed, before = xla.saved(packing, operands, outputs, residuals)
-    *d_final, d_ys = cotangents
+    d_final, (d_ys, *d_after) = cotangents[: problem.states], cotangents[problem.states :]
     zero = jnp.zeros_like(operands.state[0])
     used, count = plan.looks_at(), problem.states
     arguments = {
@@ -141,6 +148,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         "BEFORE": [plan.steps(s) for s, u in zip(before, used, strict=True) if u],
         "D_FINAL": [plan.rows(zero if d is None else d) for d in d_final],
         "D_YS": [] if d_ys is None else [plan.steps(d_ys)],
+        "D_AFTER": [plan.steps(d) for d in d_after if d is not None],
         **plan.flags,
     }
     gates = plan.step_results(problem.gates, operands.product_dtype)
@@ -152,8 +160,8 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         "D_STATE_GATES": [gates],
         "D_INPUT_GATES": [] if packing.whole else [gates],
     }
-    places = np.cumsum(used) - 1
-    constants = {"USED": [int(i) if u else -1 for i, u in zip(places, used, strict=True)]}
+    after = _places([d is not None for d in d_after], count)
+    constants = {"USED": _places(used, count), "IS_AFTER": after}
     out = plan.call("derivative", arguments, results, constants)
     to_state = plan.unflat_steps(out["D_STATE_GATES"][0])
     to_input = to_state if packing.whole else plan.unflat_steps(out["D_INPUT_GATES"][0])
@@ -168,6 +176,12 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         initial=tuple(map(plan.unflat_rows, out["D_INITIAL"])) if starts else None,
     )
     return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
+
+
+def _places(flags, count):
+    """Of each of ``count`` states, its place among those with a flag, or -1; of no flags, -1."""
+    places = np.cumsum(flags) - 1
+    return [int(i) if flag else -1 for i, flag in zip(places, flags)] or [-1] * count
 
 
 class _Plan:

@@ -342,8 +342,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
 #pragma unroll
       for (int k = 0; k < STATES; ++k)
         if (real[e] && unit.has) state[e][k] = out[k];
+      float after[STATES];  // for those who want it: what is next may begin anew
+#pragma unroll
+      for (int k = 0; k < STATES; ++k) after[k] = state[e][k];
       if (s + 1 < steps) begin(e, s + 1, start[e]);
       if (YS >= 0) unit.write<Output>(array(YS), t, 0, 1, rows, real[e] ? out[0] : 0);
+#pragma unroll
+      for (int k = 0; k < STATES; ++k)
+        if (IS_AFTER[k] >= 0)
+          unit.write<Float32>(array(AFTER + IS_AFTER[k]), t, 0, 1, rows, after[k]);
       // What the backward will need.
 #pragma unroll
       for (int slot = 0; slot < (KEPT_GATES >= 0 ? SLOTS : 0); ++slot)
@@ -362,6 +369,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
   if (!products.given_up()) return;
   for (int k = 0; k < STATES; ++k) spoil(Float32(), FINAL + k, 1, 1);
   if (YS >= 0) spoil(Output(), YS, steps, 1);
+  for (int k = 0; k < STATES; ++k)
+    if (IS_AFTER[k] >= 0) spoil(Float32(), AFTER + IS_AFTER[k], steps, 1);
   for (int i = 0; i < (KEPT_GATES >= 0 ? KEPT_ARRAYS : 0); ++i)
     spoil(Float32(), KEPT_GATES + i, steps, gates_in_array(i));
   for (int k = FIRST_KEPT; k < (KEPT_STATES >= 0 ? STATES : 0); ++k)
@@ -385,6 +394,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
   for (int s = 0; s <= steps; ++s) {
     const int t = time(s);
     float in[EACH][STATES + SLOTS + UNIT_WEIGHTS], kept[EACH][KEPT + 1], d_y[EACH];
+    float d_after[EACH][STATES];
     bool real_now[EACH], start_now[EACH];
     if (s < steps) {
 #pragma unroll
@@ -403,6 +413,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
 #pragma unroll
         for (int u = 0; u < UNIT_WEIGHTS; ++u) in[e][STATES + SLOTS + u] = unit_weights[e][u];
         d_y[e] = D_YS < 0 ? 0 : unit.read<Output>(array(D_YS), t, 0, 1, rows);
+#pragma unroll
+        for (int k = 0; k < STATES; ++k)
+          if (IS_AFTER[k] >= 0)
+            d_after[e][k] = unit.read<Float32>(array(D_AFTER + IS_AFTER[k]), t, 0, 1, rows);
         if (s + AHEAD < steps) {
           const int later = time(s + AHEAD);
 #pragma unroll
@@ -413,6 +427,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
             unit.fetch<Float32>(array(GIVEN + array_of(slot)), later, place_of(slot),
                                 gates_in(slot), rows);
           if (D_YS >= 0) unit.fetch<Output>(array(D_YS), later, 0, 1, rows);
+#pragma unroll
+          for (int k = 0; k < STATES; ++k)
+            if (IS_AFTER[k] >= 0)
+              unit.fetch<Float32>(array(D_AFTER + IS_AFTER[k]), later, 0, 1, rows);
         }
         if (EARLY) prepare(in[e], kept[e]);
       }
@@ -438,6 +456,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) run(const __grid_consta
       real[e] = real_now[e];
       start[e] = start_now[e];
       float given[STATES], out[STATES + SLOTS + UNIT_WEIGHTS];
+#pragma unroll
+      for (int k = 0; k < STATES; ++k)  // also where a step is not real: the state is held
+        if (IS_AFTER[k] >= 0) d[e][k] += d_after[e][k];
 #pragma unroll
       for (int k = 0; k < STATES; ++k) given[k] = d[e][k] + (k == 0 ? d_y[e] : 0);
       if (!EARLY) prepare(in[e], kept[e]);

@@ -30,7 +30,6 @@ def unsupported(problem, operands, target):
         types=(operands.xs.dtype.name, operands.state[0].dtype.name),
         specs="in_specs=(P(), P(None, 'batch')), out_specs=P(None, 'batch')",
     )
-    why = why or p.only_last(problem)
     if why is not None or operands.state[0].size == 0:
         return why
     if bound(problem.update):
@@ -68,16 +67,23 @@ def _forward(problem, operands, wanted, save, target):
         arrays |= {"x": [xs], "w": list(weights)}
     else:
         arrays |= {"x": [p.project(xs, padded)], "w": []}
+    want_y, *after = wanted[problem.states :]
     out = kernel.forward(
         lay.plan(lay.forward),
         arrays,
-        operands.xs.dtype if wanted[-1] else None,
+        operands.xs.dtype if want_y else None,
+        after=after,
         save=problem.residuals if save else None,
         first_kept=xla.first_kept(operands),
     )
-    over_time = (out["ys"] or [None]) + out["gates"] + out["states"]
-    over_time = [None if a is None else lay.unflat(a) for a in over_time]
-    return [*map(lay.unflat_rows, out["final"]), *over_time]
+    found = {name: map(lay.unflat, out[name]) for name in kernel.OUT_OVER_TIME}
+    return [
+        *map(lay.unflat_rows, out["final"]),
+        next(found["ys"], None),
+        *(next(found["after"]) if want else None for want in after),
+        *found["gates"],
+        *found["states"],
+    ]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -89,7 +95,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     del wanted  # what nobody uses, XLA removes
     lay = layout.Layout(problem, operands, target)
     packed, before = xla.saved(lay.packing, operands, outputs, residuals)
-    *d_final, d_ys = cotangents
+    d_final, (d_ys, *d_after) = cotangents[: problem.states], cotangents[problem.states :]
     zero = jnp.zeros_like(operands.state[0])
     used = update.looks_at(problem, tuple(operands.unit))
     out = kernel.backward(
@@ -100,10 +106,12 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
             "states": [lay.spread(s) for s, u in zip(before, used, strict=True) if u],
             "r": [lay.lanes.transposed(operands.r).astype(lay.product)],
             "d_ys": [] if d_ys is None else [lay.spread(d_ys)],
+            "d_after": [lay.spread(d) for d in d_after if d is not None],
             "d_state": [lay.flat_rows(zero if d is None else d) for d in d_final],
         },
         starts=operands.starts is not None,
         used=used,
+        after=[d is not None for d in d_after],
     )
     d_packed, _ = lay.packing.unflatten(map(lay.unflat, out["d_gates"]))
     gradients = xla.of_products(lay.packing, d_packed, before[0], operands, merge=True)

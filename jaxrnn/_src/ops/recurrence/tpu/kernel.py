@@ -10,6 +10,7 @@ VMEM: a block is then taken out of it and put back.
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -65,7 +66,7 @@ def flags(mask, starts, size):
     return bits.reshape(chunks, size, rows).swapaxes(1, 2)
 
 
-def forward(plan, arrays, y, *, save, first_kept):
+def forward(plan, arrays, y, *, after, save, first_kept):
     """Runs the recurrence.
 
     Args:
@@ -81,12 +82,14 @@ def forward(plan, arrays, y, *, save, first_kept):
         flags    one from ``flags``, or none
 
       y: the type of ys; None if nobody uses them.
+      after: of each state, whether it is wanted after each step; empty if none is.
       save: "gates", "states": what is kept for a gradient; None for nothing.
       first_kept: the first state of those kept.
 
     Returns:
-      Dict of lists: ``final`` [B, all], ``ys`` [T, B, all] or none, ``gates`` [T, B, n * all] and
-      ``states`` [T, B, all], those before each step.
+      Dict of lists: ``final`` [B, all], ``ys`` [T, B, all] or none, ``after`` [T, B, all] of the
+      states that are wanted, ``gates`` [T, B, n * all] and ``states`` [T, B, all], those before
+      each step.
     """
     packing, lanes, tiles = plan.packing, plan.lanes, plan.tiles
     projects, starts = bool(arrays["w"]), bool(arrays["initial"])
@@ -94,6 +97,7 @@ def forward(plan, arrays, y, *, save, first_kept):
     outs = {
         "final": [_by_row(plan)] * packing.problem.states,
         "ys": [] if y is None else [_over_time(plan, 1, y)],
+        "after": [_over_time(plan)] * sum(after),
         "gates": [_over_time(plan, n) for n in packing.sizes if save == "gates"],
         "states": [_over_time(plan)] * kept * bool(save),
     }
@@ -128,7 +132,10 @@ def forward(plan, arrays, y, *, save, first_kept):
             for place in out["ys"]:
                 ys = new[0] if real is None else jnp.where(real, new[0], 0)
                 _write(plan, place, k, q, ys.astype(y))
-            return _if_real(real, new, state)
+            new = _if_real(real, new, state)
+            for place, s in zip(out["after"], itertools.compress(new, after), strict=True):
+                _write(plan, place, k, q, s)
+            return new
 
         def step(k, state):
             real, start = _flag(plan, ref["flags"], k, starts)
@@ -167,7 +174,7 @@ def forward(plan, arrays, y, *, save, first_kept):
     return _call(plan, name, kernel, arrays, outs, plan.reverse, scratch)
 
 
-def backward(plan, arrays, *, starts, used):
+def backward(plan, arrays, *, starts, used, after):
     """Runs the gradient.
 
     Args:
@@ -179,11 +186,14 @@ def backward(plan, arrays, *, starts, used):
         r        ``Lanes.transposed``
         unit     [1, all] each
         d_ys     one [T, B, all], or none
+        d_after  [T, B, all] each
         d_state  [B, all] each
         flags    one from ``flags``, or none
 
       starts: there are starts.
       used: of each state, whether the update looks at it.
+      after: of each state, whether ``d_after`` has a cotangent of it after each step; empty if of
+        none.
 
     Returns:
       Dict of lists: ``d_state``, ``d_initial`` if ``starts``, and ``d_unit``, [B, all] each;
@@ -206,6 +216,11 @@ def backward(plan, arrays, *, starts, used):
                 place[...] = jnp.zeros_like(place)
 
         (r,) = ref["r"]
+
+        def with_after(k, q, d_state):  # also of a step that is not real: the state is held there
+            given = iter(ref["d_after"])
+            both = itertools.zip_longest(d_state, after)
+            return [d + _read(plan, next(given), k, q) if a else d for d, a in both]
 
         def block(k, q, real, unit, d_state, d_unit):
             read = functools.partial(_read, plan, k=k, q=q)
@@ -236,6 +251,7 @@ def backward(plan, arrays, *, starts, used):
         def step(k, carry):
             d_state, d_initial, d_unit = carry
             real, start = _flag(plan, ref["flags"], k, starts)
+            d_state = with_after(k, 0, d_state)
             d_before, d_unit, d_gates = block(k, 0, real, unit, d_state, d_unit)
             heads = enumerate(_by_head(plan, d_gates))
             through = [_dot(_up_to(r.shape[1], d), r[n], plan) for n, d in heads]
@@ -246,11 +262,13 @@ def backward(plan, arrays, *, starts, used):
             through[...] = jnp.zeros_like(through)
 
             def some(q, at, carry):
+                d_state, d_unit = with_after(k, q, carry[0]), carry[1]
                 real, _ = _flag(plan, ref["flags"], k, starts, lanes.block)
-                d_before, d_unit, d_gates = block(k, q, real, _unit(plan, ref["unit"], at), *carry)
+                unit = _unit(plan, ref["unit"], at)
+                d_before, d_unit, d_gates = block(k, q, real, unit, d_state, d_unit)
                 d_gates = _up_to(r.shape[1], d_gates)
                 through[:, _head(plan, q)] += _dot(d_gates, r[q], plan)
-                return _if_real(real, d_before, carry[0]), d_unit
+                return _if_real(real, d_before, d_state), d_unit
 
             _by_block(plan, some, (out["d_state"], out["d_unit"]))
             _, start = _flag(plan, ref["flags"], k, starts)
@@ -275,7 +293,8 @@ def backward(plan, arrays, *, starts, used):
 
 
 _BY_ROW = ("state", "initial", "final", "d_state", "d_initial", "d_unit")  # [B, all]
-_OVER_TIME = ("x", "ys", "gates", "states", "d_ys", "d_gates")  # [T, B, K]
+OUT_OVER_TIME = ("ys", "after", "gates", "states")  # [T, B, K]
+_OVER_TIME = ("x", *OUT_OVER_TIME, "d_ys", "d_after", "d_gates")
 
 
 def _by_row(plan):

@@ -55,7 +55,8 @@ class Layout:
         # What comes and goes is there twice: one part is worked on while the next arrives. The
         # states of a row: where they begin and end, and at work; so are its gates.
         row = 6 * states + 2 * gates + 2 * LANES * 4
-        kept = packed * total + states
+        after = states * self.problem.every
+        kept = packed * total + states + after
         self.forward = fit(resident=r, row=row, row_step=2 * (gates + ys + kept))
         self.projects = False
         if self.forward and (self.count % 16 == 0 or self.count > tiles.MOST_ROWS):

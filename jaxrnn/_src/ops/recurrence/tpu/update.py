@@ -30,7 +30,12 @@ def error(problem, unit):
 def _key(problem, unit):
     """Only what counts here: sizes do not."""
     like = problem._replace(
-        reverse=False, residuals="gates", implementation=None, batch_first=False, devices=None
+        reverse=False,
+        residuals="gates",
+        implementation=None,
+        batch_first=False,
+        devices=None,
+        every=False,
     )
     return like, unit
 

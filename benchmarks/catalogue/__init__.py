@@ -1,4 +1,4 @@
-"""Writes docs/cells.md: a table of every cell, made of the code and its docstrings."""
+"""Writes docs/cells.md, a table and the equations of every cell, from the code and docstrings."""
 
 import argparse
 import inspect
@@ -9,13 +9,15 @@ from pathlib import Path
 import jax
 
 import jaxrnn
+from benchmarks.catalogue import latex
 from benchmarks.shared import zoo
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cells.md"
 # Numbers that no other size is, so that they can be told in a shape.
 _INPUTS, _HIDDEN = 104, 88
 _AS_MANY = (  # inputs as outputs
+    "linoss",
     "lru",
     "mamba",
     "rg_lru",
@@ -46,15 +48,21 @@ HEAD = """\
 
 Written by `python -m benchmarks catalogue` from the code and its docstrings.
 
-T time, I input, H hidden, N heads. A state is an array for each row of the batch. *Runs* names
-the implementations other than the reference that run a cell on a CPU, a TPU and a GPU; *products*
-counts the multiply-adds of a step with weights, in H² at I = H. A convolution over places is shown
-for 8 of them. Every cell is checked against its paper's equations in NumPy at float64, forward and
-gradients, `attention` forward alone; `transformer_block` is made of cells that are. With whom else
-is said.
+*CPU*, *TPU* and *GPU* name the implementation that runs a cell there: a kernel (`cpu`, `tpu`,
+`gpu`) or code arranged for XLA (`xla`). A dash means neither: XLA compiles what the cell says.
+*Matmuls* counts the multiply-adds of a step with weights, in H² at I = H; a convolution over
+places *Also checked against* names other libraries.
 
-| cell | equations | paper | parameters | state | runs | products | also checked against |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| cell | paper | CPU | TPU | GPU | matmuls | also checked against |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+EQUATIONS = """
+## Equations
+
+A step computes these in order, from its input x and its state: a name on the left replaces the
+value that it had before. ⊙ multiplies elements. Shapes have I inputs and H units, and D is the
+size of a head. A state is given for one row of the batch. The [reference](reference/cells.md) says
+which gates a parameter holds, and in which order.
 """
 
 
@@ -69,38 +77,57 @@ def main(argv=None):
 
 
 def page():
-    return HEAD + "".join(f"| {' | '.join(_row(name))} |\n" for name in zoo.names())
+    rows, sections = zip(*map(_entry, zoo.names()))
+    return "".join((HEAD, *rows, EQUATIONS, *sections))
 
 
-def _row(name):
-    make = getattr(jaxrnn, name)
+def _entry(name):
+    """A row of the table, and a section of the equations."""
     cell = zoo.cell(name, _HIDDEN)
     key = jax.random.key(0)
     inputs = _HIDDEN if name in _AS_MANY else _INPUTS
-    params = jax.eval_shape(lambda: cell.init(key, inputs))
+    params = jax.eval_shape(lambda: cell.init(key, zoo.in_size(name, inputs)))
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
-    file = Path(inspect.getsourcefile(make.build)).relative_to(ROOT)
-    paper, equations = said(name)
-    return (
-        f"[`{name}`](../{file})",
-        "<br>".join(f"`{line}`".replace("|", "\\|") for line in equations),
-        paper,
-        _listed(_parameters(params)),
-        _listed([_shape(leaf) for leaf in jax.tree.leaves(state)]),
-        _listed(_runs(cell, params, inputs)),
+    file = Path(inspect.getsourcefile(getattr(jaxrnn, name).build)).relative_to(ROOT)
+    summary, paper, equations = said(name)
+    row = (
+        f"[`{name}`](#{name})",
+        _linked(paper),
+        *_runs(cell, params, zoo.inputs(name, (64, 16, inputs))),
         f"{_products(name):.3g}",
         _listed(PEERS.get(name, ())),
     )
+    parameters = _listed(_parameters(params))
+    states = _listed(_shape(leaf) for leaf in jax.tree.leaves(state))
+    section = f"""
+### {name}
+
+{_linked(summary)} [Source](../{file}).
+
+```math
+{latex.block(equations)}
+```
+
+Parameters: {parameters}. State: {states}.
+"""
+    return f"| {' | '.join(row)} |\n", section
 
 
 def said(name):
-    """The paper in a docstring's first paragraph, and the lines of its equations."""
+    """A docstring's first paragraph, the paper in it, and the lines of its equations."""
     first, *rest = inspect.getdoc(getattr(jaxrnn, name)).split("\n\n")
-    found = re.search(r"\(([^()]*\d{4}[^()]*)\)", " ".join(first.split()))
+    summary = " ".join(first.split())
+    found = re.search(r"\(([^()]*\d{4}[^()]*)\)", summary)
     blocks = [text for text in rest if text.startswith("    ")]
     lines = blocks[0].splitlines() if blocks else []
     lines = [re.sub(" {2,}", "  ", line.strip()).replace("`", "") for line in lines]
-    return found[1] if found else "", lines
+    return summary, found[1] if found else "", lines
+
+
+def _linked(papers):
+    """Papers on arXiv as links."""
+    link = r"[\1](https://arxiv.org/abs/\2)"
+    return re.sub(r"(\b[^;:(]*?\d{4}), arXiv:([\d.]+(?:v\d+)?)", link, papers)
 
 
 def _parameters(params, prefix=""):
@@ -108,7 +135,7 @@ def _parameters(params, prefix=""):
         if isinstance(value, dict):
             yield from _parameters(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name} {_shape(value)}"
+            yield f"`{prefix}{name}` {_shape(value)}"
 
 
 def _shape(array):
@@ -128,22 +155,21 @@ def _multiple(n):
     return str(n)
 
 
-def _runs(cell, params, inputs):
-    xs = jax.ShapeDtypeStruct((64, 16, inputs), "float32")
+def _runs(cell, params, xs):
+    """What runs on a CPU, a TPU and a GPU."""
     for platform in ("cpu", "tpu", "gpu"):
-        for choice in jaxrnn.explain(cell, params, xs, platform=platform).choices:
-            if choice.runs != "reference":
-                yield f"`{choice.runs}`"
+        choices = jaxrnn.explain(cell, params, xs, platform=platform).choices
+        yield _listed(f"`{c.runs}`" for c in choices if c.runs != "reference") or "-"
 
 
 def _products(name):
     """Multiply-adds of a step of one row, in H^2."""
     size = _LESS.get(name, _LARGE)
     cell = zoo.cell(name, size)
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), size))
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), zoo.in_size(name, size)))
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
-    x = jax.ShapeDtypeStruct((size,), "float32")
-    return _counted(jax.make_jaxpr(cell.step)(params, state, x).jaxpr) / size**2
+    step = jax.make_jaxpr(cell.step)(params, state, zoo.inputs(name, (size,)))
+    return _counted(step.jaxpr) / size**2
 
 
 def _counted(jaxpr):
