@@ -233,9 +233,9 @@ def _steps(result):
 
 
 def _clusters(result):
-    """Of the first chip's layers in clusters: predicted microseconds a step, and what they compile to.
+    """Of the first chip's layers in clusters: predicted microseconds a step, and instructions.
 
-    Those without clusters stand before the arrow.
+    The microseconds without clusters stand before the arrow.
     """
     first, without, cases = result["rows"][0]["architecture"], {}, {}
     columns = {"steps": "µs a step", "registers": "registers", "spilled": "bytes spilled"}

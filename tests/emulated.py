@@ -22,8 +22,8 @@ _ONE_AT_A_TIME = threading.Lock()
 _FOLDER = tempfile.TemporaryDirectory(prefix="jaxrnn-emulated-")
 
 _ENTRY = """
-extern "C" const char* entry(void** arrays, const long long* members, const long long* n, unsigned* host,
-                     long lost) {
+extern "C" const char* entry(void** arrays, const long long* members, const long long* n,
+                             unsigned* host, long lost) {
   Args args = {};
   for (int i = 0; i <= EXCHANGE; ++i) {
     args.array[i] = static_cast<char*>(arrays[i]);

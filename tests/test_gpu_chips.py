@@ -43,7 +43,7 @@ def test_a_chip_is_what_the_driver_says():
 
 
 def test_clusters_on_request(monkeypatch):
-    """As many as the driver says, of the GPU that has the fewest; none where nobody asks for them."""
+    """As many as the driver says, of the GPU that has the fewest; else none."""
     said = {0: 32, 1: 31}
     monkeypatch.setattr(library, "clusters", lambda ordinal, size: said[ordinal])
     assert found(HOPPER).clusters == 0

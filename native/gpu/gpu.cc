@@ -300,7 +300,7 @@ Status Ask(int ordinal, std::int32_t* facts) {
   return driver.DevicePrimaryCtxRelease(device);
 }
 
-// How many clusters a GPU can run at once, of a kernel that does nothing and takes all shared memory.
+// How many clusters a GPU can run at once, of a kernel that only takes all shared memory.
 Status AskForClusters(int ordinal, int size, std::int32_t* count) {
   const Driver& driver = TheDriver();
   static const char kNothing[] =

@@ -112,7 +112,7 @@ def _asked(devices):
         return f"NVRTC is of CUDA {major}.{minor}, and the driver knows CUDA {knows} at most"
     if os.environ.get(CLUSTERS, "0") == "0" or capability < WITH_CLUSTERS:
         return Chip(blocks, shared, capability)
-    # Multiprocessors of a cluster lie together, so some are left over: how many, is every GPU's own.
+    # Multiprocessors of a cluster lie together, so some are left over, on each GPU others.
     clusters = [library.clusters(device.local_hardware_id, CLUSTER) for device in devices]
     unknown = next((c for c in clusters if isinstance(c, str)), None)
     if unknown:

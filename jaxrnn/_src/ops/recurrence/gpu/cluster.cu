@@ -1,8 +1,8 @@
 // What the warps of a cluster's blocks summed, added up for the units of this one.
 //
-// The blocks of a cluster divide K. Each multiplies its part by the weights of all their units, so it
-// reads one CLUSTER-th of the exchange. What it found for a block's units it sends into that block's
-// shared memory, which is nearer than the L2 cache, and adds up what all of them sent to it.
+// The blocks of a cluster divide K. Each multiplies its part by the weights of all their units, so
+// it reads one CLUSTER-th of the exchange. What it found for a block's units it sends into that
+// block's shared memory, which is nearer than the L2 cache, and adds up what all of them sent to it.
 //
 // A counter in shared memory knows how many bytes of a step have arrived. There are two copies of
 // all this, which steps use in turn. Who sends for step s + 2 has had the sums of step s + 1, and
@@ -59,7 +59,7 @@ __device__ __forceinline__ void meet_cluster() {
 
 constexpr int SPREAD = OWN_COLUMNS + (40 - OWN_COLUMNS % 32) % 32;  // of a row, as in STRIDE
 constexpr int COPY = CLUSTER * TILE * SPREAD;                       // numbers
-constexpr int BYTES = CLUSTER * TILE * OWN_COLUMNS * 4;             // that a block is sent in a step
+constexpr int BYTES = CLUSTER * TILE * OWN_COLUMNS * 4;             // a block is sent in a step
 constexpr int SENDS = TILE * COLUMNS / 4;                           // of a block, in a step
 constexpr int EACH_SENDS = (SENDS + THREADS - 1) / THREADS;
 
