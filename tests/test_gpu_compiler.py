@@ -1,5 +1,6 @@
 """The kernels for NVIDIA GPUs, compiled, in layers that people use: what they spill."""
 
+import functools
 import re
 
 import jax
@@ -79,6 +80,39 @@ def test_every_layer_is_another():
     assert {"lstm", "gru", "elman"} < cells and {128, 256, 512, 768, 1024, 2048} < widths
     assert {1, 16, 64} < batches and types == {"bfloat16", "float16", "float32", EXACT}
     assert {chips.CHIPS[gpu].capability for gpu in gpus} == {80, 89, 90, 100, 120}
+
+
+# Of the linear recurrence: type, rows, channels; constant factors or those of each step; flags.
+LINEAR = {
+    "NVIDIA A100-SXM4-80GB": ("bfloat16", 16, 1024, "flags"),
+    "NVIDIA L40S": ("float64", 1, 300, "constant"),
+    "NVIDIA H200": ("float32", 8, 1024),
+    "NVIDIA B200": ("complex128", 8, 512),
+    "NVIDIA GeForce RTX 5090": ("complex64", 8, 512, "constant", "flags"),
+}
+
+
+@pytest.mark.parametrize("gpu", LINEAR)
+def test_the_linear_recurrence_stays_in_registers(gpu):
+    """Two blocks of 256 threads on a multiprocessor, and nothing spilled."""
+    dtype, rows, size, *more = LINEAR[gpu]
+    b, real = jax.ShapeDtypeStruct((64, rows, size), dtype), jnp.ones((64, rows), bool)
+    flags = {"mask": real, "starts": real} if "flags" in more else {}
+
+    def both(a, b):
+        scan = functools.partial(jaxrnn.linear_scan, **flags, implementation="gpu")
+        out, pull = jax.vjp(scan, a, b)
+        return pull(out)
+
+    with made(chips.CHIPS[gpu]) as found, jax.enable_x64(True):
+        a = jax.ShapeDtypeStruct((size,), dtype) if "constant" in more else b
+        jax.jit(both).lower(a, b)
+    texts = dict.fromkeys(found.texts)
+    assert len(texts) == 2
+    for text in texts:
+        _, log = compiler.compiled(text, chips.CHIPS[gpu].architecture)
+        assert re.search(SAID, log).groups() == ("0", "0", "0"), log
+        assert int(re.search(r"Used (\d+) registers", log)[1]) <= 128
 
 
 def test_what_a_chip_cannot_hold_is_declined():

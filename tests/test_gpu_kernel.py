@@ -286,7 +286,7 @@ def test_sharded_rows_stay_where_they_are():
         program = run.lower(e.params, jax.device_put(e.xs, rows)).compile()
     assert "all-gather" not in program.as_text()
     assert len(found.numbers) == 2  # and none is made for all rows, to see what comes out
-    assert all(count == 2 for _, _, _, _, _, count, *_ in found.numbers)
+    assert all(numbers.rows == 2 for numbers in found.numbers)
 
 
 def made_for_a_gpu(function, *args):
@@ -311,8 +311,8 @@ def test_rows_are_those_of_a_device():
     with made() as found, instead((cpu, "unsupported", lambda *_: "it is a GPU here")):
         jax.jit(grad).lower(params, divided).compile()
     assert len(found.numbers) == 2
-    for _, at_once, _, _, _, count, _, groups, _ in found.numbers:
-        assert count == 64 and at_once == groups
+    for numbers in found.numbers:
+        assert numbers.rows == 64 and numbers.at_once == numbers.groups
 
 
 @pytest.mark.parametrize(
@@ -334,8 +334,8 @@ def test_members_are_one_call(hidden, members, steps, at_once):
         run = jax.vmap(run, (0, None))
     calls = made_for_a_gpu(run, all_of_them, xs)
     assert len(calls) == 2
-    for _, most, _, _, _, _, _, groups, _ in calls:
-        assert groups == 64 and (most == groups) == at_once
+    for numbers in calls:
+        assert numbers.groups == 64 and (numbers.at_once == 64) == at_once
 
 
 LAYERS = [
@@ -499,7 +499,7 @@ void run(const Args& args) {
 def test_what_is_published_arrives_late_in_any_order_and_torn():
     """Of the emulator: a kernel that relies on more than a GPU promises is found out."""
     words = np.zeros(64 * 5, np.uint32)
-    numbers = [2, 1, 32, 0, 0, 0, 0, 1, 1]  # two blocks, one group at once, a warp each
+    numbers = [2, 1, 32, 0, 0, 0, 0, 1, 1, 1]  # two blocks, one group at once, a warp each
     assert run_text(LITMUS, [words.ctypes.data], [0], numbers) == (None, False)
     seen, rest = set(words[:64].tolist()), words[64:]
     assert rest.all()  # all arrive in the end

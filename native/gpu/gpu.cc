@@ -75,6 +75,8 @@ struct Driver {
   Status (*MemHostAlloc)(void**, std::size_t, unsigned);
   Status (*MemHostGetDevicePointer)(void**, void*, unsigned);
   Status (*MemsetD32Async)(std::uintptr_t, unsigned, std::size_t, Handle);
+  Status (*LaunchKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                         unsigned, Handle, void**, void**);
   Status (*LaunchCooperativeKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned,
                                     unsigned, unsigned, Handle, void**);
   // Of CUDA 11.8: null where the driver is older.
@@ -109,6 +111,7 @@ const Driver& TheDriver() {
               find(d.MemHostAlloc, "cuMemHostAlloc") &&
               find(d.MemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2") &&
               find(d.MemsetD32Async, "cuMemsetD32Async") &&
+              find(d.LaunchKernel, "cuLaunchKernel") &&
               find(d.LaunchCooperativeKernel, "cuLaunchCooperativeKernel");
     find(d.LaunchKernelEx, "cuLaunchKernelEx");
     find(d.OccupancyMaxActiveClusters, "cuOccupancyMaxActiveClusters");
@@ -217,7 +220,7 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
   const Driver& driver = TheDriver();
   if (!driver.found) return ffi::Error::Internal("jaxrnn: there is no libcuda.so.1");
   const std::size_t count = args.size() + results.size();
-  if (count > kMostArrays || count != members.size() || numbers.size() != 11)
+  if (count > kMostArrays || count != members.size() || numbers.size() != 12)
     return ffi::Error::InvalidArgument("jaxrnn: a call of another version's");
   Args given = {};
   void* exchange = nullptr;
@@ -230,15 +233,16 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
     } else {
       auto buffer = results.get<ffi::AnyBuffer>(i - args.size());
       if (buffer.has_error()) return buffer.error();
-      exchange = given.array[i] = (*buffer)->untyped_data();  // the last one is it
+      exchange = given.array[i] = (*buffer)->untyped_data();  // the last one is it, if there is one
       bytes = (*buffer)->size_bytes();
     }
     given.member[i] = members.begin()[i];
   }
   const std::int64_t* n = numbers.begin();
   const unsigned blocks = n[0], at_once = n[1], threads = n[2], shared = n[3];
+  const bool together = n[8];  // blocks wait for each other
   given.steps = n[4], given.rows = n[5], given.tiles = n[6], given.groups = n[7];
-  const unsigned cluster = n[8];
+  const unsigned cluster = n[9];
   if (cluster > 1 && driver.LaunchKernelEx == nullptr)
     return ffi::Error::Internal("jaxrnn: the driver is older than clusters of blocks");
 
@@ -246,7 +250,7 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
   Kernel kernel;
   TRY(driver.StreamGetCtx(stream, &context));
   Current current(context);
-  ffi::Error error = Find(context, n + 9, code, shared, &kernel);
+  ffi::Error error = Find(context, n + 10, code, shared, &kernel);
   if (error.failure()) return error;
   if (given_up->exchange(0) != 0)
     return ffi::Error::Internal(
@@ -254,18 +258,22 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
         " and gave up. What that call gave is NaN; this one has not begun. If it happens again,"
         " please report it; implementation='xla' does without the kernel");
   given.host = kernel.given_up;
-  TRY(driver.MemsetD32Async(reinterpret_cast<std::uintptr_t>(exchange), 0xffffffff, bytes / 4,
-                            stream));
+  if (together)
+    TRY(driver.MemsetD32Async(reinterpret_cast<std::uintptr_t>(exchange), 0xffffffff, bytes / 4,
+                              stream));
   for (given.first = 0; given.first < given.groups; given.first += at_once) {
     const unsigned groups = std::min<unsigned>(at_once, given.groups - given.first);
     void* parameters[] = {&given};
     if (cluster > 1) {
       const Clusters launch(groups * blocks, threads, shared, cluster, stream);
       TRY(driver.LaunchKernelEx(&launch.config, kernel.function, parameters, nullptr));
-      continue;
+    } else if (together) {
+      TRY(driver.LaunchCooperativeKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1,
+                                         shared, stream, parameters));
+    } else {
+      TRY(driver.LaunchKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1, shared, stream,
+                              parameters, nullptr));
     }
-    TRY(driver.LaunchCooperativeKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1, shared,
-                                       stream, parameters));
   }
   return ffi::Error::Success();
 }

@@ -51,6 +51,8 @@ COUNTS = {
     "jaxrnn/_src/ops/linear_scan/xla.py": 2,
     "jaxrnn/_src/ops/linear_scan/tpu/kernel.py": 2,
     "jaxrnn/_src/ops/linear_scan/tpu/layout.py": 1,
+    "jaxrnn/_src/ops/linear_scan/gpu/__init__.py": 1,
+    "jaxrnn/_src/ops/linear_scan/gpu/kernel.cu": 8,
     "jaxrnn/_src/ops/step_loop/problem.py": 1,
     "jaxrnn/_src/ops/step_loop/xla.py": 2,
     "jaxrnn/_src/ops/matrix_memory/chunked.py": 2,

@@ -62,8 +62,9 @@ OWNERS = {
         "tests/test_cudnn.py",
     ),
     "jaxrnn/_src/ops/attention/over_time.py": ("tests/test_time_axis.py -k 'attention or ring'",),
-    "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu'",),
+    "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu and not gpu'",),
     "jaxrnn/_src/ops/linear_scan/tpu/": ("tests/test_linear.py -k tpu",),
+    "jaxrnn/_src/ops/linear_scan/gpu/": ("tests/test_linear.py -k 'gpu or blocks_for'",),
     "jaxrnn/_src/ops/step_loop/": (
         "tests/test_step_loop.py",
         f"{LAWS} -k 'gru_reset_before or conv_gru'",

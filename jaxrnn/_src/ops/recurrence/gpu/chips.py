@@ -89,9 +89,9 @@ def find(target: Target) -> Chip | str:
     return chip
 
 
-def unconfirmed(chip: Chip) -> str | None:
-    """Why the kernel runs on a chip on request only, or None."""
-    if chip.capability in CONFIRMED:
+def unconfirmed(chip: Chip, confirmed: tuple[int, ...] = CONFIRMED) -> str | None:
+    """Why a kernel runs on a chip on request only, or None: no GPU like it has confirmed it."""
+    if chip.capability in confirmed:
         return None
     return f"no GPU of {_named(chip)} has run it yet; implementation='gpu' tries"
 

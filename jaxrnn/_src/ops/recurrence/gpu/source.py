@@ -33,7 +33,7 @@ def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> s
             lines.append(f"static __device__ constexpr int {key}[] = {{{numbers}}};")
         else:
             lines.append(f"static constexpr int {key} = {int(value)};")
-    head, rest = _file("kernel").split("// (the constants)\n")
+    head, rest = _kernel()
     common, run = rest.split("// (the products)\n")
     if alone:
         products = _file("alone")
@@ -42,6 +42,15 @@ def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> s
         products = _file("exchange").replace("// (the sums)\n", sums)
     words = [f"#define {word}" for word in defined]
     return "\n".join([*words, head, *lines, functions, common, products, run])
+
+
+def device() -> str:
+    """What every kernel begins with: what CUDA has and C++ has not, and types of 16 bits."""
+    return _kernel()[0]
+
+
+def _kernel():
+    return _file("kernel").split("// (the constants)\n")
 
 
 @functools.cache
