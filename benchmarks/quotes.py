@@ -2,9 +2,9 @@
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
-kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of`` and ``the
-registers of`` stand for tables of it. So the pages say what a command said of the result that is
-kept, and nothing is copied by hand.
+kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
+registers of`` and ``the clusters of`` stand for tables of it. So the pages say what a command said
+of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
