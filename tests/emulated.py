@@ -22,8 +22,8 @@ _ONE_AT_A_TIME = threading.Lock()
 _FOLDER = tempfile.TemporaryDirectory(prefix="jaxrnn-emulated-")
 
 _ENTRY = """
-extern "C" int entry(int count, void** arrays, const long long* members, const long long* n,
-                     unsigned* host, long lost) {
+extern "C" const char* entry(int count, void** arrays, const long long* members,
+                             const long long* n, unsigned* host, long lost) {
   Args args = {};
   for (int i = 0; i < count; ++i) {
     args.array[i] = static_cast<char*>(arrays[i]);
@@ -35,9 +35,10 @@ extern "C" int entry(int count, void** arrays, const long long* members, const l
   for (args.first = 0; args.first < args.groups; args.first += n[1]) {
     const int groups = min(n[1], args.groups - args.first);
     auto run_it = [](void* args) { run(*static_cast<Args*>(args)); };
-    if (emulated::launch(groups * n[0], n[2], n[3], run_it, &args)) return 1;
+    const char* wrong = emulated::launch(groups * n[0], n[9], n[2], n[3], run_it, &args);
+    if (wrong) return wrong;
   }
-  return 0;
+  return nullptr;
 }
 """
 
@@ -48,7 +49,7 @@ class Emulation:
     def __init__(self, chip):
         self.chip = chip
         self.launched = []  # of each call: how many blocks, groups at once, and groups
-        self.lost = ()  # of each call, a publish that never arrives, counted from 1; 0 is none
+        self.lost = ()  # of each call: see `emulated`
         self.gave_up = []  # of each call, whether a block did
         self.results = []  # of each call
 
@@ -64,8 +65,8 @@ class Emulation:
                 for byte, s in zip(fill, shapes, strict=True)
             ]
             pointers = [a.ctypes.data for a in (*args, *out)]
-            status, gave_up = run_text(text, pointers, members, numbers, lost)
-            assert status == 0, "blocks wait for each other"
+            wrong, gave_up = run_text(text, pointers, members, numbers, lost)
+            assert wrong is None, wrong
             self.gave_up.append(gave_up)
             self.results.append(out[: len(out) - together])
             self.launched.append((*numbers[:2].tolist(), int(numbers[7])))
@@ -77,11 +78,11 @@ class Emulation:
 def run_text(text, pointers, members, numbers, lost=0):
     """Runs a kernel's source on arrays at ``pointers``.
 
-    Gives a status, not 0 if its blocks wait for ever, and whether one of them gave up.
+    Gives what is wrong, None if nothing is, and whether a block gave up.
     """
     host = ctypes.c_uint(0)
     with _ONE_AT_A_TIME:  # several devices may call at once
-        status = _compiled(text)(
+        wrong = _compiled(text)(
             len(pointers),
             (ctypes.c_void_p * len(pointers))(*pointers),
             np.array(members).ctypes.data_as(ctypes.c_void_p),
@@ -89,7 +90,7 @@ def run_text(text, pointers, members, numbers, lost=0):
             ctypes.byref(host),
             ctypes.c_long(lost),
         )
-    return status, host.value == 1
+    return wrong and wrong.decode(), host.value == 1
 
 
 def _bytes(shape):
@@ -102,7 +103,9 @@ def _compiled(text):
     source, library = (pathlib.Path(_FOLDER.name) / f"{name}{end}" for end in (".cc", ".so"))
     source.write_text(f'#define EMULATED "{HEADER}"\n{text}\n{_ENTRY}')
     _compile("-shared", source, _machine(), "-o", library)
-    return ctypes.CDLL(str(library)).entry
+    entry = ctypes.CDLL(str(library)).entry
+    entry.restype = ctypes.c_char_p
+    return entry
 
 
 @functools.cache
@@ -134,17 +137,21 @@ def emulated(
     lost=(),
     alone=False,
     ring=0,
+    clusters=0,
 ):
     """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns.
 
     Args:
       blocks, shared: of the chip.
       warps, held, polls: ``tiling.WARPS``, ``tiling.MOST_HELD`` and ``launch.MOST_POLLS``.
-      lost: of each call, a publish that never arrives, counted from 1; 0 is none.
+      lost: of each call, a publish that never arrives, counted from 1; below 0, what is sent in
+        a cluster; 0 is none.
       alone: whether a block has all units where it can; else blocks always exchange.
       ring: places of the exchange; 0 for as many as there are steps.
+      clusters: of the chip; if there are some, all blocks are in clusters.
     """
-    emulation = _emulation(Chip(blocks, shared), warps, held, polls, alone, ring)
+    chip = Chip(0 if clusters else blocks, shared, clusters=clusters)
+    emulation = _emulation(chip, warps, held, polls, alone, ring)
     for kept in (emulation.launched, emulation.gave_up, emulation.results):
         kept.clear()
     emulation.lost = lost

@@ -29,6 +29,7 @@ LAYERS = {
     ("NVIDIA H200", "gru", 1024, 16, "float32"): FEW,
     ("NVIDIA H200", "lstm", 512, 32, EXACT): (16, 128),  # (2)
     ("NVIDIA H200", "peephole", 100, 5, "float32", "flags"): FEW,
+    ("NVIDIA H200", "lstm", 1024, 16, "bfloat16", "clusters"): FEW,
     ("NVIDIA A100-SXM4-80GB", "lstm", 128, 16, "bfloat16"): FEW,
     ("NVIDIA L40S", "gru", 512, 64, "float16"): FEW,
     ("NVIDIA B200", "elman", 768, 16, EXACT): FEW,
@@ -38,8 +39,9 @@ LAYERS = {
 OTHERS = 72
 
 
-def texts(chip, name, hidden, rows, dtype, flags=None):
+def texts(chip, name, hidden, rows, dtype, *more):
     """The source of the forward kernel, and of the backward one."""
+    chip = chips.CHIPS[chip]._replace(clusters=32 if "clusters" in more else 0)
     cell, steps = GATED[name].make(hidden), 9
     precision = "highest" if dtype == EXACT else "default"
     dtype = "float32" if dtype == EXACT else dtype
@@ -47,13 +49,13 @@ def texts(chip, name, hidden, rows, dtype, flags=None):
     params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), params)
     xs = jax.ShapeDtypeStruct((steps, rows, 8), dtype)
     real = jnp.ones((steps, rows), bool)
-    given = {"mask": real, "starts": real} if flags else {}
+    given = {"mask": real, "starts": real} if "flags" in more else {}
 
     def loss(params, xs):
         ys = jaxrnn.unroll(cell, params, xs, **given, implementation="gpu")[1]
         return ys.astype(jnp.float32).sum()
 
-    with made(chips.CHIPS[chip]) as found, jax.default_matmul_precision(precision):
+    with made(chip) as found, jax.default_matmul_precision(precision):
         jax.jit(jax.grad(loss)).lower(params, xs)
     forward, backward = dict.fromkeys(found.texts)
     return forward, backward
@@ -63,6 +65,7 @@ def texts(chip, name, hidden, rows, dtype, flags=None):
 def test_what_a_layer_spills(layer):
     """In the registers there are: a block is alone on its multiprocessor."""
     for text, most in zip(texts(*layer), LAYERS[layer], strict=True):
+        assert ("st.async" in text) == ("clusters" in layer)
         code, log = compiler.compiled(text, chips.CHIPS[layer[0]].architecture)
         assert code[0] == int.from_bytes(b"\x7fELF", "little")
         stack, *spilled = map(int, re.search(SAID, log).groups())

@@ -69,6 +69,7 @@ COUNTS = {
     "jaxrnn/_src/ops/recurrence/tpu/layout.py": 1,
     "jaxrnn/_src/ops/recurrence/gpu/__init__.py": 1,
     "jaxrnn/_src/ops/recurrence/gpu/alone.cu": 3,
+    "jaxrnn/_src/ops/recurrence/gpu/cluster.cu": 7,
     "jaxrnn/_src/ops/recurrence/gpu/exchange.cu": 4,
     "jaxrnn/_src/ops/recurrence/gpu/kernel.cu": 6,
     "jaxrnn/_src/builders/step_inputs.py": 2,

@@ -60,6 +60,7 @@ class Numbers(NamedTuple):
       steps, rows, tiles, groups: what the kernel is told; a tile is a part of the rows, and a
         group runs one tile of a head or a member.
       together: whether all blocks of a launch are on the chip at once, and have an exchange.
+      cluster: how many blocks are close together; 1 if none need to be.
     """
 
     blocks: int
@@ -71,6 +72,7 @@ class Numbers(NamedTuple):
     tiles: int
     groups: int
     together: bool
+    cluster: int = 1
 
 
 def call(text, architecture, plan, layer, shapes, args, members, steps):
@@ -86,6 +88,7 @@ def call(text, architecture, plan, layer, shapes, args, members, steps):
         tiles=plan.tiles,
         groups=layer.groups * plan.tiles,
         together=True,
+        cluster=plan.cluster,
     )
     exchange = FLAG + slots * plan.exchange
     return run(text, architecture, numbers, shapes, args, members, exchange)
