@@ -205,6 +205,15 @@ def test_attention(tmp_path, monkeypatch):
         assert able == list(names)
 
 
+def test_what_runs_on_request_is_timed_too(monkeypatch):
+    """A kernel that no such chip has confirmed, beside what a user gets."""
+    monkeypatch.setattr(timed, "implementations", lambda *layer: ["gpu", "xla", "reference"])
+    monkeypatch.setattr(timed, "usual", lambda *layer: "xla")
+    case = timed.Case("forward", "float32", linear.SHAPES[0], linear.NAME)
+    assert timed._ours(case) == ["xla", "gpu"]
+    assert list(timed._contenders(case, ())) == [OURS, "gpu", *scans.PEERS]
+
+
 def test_what_the_time_was_up_for_is_listed(tmp_path):
     status, content = run(tmp_path, "--seconds", "0")
     assert status == 0 and content["checks"] == content["rows"] == []
