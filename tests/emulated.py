@@ -81,7 +81,7 @@ def run_text(text, pointers, members, numbers, lost=0):
     """
     host = ctypes.c_uint(0)
     with _ONE_AT_A_TIME:  # several devices may call at once
-        status = _compiled(text)(
+        status = compiled(text).entry(
             len(pointers),
             (ctypes.c_void_p * len(pointers))(*pointers),
             np.array(members).ctypes.data_as(ctypes.c_void_p),
@@ -97,12 +97,12 @@ def _bytes(shape):
 
 
 @functools.cache
-def _compiled(text):
+def compiled(text):
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     source, library = (pathlib.Path(_FOLDER.name) / f"{name}{end}" for end in (".cc", ".so"))
     source.write_text(f'#define EMULATED "{HEADER}"\n{text}\n{_ENTRY}')
     _compile("-shared", source, _machine(), "-o", library)
-    return ctypes.CDLL(str(library)).entry
+    return ctypes.CDLL(str(library))
 
 
 @functools.cache
