@@ -56,6 +56,7 @@ COUNTS = {
     "jaxrnn/_src/ops/step_loop/problem.py": 1,
     "jaxrnn/_src/ops/step_loop/xla.py": 2,
     "jaxrnn/_src/ops/matrix_memory/chunked.py": 2,
+    "jaxrnn/_src/ops/matrix_memory/cpu.py": 3,
     "jaxrnn/_src/ops/matrix_memory/reference.py": 1,
     "jaxrnn/_src/ops/recurrence/xla.py": 2,
     "jaxrnn/_src/ops/recurrence/packed.py": 1,

@@ -122,6 +122,8 @@ OWNERS = {
     "native/cpu/attention.h": ("tests/test_attend_cpu.py",),
     "native/cpu/linear_scan.cc": ("tests/test_linear_cpu.py",),
     "native/cpu/linear_scan.h": ("tests/test_linear_cpu.py", "tests/test_linear.py -k cpu"),
+    "native/cpu/matrix_memory.cc": ("tests/test_matrix_memory.py", f"{LAWS} -k '[mlstm'"),
+    "native/cpu/matrix_memory.h": ("tests/test_matrix_memory.py",),
     "native/cpu/storage.h": ("tests/test_dtypes.py", CPU),
     "native/cpu/operations.h": ("tests/test_dtypes.py", CPU),
 }

@@ -16,11 +16,13 @@ from jaxrnn._src.core import dispatch, time_division
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.time_axis import resets
-from jaxrnn._src.ops.matrix_memory import chunked, over_time, reference
+from jaxrnn._src.ops.matrix_memory import chunked, cpu, over_time, reference
 from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
 from jaxrnn._src.ops.matrix_memory.reference import step as one  # noqa: F401, for cells
+from jaxrnn._src.ops.operation import Implementation, Operation
 
-IMPLEMENTATIONS: dict[str, dispatch.Candidate] = {"xla": chunked}  # `reference` runs only if asked
+# The best first; `reference` runs only if asked.
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "xla": chunked}
 
 
 def matrix_memory(
@@ -50,7 +52,7 @@ def matrix_memory(
       mask: bool [T, B], true at a real step; at others the state is held and y and m are 0.
       starts: bool [T, B], true where a new episode begins: C and m are zero there.
       reverse: from the last step to the first.
-      implementation: "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "xla", "reference", or None for the best that can run.
 
     Returns:
       ``(state, (ys, ms))``: ys [T, B, N, E], divided by exp(m) as C is, and ms [T, B, N].
@@ -60,7 +62,7 @@ def matrix_memory(
     problem = Problem(stabilised, reverse, implementation)
     dispatch.check(IMPLEMENTATIONS, implementation)
     dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-    run = _reference if implementation == dispatch.REFERENCE else _chunked
+    run = _reference if implementation == dispatch.REFERENCE else _fused
     axis = time_division.axis()
     if axis is None:
         return run(problem, operands)
@@ -69,7 +71,22 @@ def matrix_memory(
         return over_time.run(whole, operands, axis, reverse, stabilised)
 
 
-_reference, _chunked = once_each(reference.run), once_each(chunked.run)
+def _fused(problem, operands):
+    *state, ys, ms = _operation(problem, operands)
+    return tuple(state), (ys, ms)
+
+
+_reference = once_each(reference.run)
+_operation = Operation(
+    "matrix_memory",
+    reference=chunked.run,
+    default=chunked,
+    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
+    operand_axes=dict.fromkeys(Operands._fields, 1) | {"state": 0},
+    output_axes=lambda problem: (0, 0, 1, 1),
+    residual_axis=1,
+    reads=lambda problem, operands: (False,) * 4,
+)
 
 
 def _describe(operands):
