@@ -1,11 +1,13 @@
 """The linear recurrence: every implementation is the loop of its definition."""
 
 import contextlib
+import ctypes
 import functools
 import types
 from typing import Any, NamedTuple
 
 import cases
+import emulated as emulated_kernels
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -482,6 +484,28 @@ def test_what_the_kernel_for_gpus_cannot_run():
         assert "jax.shard_map" in why(g, devices=4)
         assert "no row" in why(given(batch=(0,))) and "no row" in why(given(size=0))
         assert "no abacus is here" in why(g, chip="abacus")
+
+
+def test_memory_moves_each_array_once():
+    """Counted: what is read and written of arrays with a time axis is as much as they have."""
+    g = given(35, (3,), 20, dtype="float32", flags=False)
+    libraries = []
+
+    access, build = "return at<Type>(array, time(k)", emulated_kernels.compiled
+    text = gpu.source._file().replace(
+        access, f"moved += sizeof(Parts<typename Type::Bits>); {access}"
+    )
+    text = f'extern "C" long moved = 0;\n{text}'
+
+    def kept(text):
+        libraries.append(build(text))
+        return libraries[-1]
+
+    with instead((gpu.source, "_file", lambda: text), (emulated_kernels, "compiled", kept)):
+        found = run(g, "gpu")
+    assert error(found, results(g)) < 2e-6
+    forward, backward = (ctypes.c_long.in_dll(lib, "moved").value for lib in libraries)
+    assert (forward, backward) == (3 * g.b.nbytes, 5 * g.b.nbytes - g.h0.nbytes)
 
 
 def test_blocks_for_every_multiprocessor():
