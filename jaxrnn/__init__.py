@@ -81,6 +81,7 @@ from jaxrnn._src.wrappers.stack import (
     stack,
 )
 from jaxrnn._src.wrappers.truncated import truncated
+from jaxrnn._src.wrappers.wavefront import wavefront
 
 __all__ = [
     "atr",
@@ -196,6 +197,7 @@ __all__ = [
     "unpack",
     "unroll",
     "variational_dropout",
+    "wavefront",
     "weight_dropout",
     "with_params",
     "zoneout",

@@ -55,6 +55,7 @@ OWNERS = {
     "jaxrnn/linen.py": ("tests/test_flax.py",),
     "jaxrnn/_src/wrappers/int8.py": ("tests/test_quantize.py",),
     "jaxrnn/_src/wrappers/truncated.py": ("tests/test_long_training.py",),
+    "jaxrnn/_src/wrappers/wavefront.py": ("tests/test_wavefront.py",),
     "jaxrnn/_src/ops/attention/": (
         "tests/test_attend.py",
         f"{LAWS} -k attention_window",

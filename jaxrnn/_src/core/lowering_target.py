@@ -18,6 +18,8 @@ class Target(NamedTuple):
       devices: over how many XLA divides the arrays; 1 inside of ``jax.shard_map``.
       exported: the program is kept, to run elsewhere.
       members: of an ensemble, those that run at once, by ``jax.vmap`` over weights.
+      mixed: inside of a ``jax.shard_map`` over some mesh axes, while XLA divides the arrays over
+        others. JAX partitions no custom call there.
     """
 
     platform: str | None
@@ -25,6 +27,7 @@ class Target(NamedTuple):
     devices: int = 1
     exported: bool = False
     members: int = 1
+    mixed: bool = False
 
 
 def of_lowering(platform, context):
@@ -36,11 +39,20 @@ def of_lowering(platform, context):
     if mesh is not None:  # inside of shard_map
         found = getattr(mesh, "abstract_mesh", mesh).abstract_device
         chip = found.device_kind if found is not None and _is_of(found, platform) else None
-        automatic = set(mesh.axis_names) - set(place.manual_axes)
-        return Target(platform, chip, math.prod(mesh.shape[name] for name in automatic), exported)
+        count = divided_over(place)
+        return Target(platform, chip, count, exported, mixed=count > 1)
     devices = getattr(place, "device_assignment", None) or ()
     chip = devices[0].device_kind if devices and _is_of(devices[0], platform) else None
     return Target(platform, chip, getattr(place, "num_devices", 1), exported)
+
+
+def divided_over(place):
+    """Over how many devices XLA divides arrays inside of the ``jax.shard_map`` of a context."""
+    automatic = set(place.mesh.axis_names) - set(place.manual_axes)
+    return math.prod(place.mesh.shape[name] for name in automatic)
+
+
+MIXED = "XLA divides the arrays over other mesh axes than those of the jax.shard_map around it"
 
 
 def _is_of(device, platform):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 
 from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.lowering_target import MIXED
 
 # Environment variables.
 ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
@@ -142,6 +143,8 @@ def unsupported(target) -> str | None:
     """Why no kernel of the library can run on a ``Target``, or None."""
     if target.platform != "cpu":
         return f"it is for CPUs, not for {target.platform}"
+    if target.mixed:
+        return MIXED
     if library().missing:
         return library().missing
     asked = instruction_set()

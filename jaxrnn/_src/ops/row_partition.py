@@ -16,6 +16,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from jaxrnn._src.core.lowering_target import divided_over
+
 
 def by_rows(function, ranks, out_ranks):
     """``function`` of arrays, each [...members, (T,) B, K] or without rows, giving such arrays.
@@ -89,7 +91,8 @@ def _batched(args, dims, *, levels, **parameters):
 
 def _lower(context, *args, function, **parameters):
     place = context.module_context.axis_context
-    one = getattr(place, "num_devices", None) == 1
+    inside = getattr(place, "mesh", None) is not None  # of a shard_map
+    one = divided_over(place) == 1 if inside else getattr(place, "num_devices", None) == 1
     unknown = getattr(place, "device_assignment", ()) is None
     if not one and not unknown:
         function = _partitioned(function, **parameters)
@@ -140,7 +143,7 @@ def _partitioned(function, ranks, out_ranks, levels):
         del results
         axis = None
         for arg, (rows, _) in zip(args, ranks):
-            given = arg.sharding.spec if rows is not None and arg.sharding else ()
+            given = getattr(arg.sharding, "spec", ()) if rows is not None else ()
             if len(given) > levels + (rows or 0):
                 axis = axis or given[levels + rows]
         names = (axis,) if isinstance(axis, str) else tuple(axis or ())

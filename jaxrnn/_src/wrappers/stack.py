@@ -90,7 +90,7 @@ def _several(whole, cells, output, deep=False, zero=True):
     def init(key, in_size):
         params, size = {}, in_size
         for i, (k, cell) in enumerate(zip(jax.random.split(key, len(cells)), cells)):
-            with _layer(i, whole, cell):
+            with in_layer(i, whole, cell):
                 params[str(i)] = cell.init(k, size)
                 if deep and i + 1 < len(cells):
                     size = output_size(cell, params[str(i)], size)
@@ -105,7 +105,7 @@ def _several(whole, cells, output, deep=False, zero=True):
         checks.check_states(state, len(cells))
         after, ys = [], []
         for i, cell in enumerate(cells):
-            with jax.named_scope(str(i)), _layer(i, whole, cell):
+            with jax.named_scope(str(i)), in_layer(i, whole, cell):
                 before = None if state is None else state[i]
                 new, y = call(cell, params[str(i)], before, x, dropout_masks.fold(key, i))
                 if deep and i + 1 < len(cells):
@@ -359,7 +359,7 @@ def _check_sizes(name, cell, x, y):
 
 
 @contextlib.contextmanager
-def _layer(number, whole, cell):
+def in_layer(number, whole, cell):
     """Says in which layer an error came up."""
     try:
         yield

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from jaxrnn._src.core.lowering_target import MIXED
+
 EXPORTED = False  # JAX exports no calls of cuDNN: it promises nothing of them for later
 _LEAST = 8.0  # compute capability: that of Ampere
 
@@ -16,6 +18,8 @@ def unsupported(problem, operands, target):
     dtype = operands.q.dtype
     if target.platform not in ("gpu", "cuda"):
         return "needs an NVIDIA GPU"
+    if target.mixed:
+        return MIXED
     if not problem.plain:
         return "no lengths, mask, starts or carried state"
     if dtype not in (jnp.bfloat16, jnp.float16):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn._src.core.lowering_target import MIXED
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
 from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, source, tiling
@@ -42,7 +43,7 @@ def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
     if target.platform not in ("cuda", "gpu") and not launch.EMULATED:
         return f"it is for NVIDIA GPUs, not for {target.platform}"
-    why = launch.why_not(target)
+    why = launch.why_not(target) or (MIXED if target.mixed else None)
     if why:
         return why
     chip = launch.chip(target)
