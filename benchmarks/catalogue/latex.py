@@ -19,7 +19,7 @@ _SYMBOLS = {
     **_written("\\{}", "alpha beta gamma epsilon zeta eta theta lambda nu xi rho"),
     **_written(
         _TEXT,
-        "bc bias decay depth dilation kernel log_step mean mix rb sc scale sr sw threshold"
+        "bc bias decay depth dilation kernel log_step mean mix rb sc scale sr step sw threshold"
         " variance",
     ),
     "dt": r"\Delta t",
