@@ -82,7 +82,7 @@ def run_text(text, pointers, members, numbers, lost=0):
     """
     host = ctypes.c_uint(0)
     with _ONE_AT_A_TIME:  # several devices may call at once
-        wrong = _compiled(text)(
+        wrong = compiled(text).entry(
             len(pointers),
             (ctypes.c_void_p * len(pointers))(*pointers),
             np.array(members).ctypes.data_as(ctypes.c_void_p),
@@ -98,14 +98,14 @@ def _bytes(shape):
 
 
 @functools.cache
-def _compiled(text):
+def compiled(text):
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     source, library = (pathlib.Path(_FOLDER.name) / f"{name}{end}" for end in (".cc", ".so"))
     source.write_text(f'#define EMULATED "{HEADER}"\n{text}\n{_ENTRY}')
     _compile("-shared", source, _machine(), "-o", library)
-    entry = ctypes.CDLL(str(library)).entry
-    entry.restype = ctypes.c_char_p
-    return entry
+    loaded = ctypes.CDLL(str(library))
+    loaded.entry.restype = ctypes.c_char_p
+    return loaded
 
 
 @functools.cache

@@ -80,6 +80,10 @@ OWNERS = {
         f"{LAWS} -k 'gru_states or elman_relu'",
         "tests/test_pieces.py",
     ),
+    "jaxrnn/_src/ops/recurrence/residuals.py": (
+        f"{LAWS} -k 'gru_states or elman_relu'",
+        "tests/test_tpu.py -k gru",
+    ),
     "jaxrnn/_src/ops/recurrence/packed.py": (
         f"{LAWS} -k candidate_first",
         "tests/test_gpu.py",
@@ -122,6 +126,8 @@ OWNERS = {
     "native/cpu/attention.h": ("tests/test_attend_cpu.py",),
     "native/cpu/linear_scan.cc": ("tests/test_linear_cpu.py",),
     "native/cpu/linear_scan.h": ("tests/test_linear_cpu.py", "tests/test_linear.py -k cpu"),
+    "native/cpu/matrix_memory.cc": ("tests/test_matrix_memory.py", f"{LAWS} -k '[mlstm'"),
+    "native/cpu/matrix_memory.h": ("tests/test_matrix_memory.py",),
     "native/cpu/storage.h": ("tests/test_dtypes.py", CPU),
     "native/cpu/operations.h": ("tests/test_dtypes.py", CPU),
 }

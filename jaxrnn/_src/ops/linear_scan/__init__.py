@@ -8,10 +8,9 @@ Elementwise: no channel sees another.
 import functools
 from typing import Any, Literal
 
-from jaxrnn._src.core import dispatch, time_division
-from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sequence import resets
-from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.core.sharding import automatic, varying, wants_devices
 from jaxrnn._src.core.time_axis import mapped, resets_over
 from jaxrnn._src.core.typing import Array, InputArray
 from jaxrnn._src.ops.linear_scan import cpu, gpu, over_time, reference, tpu, xla
@@ -71,8 +70,7 @@ def linear_scan(
     (Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32), Array([1.875], dtype=float32))
     """
     operands = completed(a, b, h0, mask, starts, reverse)
-    dispatch.check(IMPLEMENTATIONS, implementation)
-    problem = Problem(reverse, implementation)
+    problem = Problem(reverse, implementation, wants_devices())
     time_axis = time_division.axis() if time_axis is None else time_axis
     if time_axis is not None:
         timed = {"b": operands.b, "a": operands.a, "mask": mask, "starts": starts}
@@ -94,10 +92,9 @@ def _run(problem, operands, time_axis) -> tuple[Any, Any]:
     else:
         starts = resets_over(time_axis, operands.starts, mask, reverse)
     operands = varying(operands._replace(starts=starts))
-    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
+    run = _operation.chosen(_describe(operands), problem, operands)
     if operands.b.shape[0] == 0:
         return operands.h0, operands.b
-    run = _reference if problem.implementation == dispatch.REFERENCE else _operation
     whole = functools.partial(run, problem)
     if time_axis is None:
         state, ys = whole(operands)
@@ -111,12 +108,10 @@ def _describe(operands):
     return f"linear_scan T={steps} B={tuple(batch)} D={size}{same} {operands.b.dtype}"
 
 
-_reference = once_each(reference.run)
 _operation = Operation(
     "linear_scan",
+    IMPLEMENTATIONS,
     reference=reference.run,
-    default=xla,
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
     operand_axes={"b": 1, "a": 1, "constant": WEIGHT, "h0": 0, "mask": 1, "starts": 1},
     output_axes=lambda problem: (0, 1),
     residual_axis=1,
