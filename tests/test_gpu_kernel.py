@@ -480,8 +480,9 @@ struct Args {
   int steps, rows, tiles, groups, first;
 };
 
-// Two blocks of a cluster send each other four words at once, many times, and look at what they are
-// sent until all is counted. Which words of four were there is counted in `seen`: before, and then.
+// Two blocks of a cluster send each other four words at once, many times, and look at what they
+// are sent until all is counted. Which words of four were there is counted in `seen`: before, and
+// then.
 void send_and_look(unsigned* seen) {
   unsigned* shared = reinterpret_cast<unsigned*>(emulated::shared());
   unsigned* counter = shared + 4 * ROUNDS;
