@@ -50,7 +50,8 @@ def from_equinox(module: Theirs, xs: InputArray | None = None) -> tuple[Cell, Pa
         if xs is not None:
             raise ValueError("xs: got an input, want None: only a module of your own is run")
         return stacked(equinox_layers.of_layers(module))
-    cell, params = stacked(equinox_layers.of_model(module, xs))
+    layers, xs = equinox_layers.of_model(module, xs)
+    cell, params = stacked(layers)
     equinox_layers.check_same(module, cell, params, xs)
     return cell, params
 

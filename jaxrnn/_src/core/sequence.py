@@ -15,7 +15,7 @@ from jaxrnn._src.core.typing import Array
 Tree = TypeVar("Tree")
 
 
-def select(condition: Array | None, new: Tree, old: Any) -> Tree:
+def select(condition: InputArray | None, new: Tree, old: Any) -> Tree:
     """Picks between two trees of arrays row by row, without arithmetic (a NaN not picked is gone).
 
     Args:
