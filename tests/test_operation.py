@@ -692,6 +692,16 @@ def test_shard_map(check):
     assert close(jax.jit(mapped)(*ROWS))
 
 
+def test_an_implementation_is_asked_for_by_name():
+    """The last one is for any platform; the reference runs only if its name is given."""
+    asked = lambda name: OPERATION.chosen("toy", Problem(implementation=name), Operands(*ROWS))
+    assert asked(None) is asked("plain") is OPERATION
+    assert OPERATION.default is IMPLEMENTATIONS["plain"]
+    assert asked("reference") is OPERATION.plain is not OPERATION
+    with pytest.raises(ValueError, match=r"implementation: got 'slow', but this operation has"):
+        asked("slow")
+
+
 @many_devices
 def test_implementations_are_told_of_devices(told):
     """How many divide the arrays: all under ``jit``, none inside of a ``shard_map``."""
@@ -719,7 +729,8 @@ def test_implementations_are_told_of_devices(told):
             check_vma=False,
             **({"axis_names": axes} if axes else {}),
         )
-        assert lowered(mapped, xs, weights, state) == [Target("cpu", chip, left, False)]
+        target = Target("cpu", chip, left, False, mixed=left > 1)
+        assert lowered(mapped, xs, weights, state) == [target]
     told.clear()
     export.export(jax.jit(run), platforms=("tpu",))(xs, weights, state)
     assert told[-1].target == Target("tpu", None, 1, True)  # the chip here is another one
