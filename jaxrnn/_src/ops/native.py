@@ -21,7 +21,10 @@ ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
 FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests and benchmarks
 
 # Which exported programs may hold.
-CALLS = ("forward", "backward", "linear_scan_forward", "linear_scan_backward")
+CALLS = (
+    *("forward", "backward", "linear_scan_forward", "linear_scan_backward"),
+    *("matrix_memory_forward", "matrix_memory_backward"),
+)
 _FUNCTIONS = (*CALLS, "evaluate", "attend_forward", "attend_backward")
 
 
@@ -70,7 +73,10 @@ class Library(NamedTuple):
 
 # What calls each library: one built for another caller would misread its calls.
 CALLERS = {
-    "cpu.so": ("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
+    "cpu.so": (
+        *("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
+        "matrix_memory/cpu.py",
+    ),
     "gpu.so": ("recurrence/gpu/launch.py",),
 }
 

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sequence import resets
-from jaxrnn._src.core.sharding import automatic, varying
+from jaxrnn._src.core.sharding import automatic, varying, wants_devices
 from jaxrnn._src.core.time_axis import mapped, resets_over
 from jaxrnn._src.core.typing import Array, InputArray
-from jaxrnn._src.ops.linear_scan import cpu, over_time, reference, tpu, xla
+from jaxrnn._src.ops.linear_scan import cpu, gpu, over_time, reference, tpu, xla
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, completed, keeps
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 
 # The best first; `reference` runs only if asked.
-IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "xla": xla}
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
 
 
 def linear_scan(
@@ -30,7 +30,7 @@ def linear_scan(
     starts: InputArray | None = None,
     reverse: bool = False,
     time_axis: str | None = None,
-    implementation: Literal["reference", "xla", "cpu", "tpu"] | None = None,
+    implementation: Literal["reference", "xla", "cpu", "tpu", "gpu"] | None = None,
 ) -> tuple[Array, Array]:
     """Runs the linear recurrence h_t = a_t * h_{t-1} + b_t, elementwise, over time.
 
@@ -54,7 +54,8 @@ def linear_scan(
         the state are those of the whole sequence. Elsewhere they are whole, for the mesh that
         ``jax.set_mesh`` has set. Devices exchange one state and one product of factors for each
         row and channel, in about log2 of their number rounds.
-      implementation: "cpu", "tpu", "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can
+        run. "gpu" has met no GPU yet, and runs on request only.
 
     Returns:
       ``(state, hs)`` as ``jax.lax.scan``. The state after the last step processed, [...batch, D],
@@ -69,7 +70,7 @@ def linear_scan(
     (Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32), Array([1.875], dtype=float32))
     """
     operands = completed(a, b, h0, mask, starts, reverse)
-    problem = Problem(reverse, implementation)
+    problem = Problem(reverse, implementation, wants_devices())
     time_axis = time_division.axis() if time_axis is None else time_axis
     if time_axis is not None:
         timed = {"b": operands.b, "a": operands.a, "mask": mask, "starts": starts}

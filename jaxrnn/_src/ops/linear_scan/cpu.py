@@ -22,8 +22,6 @@ def unsupported(problem: Problem, operands: Operands, target: Target) -> str | N
     why = native.unsupported(target)
     if why is not None:
         return why
-    if target.devices > 1:  # a custom call that is told of its rows alone
-        return "XLA would gather sharded channels for it; inside of jax.shard_map it runs"
     if not all(isinstance(n, int) for n in operands.b.shape):
         return "a size is symbolic"
     return None
@@ -94,17 +92,17 @@ class _Plan:
     def _flat(self, array, channels):
         timed = array.ndim - len(self.batch) - len(channels)
         shape = (*array.shape[:timed], self.rows, *channels)
-        return Argument(array.reshape(shape), timed)
+        return Argument(array.reshape(shape), timed, timed + 1 if channels else None)
 
     def factors(self):
         a, constant = self.operands.a, self.operands.constant
-        return self.flat(a) if constant is None else Argument(constant, None)
+        return self.flat(a) if constant is None else Argument(constant, None, 0)
 
     def state(self):
-        return Result((None, self.width), self.operands.h0.dtype)
+        return Result((None, self.width), self.operands.h0.dtype, 1)
 
     def steps(self, dtype=None):
-        return Result((self.time, None, self.width), dtype or self.operands.h0.dtype)
+        return Result((self.time, None, self.width), dtype or self.operands.h0.dtype, 2)
 
     def call(self, name, out, args, **attributes):
         """The results by name, those that are None left out of the call."""

@@ -257,6 +257,7 @@ class _Plan:
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
                 | {"WARPS": chosen.warps, "RING": launch.ring(chosen, self.time)}
+                | {"CLUSTER": chosen.cluster}
                 | {"ENSEMBLE": math.prod(members) > 1},
             )
             return launch.call(
