@@ -20,14 +20,17 @@ from jaxrnn._src.cells.fast_grnn import fast_grnn
 from jaxrnn._src.cells.gilr import gilr
 from jaxrnn._src.cells.gla import gla, hgrn2
 from jaxrnn._src.cells.gru import gru
+from jaxrnn._src.cells.gru_d import gru_d
 from jaxrnn._src.cells.indrnn import indrnn
 from jaxrnn._src.cells.irnn import irnn
 from jaxrnn._src.cells.janet import janet
 from jaxrnn._src.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from jaxrnn._src.cells.leaky import leaky
 from jaxrnn._src.cells.lem import lem
+from jaxrnn._src.cells.lif import lif
 from jaxrnn._src.cells.ligru import ligru
 from jaxrnn._src.cells.linear_attention import linear_attention, retention
+from jaxrnn._src.cells.linoss import linoss
 from jaxrnn._src.cells.liquid import cfc, ltc
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
@@ -114,6 +117,7 @@ __all__ = [
     "gilr",
     "gla",
     "gru",
+    "gru_d",
     "hgrn2",
     "highway",
     "indrnn",
@@ -130,10 +134,12 @@ __all__ = [
     "leaky",
     "learned_state",
     "lem",
+    "lif",
     "lifted",
     "ligru",
     "linear_attention",
     "linear_scan",
+    "linoss",
     "load_kernels",
     "lru",
     "lstm",

@@ -11,6 +11,7 @@ import jaxrnn
 
 INIT = jax.nn.initializers.normal(0.5)
 STEPS, BATCH, FEATURES, H = 7, 3, 2, 4
+KEY = jax.random.key(0)
 
 
 @jaxrnn.constructor
@@ -127,6 +128,12 @@ def run(cell):
     return call
 
 
+def missing(**other):
+    cell = jaxrnn.gru_d(H)
+    xs = {"x": jnp.ones((STEPS, 2)), "observed": jnp.ones((STEPS, 2)), "dt": jnp.ones((STEPS, 1))}
+    jaxrnn.unroll(cell, cell.init(KEY, {"x": 2, "observed": 2, "dt": 1}), xs | other)
+
+
 WRONG = {
     "spec": (made(spec=[1]), TypeError, r"spec: got \[1\], want a dict from names to"),
     "pair": (made(spec=SPEC | {"r": (H, H)}), TypeError, r"'r'\]: got \(4, 4\), want \(shape"),
@@ -137,6 +144,27 @@ WRONG = {
     "width": (made(states={"h": 1.5}), TypeError, r"states\['h'\]: got 1.5, want an int"),
     "products": (made(products=("u",)), ValueError, r"products: got \('u',\), want names of"),
     "others": (made(others=("u",)), ValueError, r"others: got \('u',\), want names of"),
+    "beside": (made(beside=("x",)), ValueError, r"beside: got \('x',\), want different names"),
+    "no dict": (
+        lambda: jaxrnn.gru_d(H).init(KEY, FEATURES),
+        ValueError,
+        f"in_size: got {FEATURES}, want a dict of x, observed, dt",
+    ),
+    "sizes": (
+        lambda: jaxrnn.gru_d(H).init(KEY, {"x": 2, "observed": 1, "dt": 1}),
+        ValueError,
+        r"in_size: got .*, want 2 for observed, as for x, and 1 for dt",
+    ),
+    "observed": (
+        lambda: missing(observed=jnp.ones((STEPS, 1))),
+        ValueError,
+        rf"xs\['observed'\]: got shape \(\d+, 1\), want \({STEPS}, 2\)",
+    ),
+    "flags": (
+        lambda: missing(observed=jnp.ones((STEPS, 2), bool)),
+        TypeError,
+        r"xs\['observed'\]: got bool, want a floating type",
+    ),
     "result": (
         run(made(step=lambda others, state, x, dot: x)),
         TypeError,

@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "cells.md"
 # Numbers that no other size is, so that they can be told in a shape.
 _INPUTS, _HIDDEN = 104, 88
 _AS_MANY = (  # inputs as outputs
+    "linoss",
     "lru",
     "mamba",
     "rg_lru",

@@ -16,8 +16,12 @@ _SPECIAL = {
 }
 
 
-# Inputs beside ``x``, and their sizes.
-_BESIDE = {"cfc": {"dt": 1}, "ltc": {"dt": 1}}
+# Inputs beside the features, and their sizes for so many features.
+_BESIDE = {
+    "cfc": lambda features: {"dt": 1},
+    "gru_d": lambda features: {"observed": features, "dt": 1},
+    "ltc": lambda features: {"dt": 1},
+}
 
 
 def names():
@@ -35,7 +39,7 @@ def of_one_array():
 
 def in_size(name, features):
     """What ``init`` is given for so many features."""
-    return {"x": features, **_BESIDE[name]} if name in _BESIDE else features
+    return {"x": features, **_BESIDE[name](features)} if name in _BESIDE else features
 
 
 def inputs(name, shape):

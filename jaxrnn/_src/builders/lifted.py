@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrnn._src.builders import step_inputs
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic, promoted
+from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.typing import Array, InitialState, Params, Spec, State
@@ -18,14 +20,15 @@ from jaxrnn._src.ops import step_loop
 
 def lifted(
     spec: Spec,
-    states: Mapping[str, int],
-    inputs: Callable[[Params, Array], Any],
+    states: Mapping[str, Any],
+    inputs: Callable[[Params, Any], Any],
     step: Callable[[dict[str, Array], State, Any, Callable[..., Array]], tuple[State, Array]],
     *,
     products: "Named" = (),
     bilinear: Callable[..., Array] | None = None,
     others: "Named" = (),
     outputs: Callable[[Params, Array, Array], Array] | None = None,
+    beside: Sequence[str] = (),
 ) -> Cell:
     """Makes a cell from a step that takes its matmuls by name.
 
@@ -39,7 +42,8 @@ def lifted(
         ``jaxrnn.INPUTS`` where the size of the input stands; an initializer is
         ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``. Of a shape [K, G, H] it
         makes each of the G gates by itself.
-      states: a dict from the name of each state to its width: [..., width], zero at first.
+      states: a dict from the name of each state to its width, or to ``jaxrnn.INPUTS`` for that of
+        the input: [..., width], zero at first.
       inputs: ``(params, x) -> x``: from [..., I], with any leading axes, to a tree of arrays
         [..., K], which the step is given in float32 at least.
       step: ``(others, state, x, dot) -> (state, y)`` of one step: ``state`` is a tuple of arrays
@@ -52,6 +56,8 @@ def lifted(
       others: names of the parameters that the step is given, each as [...batch, ...]; or
         ``params -> dict``.
       outputs: ``(params, ys, x) -> ys``, for all steps at once; None if y is the output.
+      beside: names of what each step is given beside its features. The cell's input is then a
+        dict, of ``x`` [..., I] and each of them.
 
     Returns:
       A ``Cell``. Outputs are in the type of the inputs. Call it in a ``jaxrnn.constructor``, so
@@ -83,19 +89,25 @@ def lifted(
     (5, 2, 4)
     """
     param_spec.check_spec(spec)
-    states = checks.widths("states", states)
+    beside = step_inputs.names(beside, argument="beside")
+    checks.widths("states", states, param_spec.INPUTS)
     for name, named in (("products", products), ("others", others)):
         if not callable(named) and not set(named) <= set(spec):
             raise ValueError(f"{name}: got {tuple(named)}, want names of {tuple(spec)}")
-    initial_state = zero_state(states.values())
     step = _checked(step)
     finish = outputs or (lambda params, ys, x: ys)
+    features = functools.partial(step_inputs.features, beside)
+
+    def initial_state(params, batch_shape):
+        widths = (param_spec.width(spec, params, n) for n in states.values())
+        return zero_state(widths)(params, batch_shape)
 
     def given(params, x):
         """What the loop is given, but for the state."""
-        param_spec.check(spec, params, x)
+        param_spec.check(spec, params, features(x, "xs"))
         weights, total = _named(products, params), arithmetic(params)
-        product = promoted(x.dtype, *(w.dtype for w in weights.values()))
+        dtypes = [features(x, "xs").dtype, *(w.dtype for w in weights.values())]
+        product = promoted(*dtypes)
         inner, rest = jax.tree.map(
             lambda a: a.astype(total), (inputs(params, x), _named(others, params))
         )
@@ -103,16 +115,16 @@ def lifted(
 
     def one(params, state, x, key=None):
         del key
-        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
         inner, weights, rest, product = given(params, x)
+        state = checks.completed_state(initial_state, params, state, leading(x))
         state, y = step_loop.one(
             step, inner, weights, rest, state, product=product, bilinear=bilinear
         )
-        return state, finish(params, y, x).astype(x.dtype)
+        return state, finish(params, y, x).astype(features(x, "xs").dtype)
 
     def unroll(params, state, xs, options, initial=None):
         inner, weights, rest, product = given(params, xs)
-        initial = initial_state(params, xs.shape[1:-1]) if initial is None else initial
+        initial = initial_state(params, leading(xs)[1:]) if initial is None else initial
         state, ys = step_loop.loop(
             step,
             inner,
@@ -129,9 +141,9 @@ def lifted(
         )
         if outputs is not None:
             ys = select(options.mask, outputs(params, ys, xs), 0)
-        return state, ys.astype(xs.dtype)
+        return state, ys.astype(features(xs, "xs").dtype)
 
-    init = lambda key, n: param_spec.made(spec, key, n)
+    init = lambda key, n: param_spec.made(spec, key, features(n, "in_size"))
     made = lambda params, xs: given(params, xs)[0]
     whole = streamed(unroll, initial_state, made)
     return Cell(init, initial_state, one, whole, states=tuple(states))

@@ -19,15 +19,18 @@ from jaxrnn._src.core.typing import Array, Params
 FEATURES = "x"  # the name of what weights multiply
 
 
-def names(inputs: Any, unit: Any, gates: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the inputs, as arguments of an update."""
+def names(
+    inputs: Any, unit: Any = (), gates: tuple[str, ...] = (), argument: str = "inputs"
+) -> tuple[str, ...]:
+    """Of the inputs, as arguments of an update that has ``unit`` and ``gates`` too."""
     if isinstance(inputs, str):
-        raise TypeError(f"inputs: got {inputs!r}, want a tuple of names, as ({inputs!r},)")
+        raise TypeError(f"{argument}: got {inputs!r}, want a tuple of names, as ({inputs!r},)")
     found = tuple(inputs)
     wrong = [n for n in found if not isinstance(n, str) or not n.isidentifier() or n == FEATURES]
     if wrong or len(set(found)) < len(found) or set(found) & {*unit, *gates}:
-        want = f"different names, none of them {FEATURES!r}, of a gate or in unit"
-        raise ValueError(f"inputs: got {found}, want {want}")
+        taken = ", of a gate or in unit" if gates else ""
+        want = f"different names, none of them {FEATURES!r}{taken}"
+        raise ValueError(f"{argument}: got {found}, want {want}")
     return found
 
 

@@ -350,11 +350,13 @@ def names(name, value, default):
     return tuple(value)
 
 
-def widths(name, value):
-    """A dict from names to sizes."""
+def widths(name, value, other=None):
+    """A dict from names to sizes, or to ``other``, which stands for one."""
     if not isinstance(value, Mapping) or not value:
         raise TypeError(f"{name}: got {described(value)}, want a dict from names to widths")
-    return {key: size(f"{name}[{key!r}]", width) for key, width in value.items()}
+    for key, width in value.items():
+        if other is None or width != other:
+            size(f"{name}[{key!r}]", width)
 
 
 def heads(hidden, number, name="hidden"):

@@ -152,6 +152,14 @@ def each_gate(init: Initializer, key: PRNGKey, shape: Shape) -> Array:
     return jnp.moveaxis(flat, -3, -2)
 
 
+def width(spec, params, size):
+    """A size, or what ``INPUTS`` stands for in the shapes of these parameters."""
+    if not isinstance(size, Inputs):
+        return size
+    name, shape = next((name, s) for name, (s, _) in spec.items() if size in s)
+    return params[name].shape[shape.index(size)]
+
+
 def check(spec, params, x):
     """Parameters have the names and shapes of a spec, and x [..., I] the features they are for.
 
