@@ -50,10 +50,8 @@ Written by `python -m benchmarks catalogue` from the code and its docstrings.
 
 *CPU*, *TPU* and *GPU* name the implementation that runs a cell there: a kernel (`cpu`, `tpu`,
 `gpu`) or code arranged for XLA (`xla`). A dash means neither: XLA compiles what the cell says.
-*Matmuls* counts the multiply-adds of a step with weights, in H² at I = H; a convolution over places
-is shown for 8 of them. Every cell is checked against its paper's equations in NumPy at float64,
-forward and gradients, `attention` forward alone; `transformer_block` is made of cells that are.
-*Also checked against* names other libraries.
+*Matmuls* counts the multiply-adds of a step with weights, in H² at I = H; a convolution over
+places *Also checked against* names other libraries.
 
 | cell | paper | CPU | TPU | GPU | matmuls | also checked against |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -62,9 +60,9 @@ EQUATIONS = """
 ## Equations
 
 A step computes these in order, from its input x and its state: a name on the left replaces the
-value that it had before. ⊙ multiplies elements. Shapes have I inputs and H units, and D is the size
-of a head. A state is given for one row of the batch. The [reference](reference/cells.md) says which
-gates a parameter holds, and in which order.
+value that it had before. ⊙ multiplies elements. Shapes have I inputs and H units, and D is the
+size of a head. A state is given for one row of the batch. The [reference](reference/cells.md) says
+which gates a parameter holds, and in which order.
 """
 
 
