@@ -9,7 +9,7 @@ from jax.experimental import io_callback
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxrnn._src.ops import linear_scan, pallas_tpu, recurrence
+from jaxrnn._src.ops import linear_scan, pallas_tpu, recurrence, row_partition
 
 PACKAGES = recurrence, linear_scan  # those with an implementation "tpu"
 PARAMETERS = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
@@ -24,6 +24,8 @@ def interpreted():
         for package in PACKAGES:
             for primitive in (package._operation.forward, package._operation.backward):
                 patch.setattr(primitive, "abstract_eval", _effectful(primitive, effects))
+        by_rows = row_partition._by_rows
+        patch.setattr(by_rows, "abstract_eval", _if_mapped(by_rows.abstract_eval, effects))
         with pltpu.force_tpu_interpret_mode(PARAMETERS), _in_all_threads("jax_enable_x64"):
             yield
 
@@ -63,5 +65,15 @@ def _effectful(primitive, effects):
     def evaluate(*avals, problem, **parameters):
         out, others = plain(*avals, problem=problem, **parameters)
         return out, effects if problem.implementation == "tpu" else others
+
+    return evaluate
+
+
+def _if_mapped(plain, effects):
+    """The same of a call of a kernel, by rows: kernels for TPUs are those that are mapped."""
+
+    def evaluate(*avals, mapped, **parameters):
+        out, others = plain(*avals, mapped=mapped, **parameters)
+        return out, effects if mapped else others
 
     return evaluate

@@ -97,6 +97,28 @@ def test_shard_map(name, check):
     assert cases.error(jax.jit(sharded)(*arrays), wanted(name)) < 1e-5
 
 
+def test_members_of_an_ensemble_stay():
+    """Members over one axis of a mesh and rows over the other: only gradients meet, of each."""
+    cell = jaxrnn.lstm(6)
+    members = jax.vmap(lambda key: cell.init(key, 3))(jax.random.split(jax.random.key(0), 4))
+    xs = jax.random.normal(jax.random.key(1), (5, 4, 3))
+
+    def loss(params, xs):
+        return (jaxrnn.unroll(cell, params, xs)[1] ** 2).sum()
+
+    run = jax.value_and_grad(lambda *given: jax.vmap(loss, (0, None))(*given).sum(), (0, 1))
+    mesh = jax.make_mesh((4, 2), ("member", "batch"), axis_types=(AxisType.Auto,) * 2)
+    member, rows = NamedSharding(mesh, P("member")), NamedSharding(mesh, P(None, "batch"))
+    given = jax.device_put(members, member), jax.device_put(xs, rows)
+    compiled = jax.jit(run).lower(*given).compile()
+    came = compiled(*given)
+    assert cases.error(came, run(members, xs)) < 1e-5
+    for gradient in jax.tree.leaves(came[1][0]):
+        assert gradient.sharding.is_equivalent_to(member, gradient.ndim)
+    text = compiled.as_text()
+    assert "all-gather" not in text and "all-to-all" not in text
+
+
 @pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
 def test_an_update_first_seen_on_an_explicit_mesh_keeps_its_kernel():
     def fresh_update(state, x, r):

@@ -1,6 +1,7 @@
 """The kernel for TPUs beyond the laws (`test_laws`): its tiles, its lanes, what it cannot run."""
 
 import functools
+import re
 
 import cases
 import jax
@@ -10,7 +11,7 @@ import pytest
 from cases import GATED, REFERENCE, TOLERANCE
 from instead import instead
 from interpreted import interpreted, interpreted_as_jax
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
@@ -312,6 +313,41 @@ def test_a_shard_map_runs_it(x64):
         )
         came = jax.jit(sharded)(e.params, e.xs)
     assert cases.error(came, run(REFERENCE, e.params, e.xs)) < 1e-12
+
+
+def test_it_is_divided_over_a_mesh(x64):
+    """Under plain jit: rows over one axis and members over the other, the numbers of one device.
+
+    Lowered for eight TPUs, it is one kernel forward and one backward, and no loop.
+    """
+    cell = jaxrnn.stack(jaxrnn.lstm(5), jaxrnn.min_gru(4))
+    members = jax.vmap(lambda key: cell.init(key, 3))(jax.random.split(jax.random.key(0), 2))
+    xs = jax.random.normal(jax.random.key(1), (7, 4, 3))  # nothing but time is 7
+    mask = jnp.arange(7)[:, None] < jnp.array([[4, 2, 3, 0]])
+
+    def loss(implementation, params, xs, mask):
+        run = lambda params: jaxrnn.unroll(
+            cell, params, xs, mask=mask, implementation=implementation
+        )
+        state, ys = jax.vmap(run)(params)
+        return (ys**2).sum() + sum(jnp.sin(s).sum() for s in jax.tree.leaves(state))
+
+    def program(name):
+        return jax.jit(jax.value_and_grad(functools.partial(loss, name), (0, 1)))
+
+    mesh = jax.make_mesh((4, 2), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
+    place = lambda tree, *axes: jax.device_put(tree, NamedSharding(mesh, P(*axes)))
+    given = place(members, "model"), place(xs, None, "batch"), place(mask, None, "batch")
+    with interpreted_as_jax():
+        compiled = program("tpu").lower(*given).compile()
+        came = compiled(*given)
+    assert cases.error(came, program(REFERENCE)(members, xs, mask)) < 1e-12
+    moved = re.findall(r"= \w+\[([\d,]*)\].* all-gather", compiled.as_text())
+    assert not any("7" in sizes.split(",") for sizes in moved)
+    given = jax.tree.map(lambda a: a.astype(a.dtype if a.dtype == bool else "float32"), given)
+    with jax.enable_x64(False):
+        text = program(None).trace(*given).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("@tpu_custom_call") == 4 and "stablehlo.while" not in text
 
 
 def test_weights_of_bfloat16():

@@ -15,6 +15,7 @@ from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import Cell, Made, constructor, labelled, state_name
 from jaxrnn._src.core.closures import units
 from jaxrnn._src.core.dtypes import arithmetic
+from jaxrnn._src.core.gathered import gathered
 from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.streaming import streamed
 from jaxrnn._src.core.tags import untagged
@@ -264,7 +265,7 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
 
     def given_gates(params, state, x):
         given = operands(params, state, x)
-        return reference.given(given, gates, state, given.xs, state[0])
+        return reference.given(given, state, given.xs, state[0])
 
     def step(params, state, x, key=None):
         del key
@@ -272,6 +273,7 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
         return changed(params, state, x)
 
     def unroll(params, state, xs, options, initial=None, every=False):
+        params = gathered(params)
         initial = initial_state(params, leading(xs)[1:]) if initial is None else initial
         state = initial if state is None else state
         given = operands(params, state, xs)

@@ -11,6 +11,7 @@ from jaxrnn._src.builders import step_inputs
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import arithmetic, promoted
+from jaxrnn._src.core.gathered import gathered
 from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
@@ -123,6 +124,7 @@ def lifted(
         return state, finish(params, y, x).astype(features(x, "xs").dtype)
 
     def unroll(params, state, xs, options, initial=None):
+        params = gathered(params)
         inner, weights, rest, product = given(params, xs)
         initial = initial_state(params, leading(xs)[1:]) if initial is None else initial
         state, ys = step_loop.loop(

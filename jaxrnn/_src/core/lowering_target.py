@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+from jax.sharding import AbstractMesh
+
 from jaxrnn._src.core.typing import Device
 
 PLATFORMS = ("cpu", "tpu", "cuda", "rocm")  # those that a program is lowered for
@@ -18,6 +20,7 @@ class Target(NamedTuple):
       devices: over how many XLA divides the arrays; 1 inside of ``jax.shard_map``.
       exported: the program is kept, to run elsewhere.
       members: of an ensemble, those that run at once, by ``jax.vmap`` over weights.
+      mesh: what these devices are, where arrays or ``jax.set_mesh`` say.
       mixed: inside of a ``jax.shard_map`` over some mesh axes, while XLA divides the arrays over
         others. JAX partitions no custom call there.
     """
@@ -27,6 +30,7 @@ class Target(NamedTuple):
     devices: int = 1
     exported: bool = False
     members: int = 1
+    mesh: AbstractMesh | None = None
     mixed: bool = False
 
 
@@ -43,7 +47,8 @@ def of_lowering(platform, context):
         return Target(platform, chip, count, exported, mixed=count > 1)
     devices = getattr(place, "device_assignment", None) or ()
     chip = devices[0].device_kind if devices and _is_of(devices[0], platform) else None
-    return Target(platform, chip, getattr(place, "num_devices", 1), exported)
+    count, over = getattr(place, "num_devices", 1), getattr(place, "abstract_mesh", None)
+    return Target(platform, chip, count, exported, mesh=over)
 
 
 def divided_over(place):

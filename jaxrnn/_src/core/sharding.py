@@ -5,8 +5,9 @@ type it will have after a step. Under ``jax.shard_map`` a type says over which m
 varies; with explicit mesh axes it says how the array is sharded. Elsewhere nothing happens here.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -55,6 +56,15 @@ def automatic(run: Callable[..., Any], xs: jax.Array, features: int = 1) -> Call
 
     out = (on_mesh(*batch), on_mesh(time, *batch))
     return jax.sharding.auto_axes(run, out_sharding=out)
+
+
+@contextlib.contextmanager
+def automatic_mesh(mesh: AbstractMesh) -> Iterator[AbstractMesh]:
+    """The same mesh with automatic axes, and a context in which it is the mesh."""
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    inside = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
+    with jax.sharding.use_abstract_mesh(inside):
+        yield inside
 
 
 def nowhere():

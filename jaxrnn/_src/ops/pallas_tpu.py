@@ -25,10 +25,11 @@ def unsupported(problem, target, *, sizes, types, known, specs):
         return f"it is for TPUs, not for {target.platform}"
     if not all(isinstance(n, int) for n in sizes):
         return "a size is symbolic"
-    if target.devices > 1 and not test:
+    if target.devices > 1 and target.mesh is None and not test:
         return (
-            f"XLA cannot divide a kernel among {target.devices} devices; inside of"
-            f" jax.shard_map(run, {specs}, check_vma=False) each runs its own"
+            f"of the {target.devices} devices no mesh is known, to divide rows over: place arrays"
+            " on one, or call jax.set_mesh; inside of jax.shard_map(run,"
+            f" {specs}, check_vma=False) over all axes each device runs its own kernel"
         )
     if not set(types) <= set(known) and not test:
         return f"types are {sorted(set(types))}; the kernel knows {sorted(known)}"

@@ -5,14 +5,13 @@ Each array is read or written once, and the gradient as in ``xla``, whose residu
 
 import math
 
-import jax
 import numpy as np
 
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, keeps
-from jaxrnn._src.ops.row_partition import Argument, Result, call
+from jaxrnn._src.ops.row_partition import Argument, Result
 
 EXPORTED = dispatch.ON_REQUEST  # else an exported program runs where this library is not
 
@@ -23,8 +22,6 @@ def unsupported(problem: Problem, operands: Operands, target: Target) -> str | N
     why = native.unsupported(target)
     if why is not None:
         return why
-    if target.devices > 1:  # a custom call that is told of its rows alone
-        return "XLA would gather sharded channels for it; inside of jax.shard_map it runs"
     if not all(isinstance(n, int) for n in operands.b.shape):
         return "a size is symbolic"
     return None
@@ -95,21 +92,21 @@ class _Plan:
     def _flat(self, array, channels):
         timed = array.ndim - len(self.batch) - len(channels)
         shape = (*array.shape[:timed], self.rows, *channels)
-        return Argument(array.reshape(shape), timed)
+        return Argument(array.reshape(shape), timed, timed + 1 if channels else None)
 
     def factors(self):
         a, constant = self.operands.a, self.operands.constant
-        return self.flat(a) if constant is None else Argument(constant, None)
+        return self.flat(a) if constant is None else Argument(constant, None, 0)
 
     def state(self):
-        return Result((None, self.width), self.operands.h0.dtype)
+        return Result((None, self.width), self.operands.h0.dtype, 1)
 
     def steps(self, dtype=None):
-        return Result((self.time, None, self.width), dtype or self.operands.h0.dtype)
+        return Result((self.time, None, self.width), dtype or self.operands.h0.dtype, 2)
 
     def call(self, name, out, args, **attributes):
         """The results by name, those that are None left out of the call."""
-        operands, target = self.operands, native.call_name(f"linear_scan_{name}")
+        operands = self.operands
         flags = {"mask": operands.mask, "starts": operands.starts}
         args = [*args, *(self._flat(f, ()) for f in flags.values() if f is not None)]
         attributes = dict(
@@ -120,14 +117,9 @@ class _Plan:
             steps=np.int64(self.time),
             constant=operands.a is None,
             reverse=self.problem.reverse,
-            isa=native.instruction_set(),
         )
-
-        def launch(shapes, args, members, rows):
-            del members, rows  # the shapes say
-            return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
-
-        made = iter(call(launch, args, [result for result in out.values() if result is not None]))
+        asked = [result for result in out.values() if result is not None]
+        made = iter(native.call(f"linear_scan_{name}", args, asked, **attributes))
         return {n: None if r is None else self._unflat(next(made)) for n, r in out.items()}
 
     def _unflat(self, array):

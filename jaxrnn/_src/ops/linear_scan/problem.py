@@ -17,6 +17,7 @@ class Problem(NamedTuple):
 
     reverse: bool
     implementation: str | None
+    devices: Any = None  # see `sharding.wants_devices`
 
 
 class Operands(NamedTuple):

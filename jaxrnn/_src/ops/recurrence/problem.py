@@ -69,6 +69,21 @@ def recurrent(h: Array, operands: Operands) -> Array:
     return jnp.moveaxis(out, 0, -2).reshape(*h.shape[:-2], gates * heads * width)
 
 
+def apart(a: Array, weight: Array, operands: Operands) -> tuple[Array, ...]:
+    """[..., K] times [K, G, H], or [N, D, G, D], gate by gate: G arrays [..., H].
+
+    Gates and units stay two axes, so that units that are divided over devices stay there.
+    """
+    if weight.ndim == 3:
+        out = _contract(a, weight, ((a.ndim - 1,), (0,)), ((), ()), operands)
+    else:
+        heads, width, gates, _ = weight.shape
+        a = a.reshape(*a.shape[:-1], heads, width)
+        out = _contract(a, weight, ((a.ndim - 1,), (1,)), ((a.ndim - 2,), (0,)), operands)
+        out = jnp.moveaxis(out, 0, -2).reshape(*out.shape[1:-2], gates, heads * width)
+    return tuple(out[..., k, :] for k in range(out.shape[-2]))
+
+
 def recurrent_transposed(operands: Operands) -> Callable[[Array], Array]:
     """The transpose of ``recurrent``, [..., G * H] -> [..., H], to be called in a loop.
 

@@ -6,14 +6,17 @@ So memory is what bounds it: by the compiler's schedule for a v6e the arithmetic
 own programs move the arrays several times over, or wait for memory at every step.
 """
 
-import jax
+import math
+
 import jax.numpy as jnp
 
 from jaxrnn._src.ops import pallas_tpu
 from jaxrnn._src.ops.linear_scan import xla
 from jaxrnn._src.ops.linear_scan.problem import keeps
 from jaxrnn._src.ops.linear_scan.tpu import layout
+from jaxrnn._src.ops.row_partition import Argument, Result, call_mapped
 
+_STATES = ("h0", "final", "d_final", "d_h0", "d_constant")  # [*batch, D]; others have time too
 _TYPES = ("float32", "bfloat16", "complex64")
 
 
@@ -35,16 +38,13 @@ def forward(problem, operands, wanted, save, target):
 
     if operands.h0.size == 0:  # no row, no grid
         return xla.forward(problem, operands, wanted, save, target)
-    place = _place(operands)
-    ins = _factor(place, operands)
-    ins |= {"b": place.timed(operands.b), "h0": place.state(operands.h0)}
-    outs = {"final": operands.h0}
+    outs = {"final": operands.h0.dtype}
     if wanted[1]:
-        outs["hs"] = operands.b
+        outs["hs"] = operands.b.dtype
     if save and keeps(operands):
-        outs["kept"] = jax.ShapeDtypeStruct(operands.b.shape, operands.h0.dtype)
-    out = kernel.forward(place, ins, _types(outs), _flags(operands), reverse=problem.reverse)
-    found = {name: layout.joined(out[name], like) for name, like in outs.items()}
+        outs["kept"] = operands.h0.dtype
+    ins = _factor(operands) | {"b": operands.b, "h0": operands.h0}
+    found = _on_each_device(kernel.forward, problem, operands, ins, outs)
     return [found.pop("final"), found.pop("hs", None), *found.values()]
 
 
@@ -54,48 +54,66 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
 
     if operands.h0.size == 0:
         return xla.backward(problem, operands, outputs, residuals, cotangents, wanted, target)
-    place, (d_final, d_hs) = _place(operands), cotangents
-    ins = _factor(place, operands)
-    ins["d_final"] = place.state(jnp.zeros_like(operands.h0) if d_final is None else d_final)
+    d_final, d_hs = cotangents
+    ins = _factor(operands)
+    ins["d_final"] = jnp.zeros_like(operands.h0) if d_final is None else d_final
     if d_hs is not None:
-        ins["d_hs"] = place.timed(d_hs)
-    outs = {"d_h0": operands.h0}
+        ins["d_hs"] = d_hs
+    outs = {"d_h0": operands.h0.dtype}
     if wanted.b:
-        outs["d_b"] = operands.b
+        outs["d_b"] = operands.b.dtype
     if wanted.a:
-        outs["d_a"] = operands.a
+        outs["d_a"] = operands.a.dtype
     if wanted.constant:
-        outs["d_constant"] = operands.h0
+        outs["d_constant"] = operands.h0.dtype
     if wanted.a or wanted.constant:
-        if residuals:
-            ins["kept"] = place.timed(residuals[0])
-        else:
-            ins |= {"hs": place.timed(outputs[1]), "h0": place.state(operands.h0)}
-    out = kernel.backward(place, ins, _types(outs), _flags(operands), reverse=problem.reverse)
-    found = {
-        name.removeprefix("d_"): layout.joined(out[name], like) for name, like in outs.items()
-    }
+        ins |= {"kept": residuals[0]} if residuals else {"hs": outputs[1], "h0": operands.h0}
+    found = _on_each_device(kernel.backward, problem, operands, ins, outs)
+    found = {name.removeprefix("d_"): d for name, d in found.items()}
     if wanted.constant:
         by_row = found["constant"].reshape(-1, *operands.constant.shape)
         found["constant"] = by_row.sum(0).astype(operands.constant.dtype)
     return operands._replace(**found)
 
 
-def _place(operands):
+def _factor(operands):
+    return {"constant": operands.constant} if operands.a is None else {"a": operands.a}
+
+
+def _on_each_device(kernel, problem, operands, ins, outs):
+    """Runs a kernel on each device's rows and channels; its results, by the names of ``outs``."""
+    steps, *batch, width = operands.b.shape
+    rows = math.prod(batch)
     widths = layout.parts_of(operands.b.dtype), layout.parts_of(operands.factor_dtype)
-    return layout.of(operands.b.shape, min(types[0].itemsize for types in widths))
+    itemsize = min(types[0].itemsize for types in widths)
 
+    def argument(name, a):
+        if name == "constant":
+            return Argument(a, None, 0)
+        if name in _STATES:
+            return Argument(a.reshape(rows, width), 0, 1)
+        return Argument(a.reshape(steps, rows, width), 1, 2)
 
-def _factor(place, operands):
-    if operands.a is not None:
-        return {"a": place.timed(operands.a)}
-    return {"constant": place.constant(operands.constant)}
+    def result(name, dtype):
+        if name in _STATES:
+            return Result((None, width), dtype, 1)
+        return Result((steps, None, width), dtype, 2)
 
-
-def _flags(operands):
     flags = {"mask": operands.mask, "starts": operands.starts}
-    return {name: flag for name, flag in flags.items() if flag is not None}
+    flags = {name: flag for name, flag in flags.items() if flag is not None}
+    arguments = {name: argument(name, a) for name, a in ins.items()}
+    arguments |= {name: Argument(flag.reshape(steps, rows), 1) for name, flag in flags.items()}
 
+    def run(*arrays):
+        given = dict(zip(arguments, arrays, strict=True))
+        own = {name: given.pop(name) for name in flags}
+        place = layout.of((steps, *given["d_final" if "d_final" in ins else "h0"].shape), itemsize)
+        kinds = {"constant": place.constant} | dict.fromkeys(_STATES, place.state)
+        numbers = {name: kinds.get(name, place.timed)(a) for name, a in given.items()}
+        types = {name: layout.parts_of(dtype) for name, dtype in outs.items()}
+        found = kernel(place, numbers, types, own, reverse=problem.reverse)
+        return [layout.joined(found[name]) for name in outs]
 
-def _types(outs):
-    return {name: layout.parts_of(like.dtype) for name, like in outs.items()}
+    results = [result(name, dtype) for name, dtype in outs.items()]
+    found = zip(outs, call_mapped(run, list(arguments.values()), results), strict=True)
+    return {name: a.reshape(*a.shape[:-2], *batch, width) for name, a in found}

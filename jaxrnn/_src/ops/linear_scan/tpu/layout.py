@@ -4,7 +4,6 @@ A register has 8 sublanes of 128 lanes. The rows of a batch lie in sublanes and 
 of fewer than 5 rows, a register holds 2 or 4 times as many lanes.
 """
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -31,11 +30,11 @@ class Layout(NamedTuple):
 
     def timed(self, a):
         """[T, B, D] as arrays [steps, rows, lanes]."""
-        return parts(a.reshape(self.steps, self.rows, self.lanes))
+        return parts(a)
 
     def state(self, a):
         """[B, D] as arrays [rows, lanes]."""
-        return parts(a.reshape(self.rows, self.lanes))
+        return parts(a)
 
     def constant(self, a):
         """[D] as arrays [1, lanes]."""
@@ -50,7 +49,6 @@ class Layout(NamedTuple):
 
     def words(self, flags, size):
         """bool [T, B] as the bits of int32 [tiles, chunks, 1, size]: a bit for each row."""
-        flags = flags.reshape(self.steps, -1)
         tile = self.tile[0]
         chunks, tiles = -(-self.steps // size), -(-flags.shape[1] // tile)
         filled = [(0, chunks * size - self.steps), (0, tiles * tile - flags.shape[1])]
@@ -62,8 +60,7 @@ class Layout(NamedTuple):
 
 def of(shape, itemsize):
     """The ``Layout`` of [T, B, D]; the narrowest array has ``itemsize`` bytes an element."""
-    steps, *batch, lanes = shape
-    rows = math.prod(batch)
+    steps, rows, lanes = shape
     tile = min(rows, 32 // min(itemsize, 4))  # as many rows as lie together in memory
     tiles = -(-lanes * min(_sublanes(tile), 8) // TILE)
     width = lanes if tiles == 1 else _up(-(-lanes // tiles), _LANES)
@@ -80,9 +77,8 @@ def parts_of(dtype):
     return [part.dtype for part in parts(jnp.zeros((), dtype))]
 
 
-def joined(arrays, like):
-    """The inverse of ``parts``, in the shape and type of another array."""
-    arrays = [a.reshape(like.shape) for a in arrays]
+def joined(arrays):
+    """The inverse of ``parts``."""
     return lax.complex(*arrays) if len(arrays) == 2 else arrays[0]
 
 
