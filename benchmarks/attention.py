@@ -16,6 +16,7 @@ import numpy as np
 import jaxrnn
 from benchmarks.shared import ceiling, display, machine, record, timing
 from benchmarks.shared.contenders import DIRECTIONS, OURS, timed
+from benchmarks.shared.options import several
 from benchmarks.shared.words import against, best, quotient
 
 PACKAGES = (*machine.PACKAGES, "torch")
@@ -133,15 +134,7 @@ def parse(argv):
         ("directions", DIRECTIONS, str),
         ("peers", peers, str),
     ):
-        parser.add_argument(
-            f"--{option}",
-            nargs="+",
-            choices=known,
-            default=known,
-            type=kind,
-            metavar="NAME",
-            help=f"of {', '.join(map(str, known))}",
-        )
+        several(parser, option, known, kind=kind)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seconds", type=float, default=10.0, help="to time each row, about")
     record.add_folder(parser)

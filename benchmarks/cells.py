@@ -15,8 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxrnn
-from benchmarks.shared import display, machine, record, timing, zoo
+from benchmarks.shared import display, machine, memory, record, timing, zoo
 from benchmarks.shared.contenders import DIRECTIONS, timed
+from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES
 from benchmarks.shared.words import listed
 
@@ -24,6 +25,8 @@ LIKE = "lstm"
 NOTES = {
     "samples": "seconds of the second of two calls in a row; sample i of both is from round i",
     "ratio": f"the cell over {LIKE}, round by round: [median, lower quartile, upper]",
+    "compile_seconds": "tracing and compiling, apart from every sample",
+    "memory_bytes": memory.NOTE,
     "runs": "the implementations of the cell's operations; null where nothing was to be chosen",
 }
 
@@ -34,22 +37,8 @@ def parse(argv):
         description="Times a layer of every cell.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--cells",
-        nargs="+",
-        choices=zoo.of_one_array(),
-        default=zoo.of_one_array(),
-        metavar="NAME",
-        help="of the cells",
-    )
-    parser.add_argument(
-        "--shapes",
-        nargs="+",
-        choices=list(SHAPES),
-        default=["stream", "small"],
-        metavar="NAME",
-        help=f"of {', '.join(SHAPES)}",
-    )
+    several(parser, "cells", zoo.of_one_array())
+    several(parser, "shapes", SHAPES, ["stream", "small"])
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each row, about")
     record.add_folder(parser)
     return parser.parse_args(argv)
@@ -82,6 +71,7 @@ def main(argv=None):
                 },
             )
     console.print(table(rows))
+    console.print(costs(rows))
     draw(path.with_suffix(".png"), rows, machine.line(about))
     console.print(f"\nwritten: {path} and {path.with_suffix('.png').name}\n")
     for sentence in sentences(rows):
@@ -91,8 +81,8 @@ def main(argv=None):
 
 def measure(name, shape, direction, seconds):
     """A row: the cell beside the LSTM."""
-    like, _, _ = _compiled(LIKE, shape, direction)
-    call, compile_seconds, runs = _compiled(name, shape, direction)
+    like, *_ = _compiled(LIKE, shape, direction)
+    call, compile_seconds, memory_bytes, runs = _compiled(name, shape, direction)
     samples = timing.interleaved({LIKE: like, "cell": call}, seconds=seconds)
     return {
         "cell": name,
@@ -102,6 +92,7 @@ def measure(name, shape, direction, seconds):
         "milliseconds": 1e3 * timing.summary(samples["cell"]).median,
         "ratio": list(timing.ratio(samples["cell"], samples[LIKE])),
         "compile_seconds": compile_seconds,
+        "memory_bytes": memory_bytes,
         "samples": samples,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
@@ -109,7 +100,7 @@ def measure(name, shape, direction, seconds):
 
 @functools.lru_cache(2)  # the LSTM's stays, since every row asks for it
 def _compiled(name, shape, direction):
-    """What to time, the seconds that compiling took, and what runs."""
+    """What to time, the seconds that compiling took, the bytes it takes, and what runs."""
     cell = zoo.cell(name, shape.H)
     params = cell.init(jax.random.key(0), shape.I)
     rng = np.random.default_rng(0)
@@ -124,7 +115,8 @@ def _compiled(name, shape, direction):
     program, seconds = timing.compiled(timed(apply, direction), params, xs, weights)
     chosen = jaxrnn.explain(cell, params, xs).choices
     runs = ", ".join(dict.fromkeys(choice.runs for choice in chosen)) or None
-    return functools.partial(program, params, xs, weights), seconds, runs
+    call = functools.partial(program, params, xs, weights)
+    return call, seconds, memory.planned(program), runs
 
 
 def _times(rows):
@@ -147,6 +139,19 @@ def table(rows):
         runs = next(iter(by_case.values()))["runs"]
         cells = [f"{r['milliseconds']:.2f}  {r['ratio'][0]:5.2f}" for r in by_case.values()]
         shown.add_row(cell, runs or "", *cells)
+    return shown
+
+
+def costs(rows):
+    """What a layer takes beside its time: to compile it, and of memory."""
+    shown = display.table("compiling, and memory as XLA plans it")
+    shown.add_column("cell")
+    found = _times(rows)
+    for shape, direction in dict.fromkeys(key for by_case in found.values() for key in by_case):
+        shown.add_column(f"{shape} {direction.replace('_', ' ')}", justify="right", no_wrap=True)
+    for cell, by_case in found.items():
+        of_each = [display.cost(r["compile_seconds"], r["memory_bytes"]) for r in by_case.values()]
+        shown.add_row(cell, *of_each)
     return shown
 
 

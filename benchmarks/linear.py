@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.shared import display, machine, record, scans, timing
+from benchmarks.shared.options import several
 from benchmarks.shared.words import quotient
 
 OURS, COPY = "jaxrnn", "copy"
@@ -80,14 +81,7 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for option, known in (("kinds", KINDS), ("directions", DIRECTIONS)):
-        parser.add_argument(
-            f"--{option}",
-            nargs="+",
-            choices=known,
-            default=known,
-            metavar="NAME",
-            help=f"of {', '.join(known)}",
-        )
+        several(parser, option, known)
     parser.add_argument("--seconds", type=float, default=5.0, help="to time each row, about")
     record.add_folder(parser)
     return parser.parse_args(argv)

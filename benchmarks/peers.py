@@ -11,8 +11,9 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 
-from benchmarks.shared import ceiling, display, machine, record, timing
+from benchmarks.shared import ceiling, display, machine, memory, record, timing
 from benchmarks.shared.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES
+from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES, Shape
 from benchmarks.shared.words import against, best, quotient
 
@@ -35,6 +36,7 @@ NOTES = ceiling.NOTES | {
     f" round i; weights and inputs are put into memory anew {PLACES} times",
     "ratio": "the contender's time over jaxrnn's, round by round: [median, lower quartile, upper]",
     "compile_seconds": "tracing and compiling, apart from every sample",
+    "memory_bytes": memory.NOTE,
     "missing": "why a contender did not run",
 }
 
@@ -52,14 +54,7 @@ def parse(argv):
         ("directions", DIRECTIONS),
         ("peers", peers),
     ):
-        parser.add_argument(
-            f"--{option}",
-            nargs="+",
-            choices=list(known),
-            default=list(known),
-            metavar="NAME",
-            help=f"of {', '.join(known)}",
-        )
+        several(parser, option, known)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float32")
     parser.add_argument(
         "--seconds",
@@ -121,8 +116,10 @@ def run(chosen):
         console.print("interrupted: what was measured is kept")
     save()
     for direction in dict.fromkeys(row["direction"] for row in rows):
-        console.print(table([r for r in rows if r["direction"] == direction], direction))
-        console.print()
+        some = [r for r in rows if r["direction"] == direction]
+        for one in (table(some, direction), costs(some, direction)):
+            console.print(one)
+            console.print()
     console.print(f"written: {path}\n")
     for sentence in sentences(rows):
         console.print(sentence)
@@ -131,10 +128,10 @@ def run(chosen):
 
 def measure(chosen, direction, cell, shape):
     """One row: all contenders on one layer."""
-    place, compile_seconds, missing = {}, {}, {}
+    place, compile_seconds, memory_bytes, missing = {}, {}, {}, {}
     for name in (OURS, *chosen.peers):
         try:
-            place[name], compile_seconds[name] = CONTENDERS[name](
+            place[name], compile_seconds[name], memory_bytes[name] = CONTENDERS[name](
                 cell, shape, direction, chosen.dtype
             )
         except ImportError as error:
@@ -155,6 +152,7 @@ def measure(chosen, direction, cell, shape):
         "product_rate": most.found()["xla"],
         "samples": samples,
         "compile_seconds": compile_seconds,
+        "memory_bytes": memory_bytes,
         "missing": missing,
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
@@ -187,6 +185,23 @@ def table(rows, direction):
         part = ceiling.part(row, operations(row), OURS)
         ratios = [quotient(row["ratio"][p]) if p in row["ratio"] else "-" for p in peers]
         found.add_row(row["cell"], name, *map(str, sizes), seconds, part, *ratios)
+    return found
+
+
+def costs(rows, direction):
+    """What a layer takes beside its time: to compile it, and of memory."""
+    found = display.table(f"{direction.replace('_', ' ')}: compiling, and memory as XLA plans it")
+    names = list(dict.fromkeys(name for row in rows for name in row["compile_seconds"]))
+    for name in ("cell", "shape"):
+        found.add_column(name)
+    for name in names:
+        found.add_column("jaxrnn" if name == OURS else name, justify="right", no_wrap=True)
+    for row in rows:
+        of_each = [
+            display.cost(row["compile_seconds"].get(name), row["memory_bytes"].get(name))
+            for name in names
+        ]
+        found.add_row(row["cell"], row["shape"]["name"], *of_each)
     return found
 
 

@@ -3,8 +3,8 @@
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
 kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of`` and ``the exchanges of`` stand for tables of it. So the pages say what a command
-said of the result that is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of`` and ``the clusters of`` stand for tables of it. So the pages
+say what a command said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -233,6 +233,29 @@ def _steps(result):
     return _table(["forward / backward", *columns], shown, columns)
 
 
+def _clusters(result):
+    """Of the first chip's layers in clusters: predicted microseconds a step, and instructions.
+
+    The microseconds without clusters stand before the arrow.
+    """
+    first, without, cases = result["rows"][0]["architecture"], {}, {}
+    columns = {"steps": "µs a step", "registers": "registers", "spilled": "bytes spilled"}
+    columns |= {"a_step": "instructions a step", "to_publish": "to the first word"}
+    for row in result["rows"]:
+        if row["architecture"] == first:
+            without[_kernel(row)] = row.get("microseconds")
+        elif row["architecture"] == f"{first} clusters":
+            before = without.get(_kernel(row))
+            cases[_kernel(row)] = {
+                "steps": f"{before:.2f} → {row['microseconds']:.2f}",
+                "registers": str(row["registers"]),
+                "spilled": str(max(row["spilled"])),
+                "a_step": f"{row['loop']['a_step']:,}",
+                "to_publish": str(row["loop"]["to_publish"]),
+            }
+    return _table(["", *columns.values()], cases, columns)
+
+
 def _once(some):
     return ["declined"] if "declined" in some else some
 
@@ -313,4 +336,5 @@ SAYS = {
     "steps": _steps,
     "registers": _registers,
     "exchanges": _exchanges,
+    "clusters": _clusters,
 }

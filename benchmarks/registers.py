@@ -37,6 +37,12 @@ GPUS = (  # one of each architecture
     "NVIDIA GeForce RTX 5090",
 )
 CHIPS = {chips.CHIPS[name].architecture: chips.CHIPS[name] for name in GPUS}
+# Clusters take some multiprocessors that lie together: it is supposed that four of a GPU are left.
+CHIPS |= {
+    f"{name} clusters": chip._replace(clusters=chip.blocks // chips.CLUSTER - 1)
+    for name, chip in CHIPS.items()
+    if chip.capability >= chips.WITH_CLUSTERS
+}
 CELLS = {"lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
 PRODUCTS = {  # the type of a layer, and JAX's precision of its products
     "bfloat16": ("bfloat16", "default"),
@@ -53,14 +59,21 @@ NOTES = {
     "spilled": "bytes that a thread stores outside of its registers, and loads again",
     "spilled_in_loop": "instructions of a step that do so; the others are before the loop",
     "a_step": "instructions of the loop over steps, polls that are in vain not counted twice",
-    "to_publish": "instructions from the barrier after which a step's sums are there to its first"
-    " published word; where a block is alone, from the step's only barrier to its last word",
-    "microseconds": "of a step, by the formula of tiling.py, which was fitted on an H100",
+    "to_publish": "instructions from the barrier after which a block's sums are there to its first"
+    " published word, in a cluster with what blocks send each other; where a block is alone, from"
+    " the step's only barrier to its last word",
+    "microseconds": "of a step, by the formula of tiling.py, which was fitted on an H100; what it"
+    " says of clusters is predicted",
 }
 
 
 class Case(NamedTuple):
-    """A layer for a chip."""
+    """A layer for a chip.
+
+    Attributes:
+      architecture: of the chip, and whether its blocks may be in clusters: a key of ``CHIPS``.
+      product, cell, H, B: of the layer.
+    """
 
     architecture: str
     product: str
@@ -69,7 +82,7 @@ class Case(NamedTuple):
     B: int
 
     def __str__(self):
-        return f"{self.architecture:<6} {self.product:<8} {self.cell:<4} H={self.H} B={self.B}"
+        return f"{self.architecture:<15} {self.product:<8} {self.cell:<4} H={self.H} B={self.B}"
 
     @property
     def layer(self) -> tiling.Layer:
@@ -83,8 +96,16 @@ class Case(NamedTuple):
 
 
 def cases(architectures):
-    for case in itertools.product(architectures, PRODUCTS, CELLS, WIDTHS, BATCHES):
-        yield Case(*case)
+    """All layers; of a chip with clusters, those with a plan that has some."""
+    for case in itertools.starmap(
+        Case, itertools.product(architectures, PRODUCTS, CELLS, WIDTHS, BATCHES)
+    ):
+        if not CHIPS[case.architecture].clusters or any(map(_clustered, case.plans())):
+            yield case
+
+
+def _clustered(plan):
+    return plan is not None and plan.cluster > 1
 
 
 class _Recorder:
@@ -215,10 +236,12 @@ def measure(case, known) -> list[dict]:
         return [{**case._asdict(), "direction": way, "plan": None} for way in DIRECTIONS]
     rows = []
     for way, plan, text in zip(DIRECTIONS, plans, sources(case), strict=True):
+        if CHIPS[case.architecture].clusters and not _clustered(plan):
+            continue  # as without clusters
         digest = _digest(text)
         found = known.get((case.architecture, digest))
         if found is None or (found["loop"] is None and disassembler()):
-            found = compiled(text, case.architecture)
+            found = compiled(text, CHIPS[case.architecture].architecture)
         kept = plan._asdict()
         cost = round(kept.pop("cost"), 2)
         rows.append(

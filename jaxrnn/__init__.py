@@ -49,6 +49,7 @@ from jaxrnn._src.cells.rwkv4 import rwkv4, rwkv4_channels
 from jaxrnn._src.cells.s5 import s5
 from jaxrnn._src.cells.slstm import slstm
 from jaxrnn._src.cells.sru import sru
+from jaxrnn._src.cells.ttt import ttt_linear
 from jaxrnn._src.cells.ugrnn import ugrnn
 from jaxrnn._src.core.beams import beam_search
 from jaxrnn._src.core.cell import Cell, cell, constructor, explain, unroll
@@ -189,6 +190,7 @@ __all__ = [
     "trace",
     "transformer_block",
     "truncated",
+    "ttt_linear",
     "ugrnn",
     "unpack",
     "unroll",

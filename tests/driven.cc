@@ -21,8 +21,10 @@ void check(bool holds, const char* what) {
   std::exit(1);
 }
 
-// A call with one argument and the exchange; what went wrong, or "".
-std::string call(std::int64_t hash, const std::vector<std::int32_t>& code, bool of_this_version) {
+// A call with one argument and the exchange, or another result if blocks need not run `together`;
+// what went wrong, or "".
+std::string call(std::int64_t hash, const std::vector<std::int32_t>& code, bool of_this_version,
+                 bool together = true, int cluster = 1) {
   float in[4] = {};
   std::vector<unsigned> out(64, 0);
   std::int64_t sizes[] = {4}, out_sizes[] = {64};
@@ -37,12 +39,13 @@ std::string call(std::int64_t hash, const std::vector<std::int32_t>& code, bool 
   XLA_FFI_Rets rets{};
   rets.size = 1, rets.types = result_types, rets.rets = results;
   const std::int64_t members[] = {0, 0};
-  const std::int64_t numbers[] = {3, 2, 256, 0, 5, 4, 1, 5, hash, 7};
+  const std::int64_t numbers[] = {4, 2, 256, 0, 5, 4, 1, 5, together, cluster, hash, 7};
   ffi::Error error = Run(nullptr, ffi::RemainingArgs(&args, 0), ffi::RemainingRets(&rets, 0),
                          {code.data(), code.size()}, {members, 2},
-                         {numbers, std::size_t(of_this_version ? 10 : 8)});
+                         {numbers, std::size_t(of_this_version ? 12 : 11)});
   if (error.failure()) return error.message();
-  for (unsigned word : out) check(word == 0xffffffff, "the exchange does not begin empty");
+  for (unsigned word : out)
+    check(word == (together ? 0xffffffff : 0), "the exchange does not begin empty, or a result does");
   return "";
 }
 
@@ -55,9 +58,17 @@ int main() {
 
   check(call(1, code, true) == "", "a call fails");
   check(launches == 3, "five groups, two at once, are not three launches");
-  check(stub<long>("stub_blocks") == 3, "the last launch has not one group of three blocks");
+  long& blocks = stub<long>("stub_blocks");
+  check(blocks == 4, "the last launch has not one group of four blocks");
+  int& cluster = stub<int>("stub_cluster");
+  check(cluster == 0, "there is a cluster that nobody asked for");
   check(call(1, code, true) == "" && loads == 1, "a kernel is loaded twice");
   check(call(2, code, true) == "" && loads == 2, "another kernel is taken for the first");
+
+  check(stub<int>("stub_plain") == 0, "blocks that wait for each other are launched apart");
+  const int so_far = launches;
+  check(call(1, code, true, false) == "" && launches == so_far && stub<int>("stub_plain") == 3,
+        "blocks that exchange nothing are launched together");
 
   stub<bool>("stub_gives_up") = true;
   check(call(1, code, true) == "", "who gives up is known too early");
@@ -66,12 +77,19 @@ int main() {
   check(launches == before, "a kernel is launched although its call fails");
   check(call(1, code, true) == "", "it is said twice");
 
+  launches = 0;
+  check(call(1, code, true, true, 4) == "" && launches == 3, "clusters are not launched as often");
+  check(cluster == 4 && blocks == 4, "the last launch has not one cluster of four blocks");
+
   for (int i = 0; i < 2; ++i)
     check(call(3, other, true).find("as the stub wants") != std::string::npos,
           "what cannot be loaded is no error");
   check(call(1, code, false).find("another version") != std::string::npos, "misread");
 
-  std::int32_t facts[5];
+  std::int32_t facts[5], count = 0;
+  const int kept = loads;
+  check(jaxrnn_gpu_clusters(0, 4, &count) == nullptr && count == 32, "clusters are not counted");
+  check(stub<int>("stub_contexts") == 0 && loads == kept, "what asked for clusters is kept");
   const char* why = jaxrnn_gpu_facts(0, facts);
   check(why == nullptr && stub<int>("stub_contexts") == 0, "a context is kept");
   why = jaxrnn_gpu_facts(1, facts);

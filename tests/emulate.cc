@@ -1,7 +1,8 @@
 // Runs a kernel's source on a CPU: every thread of every block is a fiber, and all of them take
 // turns. Barriers and the products of a warp work as on a GPU. Words that blocks publish to each
 // other are worse than there: each becomes visible late, in any order, and between the words of a
-// read others may arrive.
+// read others may arrive. So is what blocks of a cluster send into each other's shared memory; who
+// waits for it counts it.
 
 #include "emulate.h"
 
@@ -23,9 +24,19 @@ struct Barrier {
   int size, here = 0, round = 0;
 };
 
+// mbarrier: a round is over once it has been said how many bytes come, and they are here.
+struct Counter {
+  bool said = false;
+  long missing = 0;  // bytes: below 0 if they come before it is said
+  unsigned round = 0;
+};
+
 struct Block {
   std::vector<uint4> shared;
   Barrier all;
+  Barrier* cluster;
+  std::unordered_map<const void*, Counter> counters;
+  int left;  // threads that have not left
   std::vector<Barrier> warps;
   std::vector<int> paused;  // for how many turns, of each warp
   std::vector<std::vector<unsigned>> given;  // of each warp: what its lanes multiply
@@ -87,6 +98,48 @@ unsigned visible(const unsigned* from) {
   return *from;
 }
 
+// What was sent into shared memory, word by word, and its counter, which is last.
+struct Message {
+  char *to, *counter;
+  unsigned words[4];
+  long due[5];
+  Block* block;
+};
+std::deque<Message> messages;
+const char* wrong = nullptr;  // what a GPU would not have borne
+
+void check(bool holds, const char* what) {
+  if (!holds && wrong == nullptr) wrong = what;
+}
+
+Counter& counter_of(Block* block, const void* place) {
+  const auto found = block->counters.find(place);
+  if (found != block->counters.end()) return found->second;
+  check(false, "a counter is used that has not begun");
+  return block->counters[place];
+}
+
+void may_be_over(Counter& counter) {
+  if (!counter.said || counter.missing != 0) return;
+  counter.said = false;
+  ++counter.round;
+  waits = 0;
+}
+
+void deliver() {
+  for (std::size_t i = messages.size(); i-- > 0;) {
+    Message& message = messages[i];
+    if (message.due[4] <= turn) check(message.block->left > 0, "a block is sent what it left");
+    for (int j = 0; j < 4; ++j)
+      if (message.due[j] == turn) memcpy(message.to + 4 * j, &message.words[j], 4), waits = 0;
+    if (message.due[4] != turn) continue;
+    Counter& counter = counter_of(message.block, message.counter);
+    counter.missing -= 16;
+    may_be_over(counter);
+    messages.erase(messages.begin() + i);
+  }
+}
+
 void yield() {
   if (_setjmp(now->place) == 0) _longjmp(scheduler, 1);
 }
@@ -110,11 +163,14 @@ void meet(Barrier& barrier) {
   while (barrier.round == round) yield();
 }
 
+unsigned blocks_of_a_cluster;
+std::vector<std::unique_ptr<Block>>* all_blocks;
 void (*program)(void*);
 void* arguments;
 void enter() {
   program(arguments);
   now->done = true;
+  --now->block->left;
   yield();
 }
 
@@ -143,18 +199,24 @@ unsigned float16(float f) {
 
 }  // namespace
 
-// Blocks run together, as in a cooperative launch; shared memory begins as NaN. Whether all of
-// them wait for something that nobody will do.
-bool launch(unsigned blocks, unsigned threads, unsigned bytes, void (*run)(void*), void* args) {
+// Blocks run together, as in a cooperative launch; shared memory begins as NaN. What is wrong, such
+// as that all of them wait for something that nobody will do, or null.
+const char* launch(unsigned blocks, unsigned cluster, unsigned threads, unsigned bytes,
+                   void (*run)(void*), void* args) {
+  if (blocks % cluster != 0) return "a cluster has too few blocks";
   program = run, arguments = args;
+  chance.seed(1);
+  std::vector<Barrier> clusters(blocks / cluster, Barrier{int(cluster * threads)});
   std::vector<std::unique_ptr<Block>> grid;
   std::vector<std::unique_ptr<Fiber>> fibers;
   for (unsigned b = 0; b < blocks; ++b) {
     auto block = std::make_unique<Block>();
     block->shared.assign(bytes / 16 + 1, {0x7fc00000, 0x7fc00000, 0x7fc00000, 0x7fc00000});
-    block->all.size = threads;
+    block->all.size = block->left = threads;
+    block->cluster = &clusters[b / cluster];
     block->warps.assign(threads / 32, Barrier{32});
-    block->paused.assign(threads / 32, 0);
+    // Blocks of a cluster do not begin together.
+    block->paused.assign(threads / 32, cluster > 1 ? chance() % 512 : 0);
     block->given.assign(threads / 32, std::vector<unsigned>(32 * 6));
     block->index = b;
     for (unsigned t = 0; t < threads; ++t) {
@@ -170,17 +232,23 @@ bool launch(unsigned blocks, unsigned threads, unsigned bytes, void (*run)(void*
     }
     grid.push_back(std::move(block));
   }
+  blocks_of_a_cluster = cluster;
+  all_blocks = &grid;
+  messages.clear();
+  wrong = nullptr;
   waits = turn = 0;
   late.clear();
-  chance.seed(1);
   for (bool left = true; left; ++turn) {
     left = false;
-    if (++waits > 20000) return true;
+    if (++waits > 100000) return "blocks wait for each other";
     arrive(false);
-    // Warps fall behind at random, so that one that does not wait where it must is found out.
+    deliver();
+    // Warps fall behind at random, so that one that does not wait where it must is found out. In a
+    // cluster less often and for longer: a block may be a step ahead of another there.
+    const unsigned seldom = cluster > 1 ? 256 : 64;
     for (auto& block : grid)
       for (int& paused : block->paused)
-        paused = paused > 0 ? paused - 1 : chance() % 64 == 0 ? chance() % 512 : 0;
+        paused = paused > 0 ? paused - 1 : chance() % seldom == 0 ? chance() % (8 * seldom) : 0;
     for (auto& fiber : fibers) {
       if (fiber->done) continue;
       left = true;
@@ -189,7 +257,8 @@ bool launch(unsigned blocks, unsigned threads, unsigned bytes, void (*run)(void*
     }
   }
   arrive(true);
-  return false;
+  check(messages.empty(), "a block is sent what it left");
+  return wrong;
 }
 
 uint4* shared() { return now->block->shared.data(); }
@@ -250,6 +319,43 @@ void __threadfence() {
         break;
       }
 }
+Place place_in(const void* mine, int rank) {
+  const Block& from = *now->block;
+  const unsigned first = from.index / blocks_of_a_cluster * blocks_of_a_cluster;
+  Block& to = *(*all_blocks)[first + rank];
+  const auto offset = static_cast<const char*>(mine) -
+                      reinterpret_cast<const char*>(from.shared.data());
+  return reinterpret_cast<char*>(to.shared.data()) + offset;
+}
+void send(Place to, Place counter, float4 v) {
+  if (lost < 0 && ++lost == 0) return;
+  Message message{to, counter};
+  memcpy(message.words, &v, 16);
+  for (int i = 0; i < 4; ++i) {
+    message.due[i] = turn + 1 + chance() % (chance() % 64 == 0 ? 512 : 8);
+    message.due[4] = std::max(message.due[4], message.due[i]);
+  }
+  for (auto& block : *all_blocks) {
+    const char* begin = reinterpret_cast<const char*>(block->shared.data());
+    if (to >= begin && to < begin + block->shared.size() * 16) message.block = block.get();
+  }
+  check(message.block != nullptr, "something is sent to nobody");
+  if (message.block != nullptr) messages.push_back(message);
+  waits = 0;
+}
+void begin_counting(void* counter) { now->block->counters[counter] = Counter(); }
+void expect(void* counter, int bytes) {
+  Counter& all = counter_of(now->block, counter);
+  check(!all.said, "a round begins before the one before it is over");
+  all.said = true;
+  all.missing += bytes;
+  may_be_over(all);
+}
+bool arrived(void* counter, int round) {
+  yield();
+  return counter_of(now->block, counter).round % 2 != unsigned(round);
+}
+void meet_cluster() { meet(*now->block->cluster); }
 float __shfl_down_sync(unsigned, float value, int by) {
   const unsigned lane = now->thread % 32, warp = now->thread / 32;
   unsigned* given = now->block->given[warp].data();

@@ -12,8 +12,10 @@
 
 struct uint4 { unsigned x, y, z, w; };
 struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float __uint_as_float(unsigned v) { float f; memcpy(&f, &v, 4); return f; }
 inline unsigned __float_as_uint(float f) { unsigned v; memcpy(&v, &f, 4); return v; }
 inline float __fdividef(float a, float b) { return a / b; }
@@ -21,8 +23,10 @@ inline int min(int a, int b) { return a < b ? a : b; }
 struct Dim { unsigned x; };
 
 namespace emulated {
-extern long lost;  // so many publishes from now, one is lost; 0: none is
-bool launch(unsigned blocks, unsigned threads, unsigned bytes, void (*run)(void*), void* args);
+// So many publishes from now, one is lost; below 0, of what is sent in a cluster; 0: none is.
+extern long lost;
+const char* launch(unsigned blocks, unsigned cluster, unsigned threads, unsigned bytes,
+                   void (*run)(void*), void* args);
 uint4* shared();
 unsigned thread(), block();
 enum Type { kFloat32, kBfloat16, kFloat16 };
@@ -38,6 +42,13 @@ uint4 peek(const void* from);
 void poke(void* to, unsigned word);
 inline void tell(void* to, unsigned word) { memcpy(to, &word, 4); }
 void __threadfence();
+using Place = char*;  // in the shared memory of any block of a cluster: see cluster.cu
+Place place_in(const void* mine, int rank);
+void send(Place to, Place counter, float4 v);
+void begin_counting(void* counter);
+void expect(void* counter, int bytes);
+bool arrived(void* counter, int round);
+void meet_cluster();
 unsigned bfloat16s(float low, float high);
 unsigned float16s(float low, float high);
 float from_float16(unsigned short bits);

@@ -22,10 +22,10 @@ _ONE_AT_A_TIME = threading.Lock()
 _FOLDER = tempfile.TemporaryDirectory(prefix="jaxrnn-emulated-")
 
 _ENTRY = """
-extern "C" int entry(void** arrays, const long long* members, const long long* n, unsigned* host,
-                     long lost) {
+extern "C" const char* entry(int count, void** arrays, const long long* members,
+                             const long long* n, unsigned* host, long lost) {
   Args args = {};
-  for (int i = 0; i <= EXCHANGE; ++i) {
+  for (int i = 0; i < count; ++i) {
     args.array[i] = static_cast<char*>(arrays[i]);
     args.member[i] = members[i];
   }
@@ -35,9 +35,10 @@ extern "C" int entry(void** arrays, const long long* members, const long long* n
   for (args.first = 0; args.first < args.groups; args.first += n[1]) {
     const int groups = min(n[1], args.groups - args.first);
     auto run_it = [](void* args) { run(*static_cast<Args*>(args)); };
-    if (emulated::launch(groups * n[0], n[2], n[3], run_it, &args)) return 1;
+    const char* wrong = emulated::launch(groups * n[0], n[9], n[2], n[3], run_it, &args);
+    if (wrong) return wrong;
   }
-  return 0;
+  return nullptr;
 }
 """
 
@@ -48,7 +49,7 @@ class Emulation:
     def __init__(self, chip):
         self.chip = chip
         self.launched = []  # of each call: how many blocks, groups at once, and groups
-        self.lost = ()  # of each call, a publish that never arrives, counted from 1; 0 is none
+        self.lost = ()  # of each call: see `emulated`
         self.gave_up = []  # of each call, whether a block did
         self.results = []  # of each call
 
@@ -57,16 +58,17 @@ class Emulation:
             args = [np.ascontiguousarray(a) for a in args]
             lost = (*self.lost, *[0] * (len(self.launched) + 1))[len(self.launched)]
             # What is not written is NaN, or 0 where NaN is wanted; the exchange begins as empty.
-            fill = [b"\0" if lost else b"\xff"] * (len(shapes) - 1) + [b"\xff"]
+            together = int(numbers[8])
+            fill = [b"\0" if lost else b"\xff"] * (len(shapes) - together) + [b"\xff"] * together
             out = [
                 np.frombuffer(byte * _bytes(s), s.dtype).reshape(s.shape).copy()
                 for byte, s in zip(fill, shapes, strict=True)
             ]
             pointers = [a.ctypes.data for a in (*args, *out)]
-            status, gave_up = run_text(text, pointers, members, numbers, lost)
-            assert status == 0, "blocks wait for each other"
+            wrong, gave_up = run_text(text, pointers, members, numbers, lost)
+            assert wrong is None, wrong
             self.gave_up.append(gave_up)
-            self.results.append(out[:-1])
+            self.results.append(out[: len(out) - together])
             self.launched.append((*numbers[:2].tolist(), int(numbers[7])))
             return out
 
@@ -76,18 +78,19 @@ class Emulation:
 def run_text(text, pointers, members, numbers, lost=0):
     """Runs a kernel's source on arrays at ``pointers``.
 
-    Gives a status, not 0 if its blocks wait for ever, and whether one of them gave up.
+    Gives what is wrong, None if nothing is, and whether a block gave up.
     """
     host = ctypes.c_uint(0)
     with _ONE_AT_A_TIME:  # several devices may call at once
-        status = _compiled(text)(
+        wrong = compiled(text).entry(
+            len(pointers),
             (ctypes.c_void_p * len(pointers))(*pointers),
             np.array(members).ctypes.data_as(ctypes.c_void_p),
             np.array(numbers).ctypes.data_as(ctypes.c_void_p),
             ctypes.byref(host),
             ctypes.c_long(lost),
         )
-    return status, host.value == 1
+    return wrong and wrong.decode(), host.value == 1
 
 
 def _bytes(shape):
@@ -95,12 +98,14 @@ def _bytes(shape):
 
 
 @functools.cache
-def _compiled(text):
+def compiled(text):
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     source, library = (pathlib.Path(_FOLDER.name) / f"{name}{end}" for end in (".cc", ".so"))
     source.write_text(f'#define EMULATED "{HEADER}"\n{text}\n{_ENTRY}')
     _compile("-shared", source, _machine(), "-o", library)
-    return ctypes.CDLL(str(library)).entry
+    loaded = ctypes.CDLL(str(library))
+    loaded.entry.restype = ctypes.c_char_p
+    return loaded
 
 
 @functools.cache
@@ -132,17 +137,21 @@ def emulated(
     lost=(),
     alone=False,
     ring=0,
+    clusters=0,
 ):
     """Inside, implementation "gpu" runs on a CPU; on fewer warps, as all threads take turns.
 
     Args:
       blocks, shared: of the chip.
       warps, held, polls: ``tiling.WARPS``, ``tiling.MOST_HELD`` and ``launch.MOST_POLLS``.
-      lost: of each call, a publish that never arrives, counted from 1; 0 is none.
+      lost: of each call, a publish that never arrives, counted from 1; below 0, what is sent in
+        a cluster; 0 is none.
       alone: whether a block has all units where it can; else blocks always exchange.
       ring: places of the exchange; 0 for as many as there are steps.
+      clusters: of the chip; if there are some, all blocks are in clusters.
     """
-    emulation = _emulation(Chip(blocks, shared), warps, held, polls, alone, ring)
+    chip = Chip(0 if clusters else blocks, shared, clusters=clusters)
+    emulation = _emulation(chip, warps, held, polls, alone, ring)
     for kept in (emulation.launched, emulation.gave_up, emulation.results):
         kept.clear()
     emulation.lost = lost
@@ -161,8 +170,8 @@ class Made:
 
     def __call__(self, text, shapes, args, numbers, **attributes):
         self.texts.append(text)
-        self.numbers.append(numbers.tolist())
-        used = sum(a.astype(jnp.float32).sum() for a in args)  # nothing is left out
+        self.numbers.append(launch.Numbers(*numbers.tolist()))
+        used = sum(a.astype(jnp.complex64).sum().real for a in args)  # nothing is left out
         return [jnp.zeros(s.shape, s.dtype) + used.astype(s.dtype) for s in shapes]
 
 

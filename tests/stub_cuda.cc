@@ -16,9 +16,11 @@ int given(const char* name, int usual) {
 
 extern "C" {
 
-int stub_loads = 0, stub_launches = 0, stub_contexts = 0;  // contexts: retained and not released
+int stub_loads = 0, stub_contexts = 0;    // contexts: retained and not released
+int stub_launches = 0, stub_plain = 0;    // the latter: of blocks that need not run together
 bool stub_gives_up = false;  // the next launch
 long stub_blocks = 0;        // of the last launch
+int stub_cluster = 0;        // of the last launch: blocks of a cluster, 0 if there are none
 
 int cuInit(unsigned) { return given("STUB_INIT", 0); }
 int cuGetErrorString(int, const char** text) {
@@ -63,8 +65,10 @@ int cuCtxPopCurrent_v2(void**) { return 0; }
 int cuModuleLoadData(void** module, const void* code) {
   ++stub_loads;
   *module = &stub_loads;
-  return std::memcmp(code, "\x7f" "ELF", 4) == 0 ? 0 : 209;
+  const bool is_text = std::memcmp(code, ".version", 8) == 0;
+  return is_text || std::memcmp(code, "\x7f" "ELF", 4) == 0 ? 0 : 209;
 }
+int cuModuleUnload(void*) { return --stub_loads, 0; }
 int cuModuleGetFunction(void** function, void* module, const char*) {
   *function = module;
   return 0;
@@ -82,15 +86,61 @@ int cuMemsetD32Async(std::uintptr_t at, unsigned word, std::size_t count, void*)
   for (std::size_t i = 0; i < count; ++i) reinterpret_cast<unsigned*>(at)[i] = word;
   return 0;
 }
-int cuLaunchCooperativeKernel(void*, unsigned blocks, unsigned, unsigned, unsigned, unsigned,
-                              unsigned, unsigned, void*, void** parameters) {
-  ++stub_launches;
+int cuLaunchKernel(void*, unsigned blocks, unsigned, unsigned, unsigned, unsigned, unsigned,
+                   unsigned, void*, void**, void**) {
+  ++stub_plain;
   stub_blocks = blocks;
+  return 0;
+}
+// CUlaunchAttribute and CUlaunchConfig of cuda.h, where a union of 64 bytes holds the value.
+struct Attribute {
+  int id, pad;
+  unsigned value[16];
+};
+struct Config {
+  unsigned grid[3], block[3], shared;
+  void* stream;
+  const Attribute* attributes;
+  unsigned count;
+};
+
+static bool launched(unsigned blocks, int cluster, void** parameters) {
+  ++stub_launches;
+  stub_blocks = blocks, stub_cluster = cluster;
   constexpr int kArrays = 48;  // of Args in kernel.cu: arrays and strides, then the host's word
   unsigned* host = reinterpret_cast<unsigned**>(parameters[0])[2 * kArrays];
   if (stub_gives_up) *host = 1;
-  stub_gives_up = false;
+  return stub_gives_up = false;
+}
+
+// Blocks of a cluster, if all of the launch are to be on the chip at once.
+static int cluster_of(const Config* config) {
+  int cluster = 0, cooperative = 0;
+  for (unsigned i = 0; i < config->count; ++i) {
+    const Attribute& attribute = config->attributes[i];
+    if (attribute.id == 2) cooperative = attribute.value[0];
+    if (attribute.id == 4 && attribute.value[1] == 1 && attribute.value[2] == 1)
+      cluster = attribute.value[0];
+  }
+  return cooperative == 1 && config->grid[1] == 1 && config->block[2] == 1 ? cluster : 0;
+}
+
+int cuLaunchKernelEx(const Config* config, void*, void** parameters, void**) {
+  const int cluster = cluster_of(config);
+  if (cluster == 0 || config->grid[0] % cluster != 0 || config->block[0] != 256) return 1;
+  return launched(config->grid[0], cluster, parameters);
+}
+
+int cuOccupancyMaxActiveClusters(int* count, void*, const Config* config) {
+  const unsigned all = given("STUB_SHARED", 232448);
+  if (cluster_of(config) == 0 || config->shared != all || config->block[0] != 256) return 1;
+  *count = given("STUB_CLUSTERS", 32);
   return 0;
+}
+
+int cuLaunchCooperativeKernel(void*, unsigned blocks, unsigned, unsigned, unsigned, unsigned,
+                              unsigned, unsigned, void*, void** parameters) {
+  return launched(blocks, 0, parameters);
 }
 
 }  // extern "C"

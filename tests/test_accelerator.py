@@ -1,7 +1,9 @@
 """The command for a GPU or TPU, on a CPU and with tiny sizes: a time is never asserted."""
 
 import concurrent.futures
+import ctypes
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -15,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import NO_KERNEL, TOLERANCE
-from emulated import made
+from emulated import emulated, made, run_text
 from instead import instead
 
 from benchmarks import accelerator, plans
-from benchmarks.accelerator import attention, cases, kinds, linear, plain, processes, work
+from benchmarks.accelerator import attention, cases, driver, kinds, linear, plain, processes, work
 from benchmarks.accelerator import checks as checking
 from benchmarks.accelerator import rows as timed
 from benchmarks.accelerator.once import once
@@ -203,6 +205,111 @@ def test_attention(tmp_path, monkeypatch):
             n for n in checking._BEST_FIRST if not checking.why_not(n, *layer, platform=on_a_gpu)
         ]
         assert able == list(names)
+
+
+class HostsDriver:
+    """CUDA's driver, as far as it is used, for kernels that are compiled for a CPU."""
+
+    def __init__(self):
+        self.kept, self.modules, self.launches, self.spoil = {}, [], [], False
+
+    def __getattr__(self, name):
+        return lambda *given: 0  # what has nothing to do here
+
+    def cuMemAlloc_v2(self, place, size):
+        memory = ctypes.create_string_buffer(size.value)
+        place._obj.value = ctypes.addressof(memory)
+        self.kept[place._obj.value] = memory
+        return 0
+
+    def cuMemHostAlloc(self, word, size, flags):
+        return self.cuMemAlloc_v2(word, size)
+
+    def cuMemFree_v2(self, place):
+        return 0 if self.kept.pop(place.value, None) else 1
+
+    def cuMemsetD8_v2(self, place, byte, size):
+        ctypes.memset(place.value, byte.value, size.value)
+        return 0
+
+    def cuMemcpyHtoD_v2(self, to, source, size):
+        ctypes.memmove(to.value, source.value, size.value)
+        return 0
+
+    cuMemcpyDtoH_v2 = cuMemcpyHtoD_v2
+
+    def cuModuleGetFunction(self, function, module, name):
+        function._obj.value = module.value
+        return 0
+
+    def cuModuleLoadData(self, module, code):
+        self.modules.append(ctypes.create_string_buffer(code))
+        module._obj.value = ctypes.addressof(self.modules[-1])
+        return 0
+
+    def cuLaunchKernel(self, function, blocks, *more):
+        *_, threads, _, _, shared, _, parameters, _ = more
+        return self.launched(function, blocks, threads, shared, parameters)
+
+    def cuLaunchCooperativeKernel(self, function, blocks, *more):
+        *_, threads, _, _, shared, _, parameters = more
+        return self.launched(function, blocks, threads, shared, parameters)
+
+    def launched(self, function, blocks, threads, shared, parameters):
+        args = ctypes.cast(parameters[0], ctypes.POINTER(driver.Args))[0]
+        assert args.first == 0 and blocks % args.groups == 0
+        numbers = [blocks // args.groups, args.groups, threads, shared]
+        numbers += [args.steps, args.rows, args.tiles, args.groups]
+        pointers = [place for place in args.array if place]
+        text = ctypes.string_at(function.value).decode().rstrip()
+        status, _ = run_text(text, pointers, list(args.member), numbers)
+        if self.spoil:
+            ctypes.memset(pointers[-2], 0, 4)
+        self.launches.append(blocks)
+        return status
+
+
+@pytest.mark.parametrize(("cell", "kind"), [("lstm", "plain"), (linear.NAME, "all flags")])
+def test_the_driver_alone(monkeypatch, cell, kind):
+    """A check of a kernel that no part of XLA for GPUs takes part in."""
+    cuda = HostsDriver()
+    text = lambda text, _: np.frombuffer(text.encode() + b" " * (-len(text) % 4), np.int32)
+    monkeypatch.setattr(driver.cubins, "machine_code", text)
+    shape = linear.fitted(cell, kinds.TINY)
+    with emulated() as emulation:
+        on_host = driver.Driver(cuda, emulation.chip)
+        with instead((driver, "found", lambda: on_host)):
+            case = checking.Case(kind, cell, "float32", shape, driver.NAME)
+            row = checking.measure(case)
+            assert row["passed"] and not emulation.launched, row
+            assert len(cuda.modules) == 3 <= len(cuda.launches)  # forward twice, once to keep
+            assert len(cuda.kept) == 1, "beside the host's word, memory is not given back"
+            cuda.spoil = True
+            assert checking.measure(case)["passed"] is False
+
+
+def test_the_driver_comes_first_where_its_kernels_run(monkeypatch):
+    chosen = accelerator.parse([])
+    for name, runs in (("gpu", True), ("cpu", False)):
+        monkeypatch.setattr(checking, "_names", lambda *_, name=name: [name, "xla"])
+        cases = checking.cases(chosen, accelerator.broadly)
+        first = list(itertools.takewhile(lambda case: case.implementation == "driver", cases))
+        assert [c for c in cases if c.implementation == "driver"] == first
+        assert ({"lstm", "gru", linear.NAME} <= {c.cell for c in first}) == runs
+        kinds_of_them = {"plain", "all flags", "repeated", "rounded"}
+        assert {c.kind for c in first} == (kinds_of_them if runs else set())
+    monkeypatch.setattr(driver.library, "missing", lambda: "it is not there")
+    case = checking.Case("plain", "lstm", "float32", kinds.TINY, driver.NAME)
+    assert checking.measure(case)["problem"] == "Failed: it is not there"
+
+
+def test_what_runs_on_request_is_timed_too(monkeypatch):
+    """A kernel that no such chip has confirmed, beside what a user gets."""
+    monkeypatch.setattr(timed, "implementations", lambda *layer: ["gpu", "xla", "reference"])
+    monkeypatch.setattr(timed, "usual", lambda *layer: "xla")
+    case = timed.Case("forward", "float32", linear.SHAPES[0], linear.NAME)
+    assert timed._ours(case) == ["xla", "gpu"]
+    assert list(timed._contenders(case, ())) == [OURS, "gpu", *scans.PEERS]
 
 
 def test_what_the_time_was_up_for_is_listed(tmp_path):

@@ -451,6 +451,10 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
         ran = set(row["samples"])
         assert {OURS, "linen", "nnx"} <= ran and ran | set(row["missing"]) == set(CONTENDERS)
         assert set(row["seconds"]) == set(row["compile_seconds"]) == ran == {OURS, *row["ratio"]}
+        least = 4 * 2 * 3 * (4 + 5)  # bytes of xs and ys
+        assert row["memory_bytes"].pop("torch", None) is None
+        assert set(row["memory_bytes"]) == ran - {"torch"}
+        assert min(row["memory_bytes"].values()) >= least
         assert {len(samples) for samples in row["samples"].values()} == {3 * peers.PLACES}
         assert all(min(samples) > 0 for samples in row["samples"].values())
         for name, ratio in row["ratio"].items():
@@ -536,8 +540,8 @@ def test_contenders_do_the_same_work(name):
     for cell in peers.CELLS:
         for contender in (OURS, name):
             try:
-                place, _ = CONTENDERS[contender](cell, shape, "forward", "float32")
-                back, _ = CONTENDERS[contender](cell, shape, "value_and_grad", "float32")
+                place, *_ = CONTENDERS[contender](cell, shape, "forward", "float32")
+                back, *_ = CONTENDERS[contender](cell, shape, "value_and_grad", "float32")
             except ImportError as error:
                 pytest.skip(f"{error}")
             ys, gradients = place()(), jax.tree.leaves(back()())

@@ -399,7 +399,8 @@ def test_sources_without_a_library_take_the_installed_one(clone, monkeypatch):
 def test_every_caller_of_a_library_is_known():
     """An installed library is taken only if all of them are as it was built for."""
     ops = pathlib.Path(jaxrnn.__file__).parent / "_src" / "ops"
-    calling = (path for path in ops.rglob("*.py") if "jax.ffi.ffi_call(" in path.read_text())
+    calls = re.compile(r"\b(jax\.ffi\.ffi_call|native\.call)\(")
+    calling = (path for path in ops.rglob("*.py") if calls.search(path.read_text()))
     known = [caller for callers in native.CALLERS.values() for caller in callers]
     assert {str(path.relative_to(ops)) for path in calling} == set(known)
 

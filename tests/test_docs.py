@@ -182,8 +182,8 @@ def test_the_reference_has_every_public_name():
 
 def test_the_site_is_built(tmp_path):
     """Without a warning, and such that reading it fetches nothing from elsewhere."""
-    pytest.importorskip("mkdocs", reason="the site needs jaxrnn[docs]")
-    pytest.importorskip("mkdocstrings", reason="the site needs jaxrnn[docs]")
+    for package in ("mkdocs", "mkdocstrings", "latex2mathml"):
+        pytest.importorskip(package, reason="the site needs jaxrnn[docs]")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
@@ -193,3 +193,7 @@ def test_the_site_is_built(tmp_path):
     first = (tmp_path / "reference" / "cells.html").read_text()
     assert "jaxrnn.lstm" in first and "&gt;&gt;&gt;" in first
     assert (tmp_path / "benchmarks" / "results" / "cells-cpu.json").exists()
+    cells = (tmp_path / "cells.html").read_text()
+    assert cells.count("<math ") == (DOCS / "cells.md").read_text().count("```math")
+    assert f"jaxrnn {jaxrnn.__version__}</title>" in cells
+    assert (tmp_path / "search" / "search_index.js").exists()  # read where there is no server

@@ -42,6 +42,21 @@ def test_a_chip_is_what_the_driver_says():
     assert found(ada, version=(12, 9)).architecture == "sm_89"
 
 
+def test_clusters_on_request(monkeypatch):
+    """As many as the driver says, of the GPU that has the fewest; else none."""
+    said = {0: 32, 1: 31}
+    monkeypatch.setattr(library, "clusters", lambda ordinal, size: said[ordinal])
+    assert found(HOPPER).clusters == 0
+    monkeypatch.setenv(chips.CLUSTERS, "1")
+    assert found(HOPPER).clusters == 32 and found(HOPPER, HOPPER).clusters == 31
+    assert found(HOPPER._replace(multiprocessors=16)).clusters == 4
+    assert found(HOPPER._replace(capability=80)).clusters == 0
+    said[0] = "a reason"
+    assert found(HOPPER).endswith("clusters, which JAXRNN_GPU_CLUSTERS asks for: a reason")
+    monkeypatch.setenv(chips.CLUSTERS, "0")
+    assert found(HOPPER).clusters == 0
+
+
 @pytest.mark.parametrize(
     ("facts", "given", "why"),
     [

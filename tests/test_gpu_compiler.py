@@ -1,5 +1,6 @@
 """The kernels for NVIDIA GPUs, compiled, in layers that people use: what they spill."""
 
+import functools
 import re
 
 import jax
@@ -28,6 +29,7 @@ LAYERS = {
     ("NVIDIA H200", "gru", 1024, 16, "float32"): FEW,
     ("NVIDIA H200", "lstm", 512, 32, EXACT): (16, 128),  # (2)
     ("NVIDIA H200", "peephole", 100, 5, "float32", "flags"): FEW,
+    ("NVIDIA H200", "lstm", 1024, 16, "bfloat16", "clusters"): FEW,
     ("NVIDIA A100-SXM4-80GB", "lstm", 128, 16, "bfloat16"): FEW,
     ("NVIDIA L40S", "gru", 512, 64, "float16"): FEW,
     ("NVIDIA B200", "elman", 768, 16, EXACT): FEW,
@@ -37,8 +39,9 @@ LAYERS = {
 OTHERS = 72
 
 
-def texts(chip, name, hidden, rows, dtype, flags=None):
+def texts(chip, name, hidden, rows, dtype, *more):
     """The source of the forward kernel, and of the backward one."""
+    chip = chips.CHIPS[chip]._replace(clusters=32 if "clusters" in more else 0)
     cell, steps = GATED[name].make(hidden), 9
     precision = "highest" if dtype == EXACT else "default"
     dtype = "float32" if dtype == EXACT else dtype
@@ -46,13 +49,13 @@ def texts(chip, name, hidden, rows, dtype, flags=None):
     params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), params)
     xs = jax.ShapeDtypeStruct((steps, rows, 8), dtype)
     real = jnp.ones((steps, rows), bool)
-    given = {"mask": real, "starts": real} if flags else {}
+    given = {"mask": real, "starts": real} if "flags" in more else {}
 
     def loss(params, xs):
         ys = jaxrnn.unroll(cell, params, xs, **given, implementation="gpu")[1]
         return ys.astype(jnp.float32).sum()
 
-    with made(chips.CHIPS[chip]) as found, jax.default_matmul_precision(precision):
+    with made(chip) as found, jax.default_matmul_precision(precision):
         jax.jit(jax.grad(loss)).lower(params, xs)
     forward, backward = dict.fromkeys(found.texts)
     return forward, backward
@@ -62,6 +65,7 @@ def texts(chip, name, hidden, rows, dtype, flags=None):
 def test_what_a_layer_spills(layer):
     """In the registers there are: a block is alone on its multiprocessor."""
     for text, most in zip(texts(*layer), LAYERS[layer], strict=True):
+        assert ("st.async" in text) == ("clusters" in layer)
         code, log = compiler.compiled(text, chips.CHIPS[layer[0]].architecture)
         assert code[0] == int.from_bytes(b"\x7fELF", "little")
         stack, *spilled = map(int, re.search(SAID, log).groups())
@@ -76,6 +80,39 @@ def test_every_layer_is_another():
     assert {"lstm", "gru", "elman"} < cells and {128, 256, 512, 768, 1024, 2048} < widths
     assert {1, 16, 64} < batches and types == {"bfloat16", "float16", "float32", EXACT}
     assert {chips.CHIPS[gpu].capability for gpu in gpus} == {80, 89, 90, 100, 120}
+
+
+# Of the linear recurrence: type, rows, channels; constant factors or those of each step; flags.
+LINEAR = {
+    "NVIDIA A100-SXM4-80GB": ("bfloat16", 16, 1024, "flags"),
+    "NVIDIA L40S": ("float64", 1, 300, "constant"),
+    "NVIDIA H200": ("float32", 8, 1024),
+    "NVIDIA B200": ("complex128", 8, 512),
+    "NVIDIA GeForce RTX 5090": ("complex64", 8, 512, "constant", "flags"),
+}
+
+
+@pytest.mark.parametrize("gpu", LINEAR)
+def test_the_linear_recurrence_stays_in_registers(gpu):
+    """Two blocks of 256 threads on a multiprocessor, and nothing spilled."""
+    dtype, rows, size, *more = LINEAR[gpu]
+    b, real = jax.ShapeDtypeStruct((64, rows, size), dtype), jnp.ones((64, rows), bool)
+    flags = {"mask": real, "starts": real} if "flags" in more else {}
+
+    def both(a, b):
+        scan = functools.partial(jaxrnn.linear_scan, **flags, implementation="gpu")
+        out, pull = jax.vjp(scan, a, b)
+        return pull(out)
+
+    with made(chips.CHIPS[gpu]) as found, jax.enable_x64(True):
+        a = jax.ShapeDtypeStruct((size,), dtype) if "constant" in more else b
+        jax.jit(both).lower(a, b)
+    texts = dict.fromkeys(found.texts)
+    assert len(texts) == 2
+    for text in texts:
+        _, log = compiler.compiled(text, chips.CHIPS[gpu].architecture)
+        assert re.search(SAID, log).groups() == ("0", "0", "0"), log
+        assert int(re.search(r"Used (\d+) registers", log)[1]) <= 128
 
 
 def test_what_a_chip_cannot_hold_is_declined():

@@ -176,8 +176,12 @@ def hides_nan(state, x, r, p):
     return jnp.where(rn * xn > c, jnp.tanh(xn), 0.5), c
 
 
-@pytest.mark.parametrize("lost", ((40,), (0, 100)), ids=("forward", "backward"))
-def test_a_publish_that_never_arrives(lost):
+@pytest.mark.parametrize(
+    ("lost", "clusters", "polls"),
+    [((40,), 0, 1 << 11), ((0, 100), 0, 1 << 11), ((-40,), 1, 1 << 13)],
+    ids=("forward", "backward", "in a cluster"),
+)
+def test_a_publish_that_never_arrives(lost, clusters, polls):
     """No block waits for ever: all that the call makes is NaN, and the host learns of it."""
     cell = jaxrnn.gated(hides_nan, gates=2, states=2, unit={"p": jax.random.normal})(40)
     e = example(Case(lambda hidden: cell), Shape(5, (20,), 2, 40), dtype=jnp.float32)
@@ -191,7 +195,7 @@ def test_a_publish_that_never_arrives(lost):
         return out, pull(weights)
 
     weights = cotangents((e.state, jax.ShapeDtypeStruct((5, 20, 40), jnp.float32)))
-    with emulated(blocks=3, polls=1 << 11, lost=lost) as emulation:
+    with emulated(blocks=3, polls=polls, lost=lost, clusters=clusters) as emulation:
         jax.block_until_ready(run(e.params, e.xs, e.state, weights))
     assert len(emulation.launched) == 2
     stuck = len(lost) - 1
@@ -282,7 +286,7 @@ def test_sharded_rows_stay_where_they_are():
         program = run.lower(e.params, jax.device_put(e.xs, rows)).compile()
     assert "all-gather" not in program.as_text()
     assert len(found.numbers) == 2  # and none is made for all rows, to see what comes out
-    assert all(count == 2 for _, _, _, _, _, count, _, _ in found.numbers)
+    assert all(numbers.rows == 2 for numbers in found.numbers)
 
 
 def made_for_a_gpu(function, *args):
@@ -307,8 +311,8 @@ def test_rows_are_those_of_a_device():
     with made() as found, instead((cpu, "unsupported", lambda *_: "it is a GPU here")):
         jax.jit(grad).lower(params, divided).compile()
     assert len(found.numbers) == 2
-    for _, at_once, _, _, _, count, _, groups in found.numbers:
-        assert count == 64 and at_once == groups
+    for numbers in found.numbers:
+        assert numbers.rows == 64 and numbers.at_once == numbers.groups
 
 
 @pytest.mark.parametrize(
@@ -330,8 +334,8 @@ def test_members_are_one_call(hidden, members, steps, at_once):
         run = jax.vmap(run, (0, None))
     calls = made_for_a_gpu(run, all_of_them, xs)
     assert len(calls) == 2
-    for _, most, _, _, _, _, _, groups in calls:
-        assert groups == 64 and (most == groups) == at_once
+    for numbers in calls:
+        assert numbers.groups == 64 and (numbers.at_once == 64) == at_once
 
 
 LAYERS = [
@@ -495,8 +499,8 @@ void run(const Args& args) {
 def test_what_is_published_arrives_late_in_any_order_and_torn():
     """Of the emulator: a kernel that relies on more than a GPU promises is found out."""
     words = np.zeros(64 * 5, np.uint32)
-    numbers = [2, 1, 32, 0, 0, 0, 0, 1]  # two blocks, one group at once, a warp each
-    assert run_text(LITMUS, [words.ctypes.data], [0], numbers) == (0, False)
+    numbers = [2, 1, 32, 0, 0, 0, 0, 1, 1, 1]  # two blocks, one group at once, a warp each
+    assert run_text(LITMUS, [words.ctypes.data], [0], numbers) == (None, False)
     seen, rest = set(words[:64].tolist()), words[64:]
     assert rest.all()  # all arrive in the end
     in_order = {0b1, 0b11, 0b111, 0b1111}
@@ -541,6 +545,22 @@ def test_one_block_alone_in_every_type(dtype, product, shape):
     most = TOLERANCE["bfloat16"] if dtype != "float32" else most
     chip = {"alone": True, "blocks": 2}
     agree("lstm", shape, dtype=dtype, product=product, tolerance=most, chip=chip)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "chip"),
+    [
+        ("gru", Shape(4, (2, 3), 3, 65), "float32", {"clusters": 5}),
+        ("lstm", Shape(3, (20,), 2, 33), "bfloat16", {"clusters": 2, "held": 8}),
+        ("lstm", Shape(17, (1,), 2, 33), "float32", {"clusters": 2, "ring": 8}),
+    ],
+    ids=("gru", "weights in shared memory", "a ring"),
+)
+def test_clusters(name, shape, dtype, chip):
+    """Blocks that divide K send their sums to each other."""
+    most = TOLERANCE[dtype]
+    launched = agree(name, shape, dtype=dtype, tolerance=most, chip=chip)
+    assert all(blocks % chips.CLUSTER == 0 for blocks, *_ in launched)
 
 
 @pytest.mark.parametrize("name", ("lstm", "gru"))

@@ -58,6 +58,7 @@ compiler.library = lambda: "some NVRTC"
 assert library.missing() is None, library.missing()
 print(*library.facts(0), sep=",")
 print(library.facts(1))
+print(library.clusters(0, 4))
 """
 
 
@@ -85,5 +86,6 @@ def test_facts(driver):
         STUB_SHARED="101376",
         STUB_AFFINITY="71",
         STUB_COOPERATIVE="0",
+        STUB_CLUSTERS="17",
     )
-    assert said.splitlines() == ["12080,89,71,101376,0", "as the stub wants"]
+    assert said.splitlines() == ["12080,89,71,101376,0", "as the stub wants", "17"]

@@ -1,15 +1,19 @@
 """The linear recurrence: every implementation is the loop of its definition."""
 
 import contextlib
+import ctypes
 import functools
 import types
 from typing import Any, NamedTuple
 
 import cases
+import emulated as emulated_kernels
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from emulated import emulated
+from instead import instead
 from interpreted import interpreted, interpreted_as_jax
 from jax import export
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -21,15 +25,19 @@ from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops import linear_scan
-from jaxrnn._src.ops.linear_scan import problem, xla
+from jaxrnn._src.ops.linear_scan import gpu, problem, xla
 from jaxrnn._src.ops.linear_scan.tpu import layout
+from jaxrnn._src.ops.recurrence.gpu import compiler, library
 
 REFERENCE = dispatch.REFERENCE
 KERNEL = () if cases.NO_KERNEL else ("cpu",)
-FASTER = ("xla", "chunks", *KERNEL, "tpu")  # "chunks" is what "xla" does on a GPU
+FASTER = ("xla", "chunks", *KERNEL, "tpu", "gpu")  # "chunks" is what "xla" does on a GPU
 pytestmark = pytest.mark.usefixtures("x64", "chunks")
-every_implementation = pytest.mark.parametrize("implementation", FASTER)
 every_kind = pytest.mark.parametrize("constant", (False, True), ids=("each", "constant"))
+each_kind = pytest.mark.parametrize(  # of the kernel for GPUs one: g++ compiles all that it runs
+    ("implementation", "constant"),
+    [(i, c) for i in FASTER for c in (False, True) if c or i != "gpu"],
+)
 
 
 @pytest.fixture
@@ -50,6 +58,19 @@ def small_blocks():
         patch.setattr(layout, "STEPS", 16)
         patch.setattr(layout, "TILE", 1024)
         yield
+
+
+@contextlib.contextmanager
+def few_threads():
+    """The kernel for GPUs, emulated: several tiles of time in few steps, several blocks."""
+    with emulated(), instead((gpu, "THREADS", 32), (gpu, "WORDS", 1)):
+        yield
+
+
+def inside(implementation):
+    """What it needs to run here."""
+    needed = {"tpu": small_blocks, "gpu": few_threads}
+    return needed.get(implementation, contextlib.nullcontext)()
 
 
 ALL = (0, 1, 2)  # a, b and h0
@@ -134,7 +155,7 @@ def _both(implementation, reverse):
 
 def run(g, implementation, reverse=False):
     """``(state, hs)``, and the gradients of a, b and h0."""
-    with small_blocks() if implementation == "tpu" else contextlib.nullcontext():
+    with inside(implementation):
         return _both(implementation, reverse)(*g)
 
 
@@ -187,8 +208,7 @@ def test_definition(implementation, dtype, reverse, constant):
     assert error(run(g, implementation, reverse), results(g, reverse)) < 1e-12
 
 
-@every_implementation
-@every_kind
+@each_kind
 @pytest.mark.parametrize(
     ("flag", "reverse"), (("neither", True), ("mask", False), ("starts", True))
 )
@@ -212,6 +232,7 @@ SHAPES = (
 SHAPES = dict.fromkeys(("xla", "chunks"), (*SHAPES, (5, (1,), 1), (150, (), 1))) | {
     "cpu": (*SHAPES, (600, (), 1), (17, (9,), 500)),  # sums of sums; several tasks
     "tpu": (*SHAPES, (19, (), 1)),  # interpreted, a step takes its time
+    "gpu": ((1, (2,), 3), (35, (19,), 20)),  # narrow blocks and wide ones, each with a rest
 }
 
 
@@ -234,14 +255,16 @@ TYPES = (
     (("float16", "float16"), "float32", 2e-3),  # from here on TPUs have none
     (("float32", "float64"), "float64", 1e-6),
 )
+WITH_TYPES = {"xla": slice(7), **dict.fromkeys(KERNEL, slice(7)), "tpu": slice(5)}
+WITH_TYPES["gpu"] = slice(2, 6, 3)
 
 
 @pytest.mark.parametrize(
     ("implementation", "types", "total", "tolerance"),
     [
         (implementation, *types)
-        for implementation, count in (("xla", 7), *((i, 7) for i in KERNEL), ("tpu", 5))
-        for types in TYPES[:count]
+        for implementation, some in WITH_TYPES.items()
+        for types in TYPES[some]
     ],
 )
 def test_types(implementation, types, total, tolerance):
@@ -255,8 +278,7 @@ def test_types(implementation, types, total, tolerance):
     assert jax.eval_shape(lambda: jaxrnn.linear_scan(g.a, g.b))[0].dtype == total
 
 
-@every_implementation
-@every_kind
+@each_kind
 def test_what_is_wanted_alone(implementation, constant):
     """Of the state or of hs alone, and the gradient of one array."""
     g = given(constant=constant)
@@ -269,7 +291,7 @@ def test_what_is_wanted_alone(implementation, constant):
         loss = lambda *moving: (scan(*moving)[which] * g.weights[which]).sum()
         return jax.grad(loss, arguments)
 
-    with small_blocks():
+    with inside(implementation):
         came = jax.jit(lambda *moving: [one(*which)(*moving) for which in wanted])(*g[:3])
     for (which, arguments), gradients in zip(wanted, came):
         weights = tuple(w if i == which else 0 * w for i, w in enumerate(g.weights))
@@ -318,11 +340,11 @@ def test_an_episode_does_not_see_another(implementation, dtype, reverse):
     assert error((hs[middle], d_a[middle], d_b[middle]), (want, want_a, want_b)) < 1e-12
 
 
-@pytest.mark.parametrize("implementation", ("xla", "chunks"))
+@pytest.mark.parametrize("implementation", ("xla", "chunks", "gpu"))
 def test_zero_times_what_overflowed(implementation):
     """Products of factors overflow where the states, zero so far, do not."""
-    a, b = jnp.full((300, 1), 100.0, jnp.float32), jnp.zeros((300, 1), jnp.float32)
-    g = Given(a, b.at[-2:].set(1.0), b[0], None, None, (b[0], b.at[:2].set(1.0)))
+    a, b = jnp.full((300, 1), 1e25, jnp.float32), jnp.zeros((300, 1), jnp.float32)
+    g = Given(a, b.at[-2:].set(1.0), b[0], None, None, (b[0], b.at[:1].set(1.0)))
     assert error(run(g, implementation), results(g)) < 1e-6
 
 
@@ -342,16 +364,17 @@ def loss(g, implementation=None):
 
 
 SIX = six(weights=(0, None, None), data=(None, 1, 0))
-MAPPED = ("remat", "vmap of grad, weights", "grad of both vmaps")  # a kernel of its own
+# Where kernels differ.
+MAPPED = ("remat", "vmap of grad, weights", "grad of both vmaps")
+CHOSEN = {"tpu": MAPPED, "gpu": MAPPED[1:]}
 
 
-@every_kind
-@pytest.mark.parametrize("implementation", FASTER)
+@each_kind
 def test_transforms(implementation, constant):
     """Those in which the operation's own functions can fail; all others in `test_operation`."""
     g = given(18, (2,), 2, constant=constant)
-    names = MAPPED if implementation == "tpu" else SIX
-    with interpreted_as_jax():
+    names = CHOSEN.get(implementation, SIX)
+    with interpreted_as_jax() if implementation == "tpu" else inside(implementation):
         found = ran({name: SIX[name](loss(g, implementation)) for name in names}, *g[:3])
     for name, (came, names) in found.items():
         wanted = _plain(constant)[name]
@@ -446,6 +469,54 @@ def test_what_the_kernel_cannot_run():
     assert why(given(batch=(0,), dtype="float32")) is None  # no row: nothing it could not
 
 
+def test_what_the_kernel_for_gpus_cannot_run():
+    def why(g, implementation="gpu", **target):
+        operands = problem.completed(*g[:5], False)
+        return gpu.unsupported(
+            linear_scan.Problem(False, implementation), operands, Target(**ON_A_GPU | target)
+        )
+
+    g = given()
+    assert "for NVIDIA GPUs, not for tpu" in why(g, platform="tpu")
+    with instead((library, "missing", lambda: None), (compiler, "capabilities", lambda: (90,))):
+        assert why(g) is None and why(given(dtype="complex64", constant=True)) is None
+        assert "no GPU of compute capability 9.0 has run it" in why(g, None)
+        assert "jax.shard_map" in why(g, devices=4)
+        assert "no row" in why(given(batch=(0,))) and "no row" in why(given(size=0))
+        assert "no abacus is here" in why(g, chip="abacus")
+
+
+def test_memory_moves_each_array_once():
+    """Counted: what is read and written of arrays with a time axis is as much as they have."""
+    g = given(35, (3,), 20, dtype="float32", flags=False)
+    libraries = []
+
+    access, build = "return at<Type>(array, time(k)", emulated_kernels.compiled
+    text = gpu.source._file().replace(
+        access, f"moved += sizeof(Parts<typename Type::Bits>); {access}"
+    )
+    text = f'extern "C" long moved = 0;\n{text}'
+
+    def kept(text):
+        libraries.append(build(text))
+        return libraries[-1]
+
+    with instead((gpu.source, "_file", lambda: text), (emulated_kernels, "compiled", kept)):
+        found = run(g, "gpu")
+    assert error(found, results(g)) < 2e-6
+    forward, backward = (ctypes.c_long.in_dll(lib, "moved").value for lib in libraries)
+    assert (forward, backward) == (3 * g.b.nbytes, 5 * g.b.nbytes - g.h0.nbytes)
+
+
+def test_blocks_for_every_multiprocessor():
+    """As wide as that allows, and never narrower than what memory moves."""
+    wide = {rows: gpu.tile(1024 * rows, 4, 4, 2, 132).columns for rows in (1, 2, 4, 8)}
+    assert wide == {1: 8, 2: 8, 4: 16, 8: 32}
+    assert gpu.tile(1024, 4, 2, 2, 132).columns == 16
+    steps = {words: gpu.tile(1024, 8, 8, words, 132).steps for words in (1, 2, 3, 4, 12, 40)}
+    assert steps == {1: 16, 2: 16, 3: 8, 4: 8, 12: 2, 40: 2}
+
+
 def test_what_runs_is_recorded():
     g = given(dtype="float32", constant=True)
     for platform, runs in (("tpu", "tpu"), ("cpu", *KERNEL, "xla")[:2]):
@@ -456,6 +527,7 @@ def test_what_runs_is_recorded():
         assert found.operation == "linear_scan T=21 B=(3,) D=4 constant float32"
 
 
+ON_A_GPU = {"platform": "cuda", "chip": "NVIDIA H200"}
 DEVICES = 8
 
 
@@ -562,7 +634,7 @@ BAD = {  # the arguments, the error, and what its text has
     "mask float": (dict(mask=A[..., 0]), T, "mask: ", "got float32", "want bool"),
     "starts": (dict(starts=True), T, "starts: ", "got bool", "a bool array (5, 2)"),
     "reverse": (dict(reverse=1), T, "reverse: ", "got 1", "True or False"),
-    "implementation": (dict(implementation="gpu"), V, "implementation: ", "'gpu'", "'reference'"),
+    "implementation": (dict(implementation="abc"), V, "implementation: ", "'abc'", "'reference'"),
     "implementation elsewhere": (
         dict(implementation="tpu"),
         V,

@@ -12,6 +12,7 @@ import jaxrnn
 
 GATES = ("exp", "sigmoid")
 MOST = 150  # steps: two chunks, and a part of one
+FAST = ("xla", "cpu")
 every_gate = pytest.mark.parametrize("gate", GATES)
 
 
@@ -70,8 +71,10 @@ def truth(e, weights, steps, flags=True, reverse=False):
 def test_chunks_are_the_scan_of_the_step(gate, steps, flags, reverse):
     e, weights = example(gate)
     moving, some, given = first(steps, e, weights, flags)
-    came = run(e.cell, moving, some, **given, reverse=reverse)
-    assert cases.error(came, truth(e, weights, steps, flags, reverse)) < 1e-12
+    wanted = truth(e, weights, steps, flags, reverse)
+    for name in FAST:
+        came = run(e.cell, moving, some, **given, reverse=reverse, implementation=name)
+        assert cases.error(came, wanted) < 1e-12, name
 
 
 @pytest.mark.usefixtures("x64")
@@ -84,10 +87,12 @@ def test_gates_of_any_size(gate, i, f):
     bias = jnp.array([i, f])[:, None] * jnp.ones((2, 2)) / 2
     e = e._replace(params=e.params | {"c": bias, "u": 100 * e.params["u"]})
     moving, some, _ = first(65, e, weights, flags=False)
-    came, wanted = run(e.cell, moving, some, reverse=False), truth(e, weights, 65, flags=False)
-    assert cases.error(came[0], wanted[0]) < 1e-9
+    wanted = truth(e, weights, 65, flags=False)
+    for name in FAST:
+        came = run(e.cell, moving, some, reverse=False, implementation=name)
+        assert cases.error(came[0], wanted[0]) < 1e-9, name
     narrow = jax.tree.map(lambda a: np.asarray(a, "float32"), (moving, some))
-    for name in ("xla", "reference"):
+    for name in (*FAST, "reference"):
         leaves = jax.tree.leaves(run(e.cell, *narrow, implementation=name))
         assert all(bool(jnp.isfinite(a).all()) for a in leaves), name
 
@@ -102,7 +107,7 @@ def test_a_start_puts_back_what_is_not_finite(gate):
     @jax.jit
     def results(params, xs):
         run = functools.partial(jaxrnn.unroll, cell, params, xs, bad, starts=starts)
-        each = [run(implementation=name) for name in ("xla", "reference")]
+        each = [run(implementation=name) for name in (*FAST, "reference")]
         return jaxrnn.unroll(cell, params, xs[1:])[1], each
 
     wanted, each = results(params, xs)
@@ -116,7 +121,7 @@ def test_it_says_what_it_runs_on():
     params = cell.init(jax.random.key(0), 3)
     (choice,) = jaxrnn.explain(cell, params, jnp.ones((5, 2, 3)), platform="cpu").choices
     assert choice.operation == "matrix_memory T=5 B=(2,) N=2 D=4 E=5 float32"
-    assert choice.runs == "xla" and set(choice.others) == {"reference"}
+    assert choice.runs == "cpu" and set(choice.others) == {"xla", "reference"}
     with pytest.raises(ValueError, match="implementation: got 'tpu', but this operation has only"):
         jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)), implementation="tpu")
 
@@ -127,12 +132,13 @@ def test_an_unknown_gate():
 
 
 @every_gate
-def test_what_is_not_finite_stays_in_its_episode(gate):
+@pytest.mark.parametrize("implementation", FAST)
+def test_what_is_not_finite_stays_in_its_episode(gate, implementation):
     """Steps before it, and the next episode of its chunk, do not see it."""
     cell = jaxrnn.mlstm(4, heads=2, gate=gate)
     xs = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
     params, starts = cell.init(jax.random.key(0), 3), np.arange(20) == 12
-    unroll = jax.jit(functools.partial(jaxrnn.unroll, cell))
+    unroll = jax.jit(functools.partial(jaxrnn.unroll, cell, implementation=implementation))
     state, ys = unroll(params, xs, starts=starts)
     broken = np.where((np.arange(20) == 5)[:, None], np.float32(np.nan), xs)
     after, came = unroll(params, broken, starts=starts)

@@ -80,6 +80,10 @@ class Implementation:
     def __init__(self, name):
         self.name = name
 
+    def unsupported(self, problem, operands, target):
+        assert target.platform, "of no platform is nothing chosen: the default runs"
+        return "it is for CPUs" if self.name == "fast" and target.platform != "cpu" else None
+
     def forward(self, problem, operands, wanted, save, target):
         if target is not PLAIN:
             TOLD.append(Told(f"{self.name} forward", wanted, save, target))
@@ -116,17 +120,10 @@ class Implementation:
 IMPLEMENTATIONS = {"fast": Implementation("fast"), "plain": Implementation("plain")}
 
 
-def choose(problem, operands, target):
-    assert target.platform, "of no platform is nothing chosen: the default runs"
-    best = "fast" if target.platform == "cpu" else "plain"
-    return IMPLEMENTATIONS[problem.implementation or best]
-
-
 OPERATION = Operation(
     "toy",
+    IMPLEMENTATIONS,
     reference=reference,
-    default=IMPLEMENTATIONS["plain"],
-    choose=choose,
     operand_axes=Operands(xs=1, weights=WEIGHT, state=0, count=1)._asdict(),
     output_axes=lambda problem: (0, 1),
     residual_axis=1,

@@ -135,6 +135,7 @@ def test_what_cannot_be():
         ),
         ("state: got", lambda: pool.admit(params, streams, [0], (jnp.ones((2, 3)),))),
         ("slots: got 0, want 1", lambda: jaxrnn.Pool(jaxrnn.gru(3), 0)),
+        ("history: got -1, want 0 or more", lambda: jaxrnn.Pool(jaxrnn.gru(3), 4, -1)),
     ):
         with pytest.raises(ValueError, match=words):
             call()

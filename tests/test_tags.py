@@ -211,3 +211,19 @@ def test_names_of_gates_and_states():
     assert jaxrnn.gated(untagged_update, gates=2)(4).states == ("h",)
     named = jaxrnn.gated(untagged_update, gates=["f", "n"])
     assert named == jaxrnn.gated(untagged_update, gates=("f", "n"))
+
+
+def test_explain_names_gates_and_states():
+    """Those of the cell that an operation is of, whatever the names of the cells around it."""
+    cell = jaxrnn.stack(
+        jaxrnn.residual(jaxrnn.lstm(4)),
+        jaxrnn.bidirectional(jaxrnn.mgu(2), jaxrnn.lru(4), merge=lambda a, b: b),
+        jaxrnn.dropout(0.5),
+    )
+    params = jax.eval_shape(lambda: cell.init(KEY, 4))
+    xs = jax.ShapeDtypeStruct((5, 2, 4), jnp.float32)
+    found = jaxrnn.explain(cell, params, xs)
+    names = [(choice.gates, choice.states) for choice in found.choices]
+    assert names == [(("i", "f", "g", "o"), ("h", "c")), (("f", "n"), ("h",)), ((), ("h",))]
+    lines = str(found).splitlines()
+    assert "    gates f n, states h" in lines and "    states h" in lines

@@ -12,6 +12,7 @@ import statistics
 from benchmarks.abilities import chart, training
 from benchmarks.abilities.tasks import TASKS
 from benchmarks.shared import display, machine, record
+from benchmarks.shared.options import several
 from benchmarks.shared.words import listed
 
 NOTES = {
@@ -45,22 +46,8 @@ def parse(argv):
         description="Trains one layer of each cell on tasks that tell them apart.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--cells",
-        nargs="+",
-        choices=training.cells(),
-        default=list(CELLS),
-        metavar="NAME",
-        help="of the cells; all there are: " + " ".join(training.cells()),
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=list(TASKS),
-        default=list(TASKS),
-        metavar="NAME",
-        help=f"of {', '.join(TASKS)}",
-    )
+    several(parser, "cells", training.cells(), CELLS)
+    several(parser, "tasks", TASKS)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--hidden", type=int, default=64, help="H")
     parser.add_argument("--steps", type=int, default=2000, help="of training, at most")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
-from benchmarks.accelerator import attention, linear
+from benchmarks.accelerator import attention, driver, linear
 from benchmarks.accelerator.cases import packed, unpacked
 from benchmarks.accelerator.kinds import (
     ALWAYS,
@@ -64,12 +64,23 @@ def cases(chosen, order):
     some = [c for c in order(KINDS, chosen.dtypes, shapes, chosen.cells) if _wanted(*c)]
     families = ("lstm", linear.NAME, attention.NAME)
     names = {like: _names(like, chosen.dtypes, shapes[0]) for like in families}
-    return [
+    found = [
         Case(kind, cell, dtype, linear.fitted(cell, shape), name)
         for kind, dtype, shape, cell in some
         for name in names[_family(cell)]
         if name == names[_family(cell)][0] or (kind in ALWAYS and shape.name == "base")
     ]
+    return [*_alone(found), *found]
+
+
+def _alone(cases):
+    """The kernels for NVIDIA GPUs by the driver alone, where they run: without transforms."""
+    for case in cases:
+        few = case.shape.name in ("base", REPEATED.name)
+        plain = case.kind in ALWAYS or KINDS[case.kind].runs > 1
+        ours = case.implementation == driver.KERNEL and _family(case.cell) != attention.NAME
+        if few and ours and (plain or KINDS[case.kind].precision != FULL):
+            yield case._replace(implementation=driver.NAME)
 
 
 def _family(cell):
@@ -111,6 +122,11 @@ def implementations(cell, dtype, shape):
     """The names of those that can run a cell here, the best first."""
     layer = _layer(cell, dtype, linear.fitted(cell, shape))
     return [name for name in _BEST_FIRST if why_not(name, *layer) is None]
+
+
+def chosen(cell, dtype, shape):
+    """The name of the one that a user gets, who asks for none."""
+    return jaxrnn.explain(*_layer(cell, dtype, linear.fitted(cell, shape))).choices[0].runs
 
 
 def explained(case):
@@ -159,6 +175,9 @@ def measure(case):
 
 
 def _checked(case):
+    if case.implementation == driver.NAME:
+        with driver.alone():
+            return _checked(case._replace(implementation=driver.KERNEL))
     given = _given(case.kind, case.cell, case.dtype, case.shape)
     params, xs, state = given.moving
     why = why_not(case.implementation, given.cell, params, xs, state, **given.flags)

@@ -55,8 +55,12 @@ def precision() -> dict[str, Any]:
 
 def check(case: dict[str, Any]) -> Iterator[Any]:
     """A check's row."""
-    from benchmarks.accelerator import checks
+    import jax
 
+    from benchmarks.accelerator import checks, driver
+
+    if case["implementation"] == driver.NAME:
+        jax.config.update("jax_platforms", "cpu")
     yield checks.measure(unpacked(checks.Case, case))
 
 

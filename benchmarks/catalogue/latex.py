@@ -18,7 +18,9 @@ _TEXT = r"\text{{{}}}"
 _SYMBOLS = {
     **_written("\\{}", "alpha beta gamma epsilon zeta eta theta lambda nu xi rho"),
     **_written(
-        _TEXT, "bc bias depth dilation kernel log_step mean mix rb sc scale sr sw variance"
+        _TEXT,
+        "bc bias decay depth dilation kernel log_step mean mix rb sc scale sr step sw threshold"
+        " variance",
     ),
     "dt": r"\Delta t",
     "eps": r"\epsilon",

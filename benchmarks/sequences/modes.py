@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.shared import machine, text, timing
+from benchmarks.shared.memory import planned
 from benchmarks.shared.model import OPTIMIZER
 
 STREAM = 256  # tokens decoded in a call
@@ -88,9 +89,7 @@ def _program(function, *args, **options):
         it has would end the whole run.
     """
     program, seconds = timing.compiled(function, *args, **options)
-    sizes = program.memory_analysis()
-    need = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    need += sizes.temp_size_in_bytes
+    need = planned(program)
     free = machine.free_memory(_device())
     if free is not None and need > free:
         raise MemoryError(f"needs {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")

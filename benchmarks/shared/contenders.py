@@ -6,8 +6,8 @@ A contender compiles, for a cell ("lstm", "gru"), a shape and a type, one of two
   value_and_grad   of sum(ys * weights): the gradients of all parameters and of xs
 
 It gives a function ``place``, which puts parameters and inputs into memory anew and returns the
-call to time, and the seconds that compiling took. Every library gets xs in the layout it is best
-at. A call does not wait for its result: see ``timing.wait``.
+call to time, the seconds that compiling took, and the bytes that a call takes. Every library gets
+xs in the layout it is best at. A call does not wait for its result: see ``timing.wait``.
 """
 
 import functools
@@ -18,6 +18,7 @@ import numpy as np
 
 import jaxrnn
 from benchmarks.shared.machine import cores
+from benchmarks.shared.memory import planned
 from benchmarks.shared.timing import compiled
 
 CELLS = ("lstm", "gru")
@@ -131,7 +132,7 @@ def with_jax(build, cell, shape, direction, dtype):
         args = _weights(params, shape), *map(_random, data)
         return functools.partial(program, *jax.tree.map(jnp.asarray, args))
 
-    return place, seconds
+    return place, seconds, planned(program)
 
 
 def timed(apply, direction):
@@ -182,7 +183,7 @@ def torch(cell, shape, direction, dtype):
 
         return forward if direction == "forward" else value_and_grad
 
-    return place, 0.0
+    return place, 0.0, None
 
 
 def _data(shape, dtype, batch_first=False):
@@ -220,4 +221,4 @@ CONTENDERS = {
     "equinox": functools.partial(with_jax, equinox),
     "torch": torch,
 }
-"""Each ``(cell, shape, direction, dtype) -> (place, seconds it took to compile)``."""
+"""Each ``(cell, shape, direction, dtype) -> (place, seconds to compile, bytes or None)``."""

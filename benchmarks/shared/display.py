@@ -29,6 +29,12 @@ def table(title):
     )
 
 
+def cost(compiling, memory):
+    """Seconds and bytes in one column; a dash where nothing is compiled."""
+    seconds = f"{compiling:.2f} s" if compiling else "-"
+    return seconds + ("" if memory is None else f" {memory / 2**20:7.1f} MiB")
+
+
 def console():
     """Standard output; a file or a pipe gets lines of 120 columns."""
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)

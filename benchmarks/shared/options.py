@@ -1,7 +1,7 @@
 """Options that several commands have."""
 
 
-def several(parser, option, known, usual=None, more=""):
+def several(parser, option, known, usual=None, more="", kind=str):
     """Adds an option that takes one name or more.
 
     Args:
@@ -10,6 +10,7 @@ def several(parser, option, known, usual=None, more=""):
       known: the names that there are.
       usual: those that are taken where it is not given; None for all.
       more: what its help says after the names.
+      kind: the type of a name.
     """
     known = list(known)
     parser.add_argument(
@@ -17,6 +18,7 @@ def several(parser, option, known, usual=None, more=""):
         nargs="+",
         choices=known,
         default=known if usual is None else list(usual),
+        type=kind,
         metavar="NAME",
-        help=f"of {', '.join(known)}{more}",
+        help=f"of {', '.join(map(str, known))}{more}",
     )

@@ -13,6 +13,7 @@
 #include "backward.h"
 #include "attention.h"
 #include "linear_scan.h"
+#include "matrix_memory.h"
 #include "ceiling.h"
 
 namespace {
@@ -45,6 +46,7 @@ constexpr Kernels<T> kKernels = {
     {kLanes<T>, forward<T>, backward<T>, evaluate<T>},
     {attention_forward<T>, attention_backward<T>},
     {scan_forward<T>, scan_backward<T>},
+    {memory_forward<T>, memory_backward<T>},
     multiply_adds<T>,
 };
 

@@ -4,6 +4,7 @@
 
 #include "attention_task.h"
 #include "linear_scan_task.h"
+#include "matrix_memory_task.h"
 #include "task.h"
 
 namespace jaxrnn {
@@ -15,6 +16,7 @@ struct Kernels {
   Kernel<T> recurrence;
   AttentionKernel<T> attention;
   LinearScanKernel<T> linear_scan;
+  MatrixMemoryKernel<T> matrix_memory;
   T (*multiply_adds)(int64_t rounds);  // kChains vectors of them a round
 };
 

@@ -41,6 +41,21 @@ struct Affinity {      // CUexecAffinityParam
   int type;
   unsigned multiprocessors;
 };
+struct Attribute {  // CUlaunchAttribute
+  int id;
+  union {
+    long long pad[8];
+    int cooperative;
+    unsigned cluster[3];
+  } value;
+};
+struct Config {  // CUlaunchConfig
+  unsigned grid[3], block[3], shared;
+  Handle stream;
+  Attribute* attributes;
+  unsigned count;
+};
+static_assert(sizeof(Attribute) == 72 && sizeof(Config) == 56, "as cuda.h has them");
 struct Driver {
   Status (*Init)(unsigned);
   Status (*GetErrorString)(Status, const char**);
@@ -54,13 +69,19 @@ struct Driver {
   Status (*CtxPushCurrent)(Handle);
   Status (*CtxPopCurrent)(Handle*);
   Status (*ModuleLoadData)(Handle*, const void*);
+  Status (*ModuleUnload)(Handle);
   Status (*ModuleGetFunction)(Handle*, Handle, const char*);
   Status (*FuncSetAttribute)(Handle, int, int);
   Status (*MemHostAlloc)(void**, std::size_t, unsigned);
   Status (*MemHostGetDevicePointer)(void**, void*, unsigned);
   Status (*MemsetD32Async)(std::uintptr_t, unsigned, std::size_t, Handle);
+  Status (*LaunchKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                         unsigned, Handle, void**, void**);
   Status (*LaunchCooperativeKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned,
                                     unsigned, unsigned, Handle, void**);
+  // Of CUDA 11.8: null where the driver is older.
+  Status (*LaunchKernelEx)(const Config*, Handle, void**, void**);
+  Status (*OccupancyMaxActiveClusters)(int*, Handle, const Config*);
   bool found = false;
 };
 
@@ -84,12 +105,16 @@ const Driver& TheDriver() {
               find(d.CtxPushCurrent, "cuCtxPushCurrent_v2") &&
               find(d.CtxPopCurrent, "cuCtxPopCurrent_v2") &&
               find(d.ModuleLoadData, "cuModuleLoadData") &&
+              find(d.ModuleUnload, "cuModuleUnload") &&
               find(d.ModuleGetFunction, "cuModuleGetFunction") &&
               find(d.FuncSetAttribute, "cuFuncSetAttribute") &&
               find(d.MemHostAlloc, "cuMemHostAlloc") &&
               find(d.MemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2") &&
               find(d.MemsetD32Async, "cuMemsetD32Async") &&
+              find(d.LaunchKernel, "cuLaunchKernel") &&
               find(d.LaunchCooperativeKernel, "cuLaunchCooperativeKernel");
+    find(d.LaunchKernelEx, "cuLaunchKernelEx");
+    find(d.OccupancyMaxActiveClusters, "cuOccupancyMaxActiveClusters");
     return d;
   }();
   return driver;
@@ -114,6 +139,27 @@ struct Current {  // a context, made this thread's for a while
   }
 };
 
+// A launch whose blocks are all on the chip at once, those of a cluster close to each other.
+struct Clusters {
+  Attribute attributes[2] = {};
+  Config config = {};
+
+  Clusters(unsigned blocks, unsigned threads, unsigned shared, unsigned size, Handle stream) {
+    constexpr int kCooperative = 2, kClusterDimension = 4;  // CU_LAUNCH_ATTRIBUTE_*
+    attributes[0].id = kClusterDimension;
+    attributes[1].id = kCooperative;
+    attributes[1].value.cooperative = 1;
+    for (int i = 0; i < 3; ++i)
+      config.grid[i] = config.block[i] = attributes[0].value.cluster[i] = 1;
+    attributes[0].value.cluster[0] = size;
+    config.grid[0] = blocks, config.block[0] = threads, config.shared = shared;
+    config.stream = stream;
+    config.attributes = attributes, config.count = 2;
+  }
+};
+
+constexpr int kMaxDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
 // What a block that gives up tells: a word of the host's memory that every GPU has mapped. So the
 // host looks at it before each call, and no call waits for one before it.
 std::atomic<std::uint32_t>* given_up = nullptr;
@@ -136,7 +182,6 @@ ffi::Error Load(const void* code, int shared, Kernel* kernel) {
   Handle module, found;
   TRY(driver.ModuleLoadData(&module, code));
   TRY(driver.ModuleGetFunction(&found, module, "run"));
-  constexpr int kMaxDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
   TRY(driver.FuncSetAttribute(found, kMaxDynamicShared, shared));
   kernel->function = found;
   return ffi::Error::Success();
@@ -175,7 +220,7 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
   const Driver& driver = TheDriver();
   if (!driver.found) return ffi::Error::Internal("jaxrnn: there is no libcuda.so.1");
   const std::size_t count = args.size() + results.size();
-  if (count > kMostArrays || count != members.size() || numbers.size() != 10)
+  if (count > kMostArrays || count != members.size() || numbers.size() != 12)
     return ffi::Error::InvalidArgument("jaxrnn: a call of another version's");
   Args given = {};
   void* exchange = nullptr;
@@ -188,20 +233,24 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
     } else {
       auto buffer = results.get<ffi::AnyBuffer>(i - args.size());
       if (buffer.has_error()) return buffer.error();
-      exchange = given.array[i] = (*buffer)->untyped_data();  // the last one is it
+      exchange = given.array[i] = (*buffer)->untyped_data();  // the last one is it, if there is one
       bytes = (*buffer)->size_bytes();
     }
     given.member[i] = members.begin()[i];
   }
   const std::int64_t* n = numbers.begin();
   const unsigned blocks = n[0], at_once = n[1], threads = n[2], shared = n[3];
+  const bool together = n[8];  // blocks wait for each other
   given.steps = n[4], given.rows = n[5], given.tiles = n[6], given.groups = n[7];
+  const unsigned cluster = n[9];
+  if (cluster > 1 && driver.LaunchKernelEx == nullptr)
+    return ffi::Error::Internal("jaxrnn: the driver is older than clusters of blocks");
 
   Handle context;
   Kernel kernel;
   TRY(driver.StreamGetCtx(stream, &context));
   Current current(context);
-  ffi::Error error = Find(context, n + 8, code, shared, &kernel);
+  ffi::Error error = Find(context, n + 10, code, shared, &kernel);
   if (error.failure()) return error;
   if (given_up->exchange(0) != 0)
     return ffi::Error::Internal(
@@ -209,13 +258,22 @@ ffi::Error Run(Handle stream, ffi::RemainingArgs args, ffi::RemainingRets result
         " and gave up. What that call gave is NaN; this one has not begun. If it happens again,"
         " please report it; implementation='xla' does without the kernel");
   given.host = kernel.given_up;
-  TRY(driver.MemsetD32Async(reinterpret_cast<std::uintptr_t>(exchange), 0xffffffff, bytes / 4,
-                            stream));
+  if (together)
+    TRY(driver.MemsetD32Async(reinterpret_cast<std::uintptr_t>(exchange), 0xffffffff, bytes / 4,
+                              stream));
   for (given.first = 0; given.first < given.groups; given.first += at_once) {
     const unsigned groups = std::min<unsigned>(at_once, given.groups - given.first);
     void* parameters[] = {&given};
-    TRY(driver.LaunchCooperativeKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1, shared,
-                                       stream, parameters));
+    if (cluster > 1) {
+      const Clusters launch(groups * blocks, threads, shared, cluster, stream);
+      TRY(driver.LaunchKernelEx(&launch.config, kernel.function, parameters, nullptr));
+    } else if (together) {
+      TRY(driver.LaunchCooperativeKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1,
+                                         shared, stream, parameters));
+    } else {
+      TRY(driver.LaunchKernel(kernel.function, groups * blocks, 1, 1, threads, 1, 1, shared, stream,
+                              parameters, nullptr));
+    }
   }
   return ffi::Error::Success();
 }
@@ -250,6 +308,42 @@ Status Ask(int ordinal, std::int32_t* facts) {
   return driver.DevicePrimaryCtxRelease(device);
 }
 
+// How many clusters a GPU can run at once, of a kernel that only takes all shared memory.
+Status AskForClusters(int ordinal, int size, std::int32_t* count) {
+  const Driver& driver = TheDriver();
+  static const char kNothing[] =
+      ".version 7.8\n.target sm_90\n.address_size 64\n.visible .entry run() { ret; }\n";
+  std::int32_t facts[5];
+  Device device;
+  Handle context, module, nothing;
+  Status status = Ask(ordinal, facts);
+  if (!status) status = driver.DeviceGet(&device, ordinal);
+  if (!status) status = driver.DevicePrimaryCtxRetain(&context, device);
+  if (status) return status;
+  {
+    Current current(context);
+    status = driver.ModuleLoadData(&module, kNothing);
+    if (!status) {
+      status = driver.ModuleGetFunction(&nothing, module, "run");
+      if (!status) status = driver.FuncSetAttribute(nothing, kMaxDynamicShared, facts[3]);
+      const Clusters launch(size, 256, facts[3], size, nullptr);
+      int found = 0;
+      if (!status) status = driver.OccupancyMaxActiveClusters(&found, nothing, &launch.config);
+      *count = found;
+      driver.ModuleUnload(module);
+    }
+  }
+  driver.DevicePrimaryCtxRelease(device);
+  return status;
+}
+
+// Why nothing is known of a GPU, or null.
+const char* Why(Status status) {
+  const char* why = nullptr;
+  if (status && TheDriver().GetErrorString(status, &why)) why = "an unknown error";
+  return why;
+}
+
 }  // namespace
 
 #pragma GCC visibility push(default)  // what Python looks up
@@ -259,10 +353,15 @@ Status Ask(int ordinal, std::int32_t* facts) {
 // the bytes of shared memory that a block may ask for, and whether there are cooperative launches.
 extern "C" const char* jaxrnn_gpu_facts(int ordinal, std::int32_t* facts) {
   if (!TheDriver().found) return "there is no libcuda.so.1, or it is older than CUDA 11.4";
-  const Status status = Ask(ordinal, facts);
-  const char* why = nullptr;
-  if (status && TheDriver().GetErrorString(status, &why)) why = "an unknown error";
-  return why;
+  return Why(Ask(ordinal, facts));
+}
+
+// Likewise; `count` is how many clusters of `size` blocks run at once, each block alone on its
+// multiprocessor.
+extern "C" const char* jaxrnn_gpu_clusters(int ordinal, int size, std::int32_t* count) {
+  if (TheDriver().OccupancyMaxActiveClusters == nullptr || TheDriver().LaunchKernelEx == nullptr)
+    return "its driver is older than CUDA 11.8";
+  return Why(AskForClusters(ordinal, size, count));
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_gpu, Run,

@@ -67,8 +67,9 @@ OWNERS = {
         "tests/test_cudnn.py",
     ),
     "jaxrnn/_src/ops/attention/over_time.py": ("tests/test_time_axis.py -k 'attention or ring'",),
-    "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu'",),
+    "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu and not gpu'",),
     "jaxrnn/_src/ops/linear_scan/tpu/": ("tests/test_linear.py -k tpu",),
+    "jaxrnn/_src/ops/linear_scan/gpu/": ("tests/test_linear.py -k 'gpu or blocks_for'",),
     "jaxrnn/_src/ops/step_loop/": (
         "tests/test_step_loop.py",
         f"{LAWS} -k 'gru_reset_before or conv_gru'",
@@ -83,6 +84,10 @@ OWNERS = {
     "jaxrnn/_src/ops/recurrence/xla.py": (
         f"{LAWS} -k 'gru_states or elman_relu'",
         "tests/test_pieces.py",
+    ),
+    "jaxrnn/_src/ops/recurrence/residuals.py": (
+        f"{LAWS} -k 'gru_states or elman_relu'",
+        "tests/test_tpu.py -k gru",
     ),
     "jaxrnn/_src/ops/recurrence/packed.py": (
         f"{LAWS} -k candidate_first",
@@ -126,6 +131,8 @@ OWNERS = {
     "native/cpu/attention.h": ("tests/test_attend_cpu.py",),
     "native/cpu/linear_scan.cc": ("tests/test_linear_cpu.py",),
     "native/cpu/linear_scan.h": ("tests/test_linear_cpu.py", "tests/test_linear.py -k cpu"),
+    "native/cpu/matrix_memory.cc": ("tests/test_matrix_memory.py", f"{LAWS} -k '[mlstm'"),
+    "native/cpu/matrix_memory.h": ("tests/test_matrix_memory.py",),
     "native/cpu/storage.h": ("tests/test_dtypes.py", CPU),
     "native/cpu/operations.h": ("tests/test_dtypes.py", CPU),
 }

@@ -23,8 +23,8 @@ def gru_d(hidden: int) -> Cell:
     """The GRU for missing values, GRU-D (Che et al. 2016, arXiv:1606.01865).
 
         d = dt + s                                s = 0 where m, else d
-        u = m * x + (1 - m) * (mean + exp(-relu(g * d + c)) * k)
         k = x - mean where m, else k
+        u = mean + k where m, else mean + exp(-relu(g * d + c)) * k
         e = exp(-relu(G d + c_h)) * h
         r, z = sigmoid(W u + R e + V m + b)       n = tanh(W_n u + R_n (r * e) + V_n m + b_n)
         h = (1 - z) * e + z * n

@@ -15,7 +15,7 @@ from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic
 from jaxrnn._src.core.linear import affine
 
-_LEAST, _MOST = 1e-6, 3.99  # of A, and of dt^2 A
+_LEAST, _MOST = 1e-6, 3.99  # of a, and of dt^2 a
 
 
 @constructor
@@ -24,19 +24,20 @@ def linoss(
 ) -> Cell:
     """Linear oscillatory state space, LinOSS (Rusch & Rus 2024, arXiv:2410.03943).
 
-        A = relu(a)                               dt = sigmoid(step)
-        z' = z + dt (B x - A y')                  y' = y + dt z'      implicit, "im"
-        z' = z + dt (B x - A y)                   y' = y + dt z'      symplectic, "imex"
-        output C y' + d x
+        a = relu(a)                               dt = sigmoid(step)
+        z = (z + dt * (B x - a * y)) / (1 + dt^2 * a)         by "im"
+        z = z + dt * (B x - a * y)                            by "imex"
+        y = y + dt * z                            o = C y + d * x
 
-    The matrix that takes (z, y) to (z', y') has two conjugate eigenvalues r and conj(r), so both
-    schemes are one complex number for each oscillator:
+    The matrix that takes (z, y) to the new ones has two conjugate eigenvalues r and conj(r), so
+    both schemes are one complex number for each oscillator:
 
-        h = r (h + dt B x)                        y = Im h / (sqrt(A) q)
+        h = r (h + dt B x)                        y = Im h / (sqrt(a) q)
 
-    with r = 1 / (1 - i dt sqrt(A)) and q = 1 for "im", whose oscillations fade, and with
-    r = 1 - dt^2 A / 2 + i dt sqrt(A) q and q = sqrt(1 - dt^2 A / 4) for "imex", whose do not.
-    Therefore A is 1e-6 at least, and for "imex" at most 3.99 / dt^2: beyond 4 it is unstable.
+    with r = 1 / (1 - i dt sqrt(a)) and q = 1 for the implicit "im", whose oscillations fade, and
+    r = 1 - dt^2 a / 2 + i dt sqrt(a) q and q = sqrt(1 - dt^2 a / 4) for the symplectic "imex",
+    whose do not. So a is 1e-6 at least, and for "imex" at most 3.99 / dt^2: from 4 on it is
+    unstable.
 
     Args:
       hidden: H, the size of the input and of the output.
@@ -44,10 +45,10 @@ def linoss(
       discretization: "im" or "imex".
 
     Returns:
-      A ``Cell``, run by ``jaxrnn.linear_scan``. State ``(h,)``, complex [..., N]; parameters ``a``
-      and ``step`` [N], ``b`` [H, N], ``c`` [N, H] and ``d`` [H]. B and C are real, as in the
-      paper; the authors' code has two real oscillators for each A. The gated linear unit of the
-      paper's block is not of this cell.
+      A ``Cell`` with the output o, run by ``jaxrnn.linear_scan``. State ``(h,)``, complex
+      [..., N]; parameters ``a`` and ``step`` [N], ``b`` [H, N], ``c`` [N, H] and ``d`` [H]. B and
+      C are real, as in the paper; the authors' code has two real oscillators for each a. The gated
+      linear unit of the paper's block is not of this cell.
 
     Raises:
       ValueError: ``discretization`` is neither; in ``init``, the input has not H features.
@@ -65,7 +66,7 @@ def linoss(
         raise ValueError(f"discretization: got {discretization!r}, want {want}")
 
     def oscillators(params):
-        """``(r, dt, sqrt(A) q)``, [N] each."""
+        """``(r, dt, sqrt(a) q)``, [N] each."""
         a, dt = (params[name].astype(arithmetic(params)) for name in ("a", "step"))
         a, dt = jnp.maximum(a, _LEAST), sigmoid(dt)
         if discretization == "im":

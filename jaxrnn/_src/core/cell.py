@@ -484,6 +484,7 @@ def explain(
     >>> print(jaxrnn.explain(cell, params, jnp.ones((5, 2, 3)), platform="tpu"))
     lstm(hidden=8) on tpu
       lstm_update T=5 B=(2,) I=3 H=8 float32
+        gates i f g o, states h c
         tpu        runs
         cpu        no: it is for CPUs, not for tpu
         gpu        no: it is for NVIDIA GPUs, not for tpu

@@ -328,15 +328,15 @@ def integer(name, value):
         raise TypeError(f"{name}: got {described(value)}, want an int") from None
 
 
-def size(name, value):
-    """``value`` as an int of at least 1."""
+def size(name, value, least=1):
+    """``value`` as an int, no less than ``least``."""
     try:
         number = operator.index(value)
     except TypeError:
         hint = ", the inputs' features: xs.shape[-1]" if name == "in_size" else ""
         raise TypeError(f"{name}: got {described(value)}, want an int{hint}") from None
-    if number < 1:
-        raise ValueError(f"{name}: got {number}, want 1 or more")
+    if number < least:
+        raise ValueError(f"{name}: got {number}, want {least} or more")
     return number
 
 

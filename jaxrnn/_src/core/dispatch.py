@@ -5,7 +5,7 @@ A table of implementations is a dict from a name to an implementation, the best 
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -22,6 +22,15 @@ NEWTON = "newton"
 # JAX's: a function that was traced and lowered without is traced and lowered again.
 keeping_kernels = jax.make_user_context(default_value=False)
 ON_REQUEST = "on request"  # what a module's EXPORTED may be, beside True, the default, and False
+
+
+class Problem(Protocol):
+    """The static half of what an operation is given: hashable, with fields of its own beside."""
+
+    @property
+    def implementation(self) -> str | None:
+        """The one that was asked for by name."""
+        ...
 
 
 class Candidate(Protocol):
@@ -48,6 +57,7 @@ class Choice(NamedTuple):
       others: why each other implementation does not run.
       how: more about what runs, if there is more to say.
       solved: of ``newton``, what it did: ``ops.newton.Solved``.
+      gates, states: names of those of the cell that it is an operation of.
     """
 
     operation: str
@@ -55,6 +65,8 @@ class Choice(NamedTuple):
     others: dict[str, str]
     how: str = ""
     solved: Any = None
+    gates: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
 
     def told(self, solved: Any) -> "Choice":
         """With the numbers of what Newton's method did; None if they are not known."""
@@ -83,6 +95,9 @@ class Explanation(NamedTuple):
         lines = [f"{self.cell} on {self.platform}"]
         for choice in self.choices:
             lines.append(f"  {choice.operation}")
+            named = {"gates": choice.gates, "states": choice.states}
+            named = [f"{kind} {' '.join(names)}" for kind, names in named.items() if names]
+            lines += [f"    {', '.join(named)}"] if named else []
             how = f": {choice.how}" if choice.how else ""
             lines.append(f"    {choice.runs:<10} runs{how}")
             lines += [f"    {name:<10} no: {why}" for name, why in choice.others.items()]
@@ -91,7 +106,7 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def choose(table: Mapping[str, C], problem: Any, operands: Any, target: Target) -> C:
+def choose(table: Mapping[str, C], problem: Problem, operands: Any, target: Target) -> C:
     """The module that runs ``problem`` on a ``Target``.
 
     A program that is exported gets what can run without this library, unless it is named.
@@ -152,14 +167,34 @@ def unrecorded() -> Iterator[None]:
         _recorder.reset(token)
 
 
-@contextlib.contextmanager
-def in_loop() -> Iterator[None]:
+def in_loop() -> contextlib.AbstractContextManager[None]:
     """A context for a loop's body: what Newton's method did in each turn is known only there."""
+    return _changing(lambda choice: choice._replace(solved=None))
+
+
+def within(
+    gates: tuple[str, ...], states: tuple[str, ...]
+) -> contextlib.AbstractContextManager[None]:
+    """A context for a cell whose gates and states have these names.
+
+    What a cell inside of it does has the names of that one.
+    """
+
+    def named(choice):
+        known = choice.gates or choice.states
+        return choice if known else choice._replace(gates=gates, states=states)
+
+    return _changing(named)
+
+
+@contextlib.contextmanager
+def _changing(change: Callable[[Choice], Choice]) -> Iterator[None]:
+    """A context whose choices are told as ``change`` makes them."""
     recorder = _recorder.get()
     count = 0 if recorder is None else len(recorder[1])
     yield
     if recorder is not None:
-        recorder[1][count:] = [choice._replace(solved=None) for choice in recorder[1][count:]]
+        recorder[1][count:] = map(change, recorder[1][count:])
 
 
 def is_recording() -> bool:
@@ -167,7 +202,9 @@ def is_recording() -> bool:
     return _recorder.get() is not None
 
 
-def record(operation: str, table: Mapping[str, Candidate], problem: Any, operands: Any) -> None:
+def record(
+    operation: str, table: Mapping[str, Candidate], problem: Problem, operands: Any
+) -> None:
     """Tells ``explain`` what ``operation`` runs on; nothing if nobody asked."""
     if (recorder := _recorder.get()) is None:
         return

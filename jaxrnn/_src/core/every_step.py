@@ -20,7 +20,8 @@ def run(
     If the cell's ``unroll`` takes ``every``, it makes the states on its way. Else the cell's step
     is scanned.
     """
-    with jax.named_scope(_name(cell)):
+    gates = () if cell.gated is None else cell.gated.form.gates
+    with jax.named_scope(_name(cell)), dispatch.within(gates, cell.states):
         args = params, state, xs, options
         return _run(cell, args, every, initial)
 

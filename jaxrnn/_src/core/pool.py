@@ -78,7 +78,7 @@ class Pool:
     def __post_init__(self) -> None:
         check_cell("cell", self.cell)
         object.__setattr__(self, "slots", checks.size("slots", self.slots))
-        history = 0 if self.history == 0 else checks.size("history", self.history)
+        history = checks.size("history", self.history, least=0)
         object.__setattr__(self, "history", history)
 
     def init(self, params: Params) -> Streams:

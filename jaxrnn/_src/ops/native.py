@@ -14,13 +14,17 @@ import jax
 
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.lowering_target import MIXED
+from jaxrnn._src.ops import row_partition
 
 # Environment variables.
 ISA = "JAXRNN_CPU_ISA"  # chooses an instruction set
 FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests and benchmarks
 
 # Which exported programs may hold.
-CALLS = ("forward", "backward", "linear_scan_forward", "linear_scan_backward")
+CALLS = (
+    *("forward", "backward", "linear_scan_forward", "linear_scan_backward"),
+    *("matrix_memory_forward", "matrix_memory_backward"),
+)
 _FUNCTIONS = (*CALLS, "evaluate", "attend_forward", "attend_backward")
 
 
@@ -32,6 +36,23 @@ def exported(name):
 def call_name(name):
     """What a call is named in a program that is lowered now."""
     return exported(name) if dispatch.keeping_kernels.value else f"jaxrnn_{name}"
+
+
+def call(name, args, out, **attributes):
+    """One call of the library, by rows: see ``row_partition.call``.
+
+    Args:
+      name: one of ``_FUNCTIONS``.
+      args, out: an ``Argument`` each, a ``Result`` each.
+      attributes: of the call, by the names that the C++ knows them by.
+    """
+    target, isa = call_name(name), instruction_set()
+
+    def launch(shapes, args, members, rows):
+        del members, rows  # the shapes say
+        return jax.ffi.ffi_call(target, shapes)(*args, isa=isa, **attributes)
+
+    return row_partition.call(launch, args, out)
 
 
 class Library(NamedTuple):
@@ -52,7 +73,10 @@ class Library(NamedTuple):
 
 # What calls each library: one built for another caller would misread its calls.
 CALLERS = {
-    "cpu.so": ("recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
+    "cpu.so": (
+        *("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
+        "matrix_memory/cpu.py",
+    ),
     "gpu.so": ("recurrence/gpu/launch.py",),
 }
 

@@ -33,7 +33,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
-from jaxrnn._src.core.dispatch import Candidate
+from jaxrnn._src.core import dispatch
+from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_lowering
 from jaxrnn._src.core.typing import Array
 
@@ -41,7 +42,7 @@ PLAIN = Target(None)  # plain JAX, for any platform
 WEIGHT = None  # in place of a batch axis: an operand shared by all rows of the batch
 
 
-class Implementation(Candidate, Protocol):
+class Implementation(dispatch.Candidate, Protocol):
     """One way to compute an operation: a module with these functions, of JAX or custom calls.
 
     ``problem`` is static, and ``operands`` a NamedTuple of array trees; what their axes are, the
@@ -83,10 +84,10 @@ class Operation:
 
     Args:
       name: appears in jaxprs as ``name``, ``name_tangent``, ``name_backward``.
+      implementations: by name, the best first. The last runs everything on any platform; it also
+        defines the residuals' shapes.
       reference: ``(problem, operands) -> outputs``, plain JAX; ``problem`` is hashable,
         ``operands`` a NamedTuple of array trees, ``outputs`` a tuple of arrays.
-      default: the implementation for any platform; it also defines the residuals' shapes.
-      choose: ``(problem, operands, target) -> implementation``, for a ``Target``.
       operand_axes: for each field of ``operands``, where its batch axes begin, or ``WEIGHT``.
       output_axes: ``problem -> `` the same for each output.
       residual_axis: the same for all residuals.
@@ -101,17 +102,17 @@ class Operation:
     def __init__(
         self,
         name: str,
+        implementations: Mapping[str, Implementation],
         *,
         reference: Callable[[Any, Any], Sequence[Array]],
-        default: Implementation,
-        choose: Callable[[Any, Any, Target], Implementation],
         operand_axes: Mapping[str, int | None],
         output_axes: Callable[[Any], tuple[int, ...]],
         residual_axis: int,
         reads: Callable[[Any, Any], tuple[bool, ...]],
         folded: Callable[[Any], Any] = lambda problem: problem,
     ) -> None:
-        self.reference, self.default, self.choose = reference, default, choose
+        self.implementations, self.default = implementations, [*implementations.values()][-1]
+        self.reference, self.plain = reference, once_each(reference)
         self.operand_axes, self.output_axes = operand_axes, output_axes
         self.residual_axis, self.reads, self.folded = residual_axis, reads, folded
         self.forward = self._primitive(name, self._forward, self._forward_batched)
@@ -133,6 +134,18 @@ class Operation:
                 *flat, problem=problem, tree=tree, wanted=wanted, save=False, maps=()
             )
         )
+
+    def chosen(
+        self, described: str, problem: dispatch.Problem, operands: Any
+    ) -> Callable[[Any, Any], tuple[Array, ...]]:
+        """This operation, or its reference, if that was asked for by name; tells ``explain``.
+
+        Raises:
+          ValueError: no implementation has the name, or the one that has cannot run this.
+        """
+        dispatch.check(self.implementations, problem.implementation)
+        dispatch.record(described, self.implementations, problem, operands)
+        return self.plain if problem.implementation == dispatch.REFERENCE else self
 
     # The three functions, as they are lowered. Each takes the primitive's parameters and a
     # target (PLAIN: the default implementation) and gives a function of flat arrays.
@@ -178,7 +191,7 @@ class Operation:
     def _implementation(self, problem: Any, operands: Any, target: Target) -> Implementation:
         if target is PLAIN:
             return self.default
-        return self.choose(problem, operands, target)
+        return dispatch.choose(self.implementations, problem, operands, target)
 
     def _reference(self, problem, tree):
         return lambda *flat: list(self.reference(problem, tree.unflatten(flat)))

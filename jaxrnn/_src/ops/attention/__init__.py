@@ -4,8 +4,6 @@ A query sees a key of its own episode that is not later than itself, and at most
 positions earlier.
 """
 
-from jaxrnn._src.core import dispatch
-from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.ops.attention import blockwise, cpu, cudnn, reference
 from jaxrnn._src.ops.attention.over_time import attend_over_time
@@ -36,9 +34,7 @@ def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=N
     """
     operands = varying(Operands(q, k, v, q_place, k_place))
     problem = Problem(window, q_place is None, implementation, wants_devices())
-    dispatch.check(IMPLEMENTATIONS, implementation)
-    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-    run = _reference if implementation == dispatch.REFERENCE else _operation
+    run = _operation.chosen(_describe(operands), problem, operands)
     return run(problem, operands)[0]
 
 
@@ -48,12 +44,10 @@ def _describe(operands):
     return f"attend {sizes} {operands.q.dtype}"
 
 
-_reference = once_each(reference.run)
 _operation = Operation(
     "attend",
+    IMPLEMENTATIONS,
     reference=reference.run,
-    default=blockwise,
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
     operand_axes=dict.fromkeys(Operands._fields, 0),
     output_axes=lambda problem: (0,),
     residual_axis=0,

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.ops import native
-from jaxrnn._src.ops.row_partition import Argument, Result, call
+from jaxrnn._src.ops.row_partition import Argument, Result
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 _ALL = np.iinfo(np.int32).max  # a window that hides nothing
@@ -37,7 +37,7 @@ def forward(problem, operands, wanted, save, target):
     del wanted, target
     plan = _Plan(problem, operands)
     out = [plan.result(operands.q), *[plan.sums()] * save]
-    out = plan.call("jaxrnn_attend_forward", out, plan.arguments(*operands[:3]), save=save)
+    out = plan.call("attend_forward", out, plan.arguments(*operands[:3]), save=save)
     return [plan.unflat(a) for a in out]
 
 
@@ -47,7 +47,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     plan = _Plan(problem, operands)
     out = [plan.result(a) for a in operands[:3]]
     args = [*plan.arguments(*operands[:3]), *map(plan.flat, (*outputs, *residuals, *cotangents))]
-    q, k, v = map(plan.unflat, plan.call("jaxrnn_attend_backward", out, args, save=False))
+    q, k, v = map(plan.unflat, plan.call("attend_backward", out, args, save=False))
     return operands._replace(q=q, k=k, v=v)
 
 
@@ -84,17 +84,13 @@ class _Plan:
             (self.time, None, self.heads), promoted(self.operands.q.dtype, jnp.dtype("float32"))
         )
 
-    def call(self, target, out, args, save):
+    def call(self, name, out, args, save):
         window = self.problem.window
-        attributes = dict(
+        return native.call(
+            name,
+            args,
+            out,
             window=np.int64(_ALL if window is None else min(window, _ALL)),
             placed=not self.problem.plain,
             save=save,
-            isa=native.instruction_set(),
         )
-
-        def launch(shapes, args, members, rows):
-            del members, rows  # the shapes say
-            return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
-
-        return call(launch, args, out)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._src.core import dispatch, time_division
+from jaxrnn._src.core import time_division
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.core.time_axis import place_of
@@ -71,12 +71,10 @@ def attend_over_time(
     problem = Problem(inner, axis, lax.axis_size(axis), reverse, padded)
     place = place_of(axis, reverse).astype(jnp.int32)
     operands = varying(Operands(q, k, v, q_place, k_place, known, place))
-    dispatch.check(IMPLEMENTATIONS, implementation)
     *batch, steps, heads, width = q.shape
     sizes = f"T={steps} B={tuple(batch)} N={heads} D={width}"
     name = f"attend {sizes} over {problem.count} devices {q.dtype}"
-    dispatch.record(name, IMPLEMENTATIONS, problem, operands)
-    run = _reference if implementation == dispatch.REFERENCE else _operation
+    run = _operation.chosen(name, problem, operands)
     with time_division.divided(None):  # inside, a device's steps are all there is
         return run(problem, operands)[0]
 
@@ -255,9 +253,8 @@ def _reference(problem, operands):
 IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": Ring(cpu), "xla": Ring(blockwise)}
 _operation = Operation(
     "attend_over_time",
+    IMPLEMENTATIONS,
     reference=_reference,
-    default=IMPLEMENTATIONS["xla"],
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
     operand_axes=dict.fromkeys(Operands._fields, 0) | {"place": WEIGHT},
     output_axes=lambda problem: (0,),
     residual_axis=0,

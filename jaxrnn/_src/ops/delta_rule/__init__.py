@@ -13,18 +13,16 @@ With a and b the memory is also read at b before it decays, and what is read is 
 """
 
 import functools
-from typing import Any
 
-from jaxrnn._src.core import dispatch, time_division
-from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.time_axis import resets
 from jaxrnn._src.ops.delta_rule import over_time, reference, xla
 from jaxrnn._src.ops.delta_rule.problem import Operands, Problem
 from jaxrnn._src.ops.delta_rule.reference import step as one  # noqa: F401, for cells
-from jaxrnn._src.ops.operation import Operation
+from jaxrnn._src.ops.operation import Implementation, Operation
 
-IMPLEMENTATIONS: dict[str, Any] = {"xla": xla}  # `reference` runs only if asked
+IMPLEMENTATIONS: dict[str, Implementation] = {"xla": xla}  # `reference` runs only if asked
 
 
 def delta_rule(
@@ -52,9 +50,7 @@ def delta_rule(
     starts = resets(starts, mask, reverse)
     operands = varying(Operands._make((*taken, state, mask, starts)))
     problem = Problem(before, reverse, implementation)
-    dispatch.check(IMPLEMENTATIONS, implementation)
-    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-    run = _reference if implementation == dispatch.REFERENCE else _operation
+    run = _operation.chosen(_describe(operands), problem, operands)
     axis = time_division.axis()
     if axis is None:
         return tuple(run(problem, operands))
@@ -62,12 +58,10 @@ def delta_rule(
         return over_time.run(functools.partial(run, problem), operands, axis, reverse)
 
 
-_reference = once_each(reference.run)
 _operation = Operation(
     "delta_rule",
+    IMPLEMENTATIONS,
     reference=reference.run,
-    default=xla,
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
     operand_axes=dict(q=1, k=1, v=1, log_w=1, a=1, b=1, state=0, mask=1, starts=1),
     output_axes=lambda problem: (0, 1),
     residual_axis=1,

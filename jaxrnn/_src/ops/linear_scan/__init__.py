@@ -8,18 +8,17 @@ Elementwise: no channel sees another.
 import functools
 from typing import Any, Literal
 
-from jaxrnn._src.core import dispatch, time_division
-from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import automatic, varying, wants_devices
 from jaxrnn._src.core.time_axis import mapped, resets_over
 from jaxrnn._src.core.typing import Array, InputArray
-from jaxrnn._src.ops.linear_scan import cpu, over_time, reference, tpu, xla
+from jaxrnn._src.ops.linear_scan import cpu, gpu, over_time, reference, tpu, xla
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, completed, keeps
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 
 # The best first; `reference` runs only if asked.
-IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "xla": xla}
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
 
 
 def linear_scan(
@@ -31,7 +30,7 @@ def linear_scan(
     starts: InputArray | None = None,
     reverse: bool = False,
     time_axis: str | None = None,
-    implementation: Literal["reference", "xla", "cpu", "tpu"] | None = None,
+    implementation: Literal["reference", "xla", "cpu", "tpu", "gpu"] | None = None,
 ) -> tuple[Array, Array]:
     """Runs the linear recurrence h_t = a_t * h_{t-1} + b_t, elementwise, over time.
 
@@ -55,7 +54,8 @@ def linear_scan(
         the state are those of the whole sequence. Elsewhere they are whole, for the mesh that
         ``jax.set_mesh`` has set. Devices exchange one state and one product of factors for each
         row and channel, in about log2 of their number rounds.
-      implementation: "cpu", "tpu", "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "tpu", "gpu", "xla", "reference", or None for the best that can
+        run. "gpu" has met no GPU yet, and runs on request only.
 
     Returns:
       ``(state, hs)`` as ``jax.lax.scan``. The state after the last step processed, [...batch, D],
@@ -70,7 +70,6 @@ def linear_scan(
     (Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32), Array([1.875], dtype=float32))
     """
     operands = completed(a, b, h0, mask, starts, reverse)
-    dispatch.check(IMPLEMENTATIONS, implementation)
     problem = Problem(reverse, implementation, wants_devices())
     time_axis = time_division.axis() if time_axis is None else time_axis
     if time_axis is not None:
@@ -93,10 +92,9 @@ def _run(problem, operands, time_axis) -> tuple[Any, Any]:
     else:
         starts = resets_over(time_axis, operands.starts, mask, reverse)
     operands = varying(operands._replace(starts=starts))
-    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
+    run = _operation.chosen(_describe(operands), problem, operands)
     if operands.b.shape[0] == 0:
         return operands.h0, operands.b
-    run = _reference if problem.implementation == dispatch.REFERENCE else _operation
     whole = functools.partial(run, problem)
     if time_axis is None:
         state, ys = whole(operands)
@@ -110,12 +108,10 @@ def _describe(operands):
     return f"linear_scan T={steps} B={tuple(batch)} D={size}{same} {operands.b.dtype}"
 
 
-_reference = once_each(reference.run)
 _operation = Operation(
     "linear_scan",
+    IMPLEMENTATIONS,
     reference=reference.run,
-    default=xla,
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
     operand_axes={"b": 1, "a": 1, "constant": WEIGHT, "h0": 0, "mask": 1, "starts": 1},
     output_axes=lambda problem: (0, 1),
     residual_axis=1,

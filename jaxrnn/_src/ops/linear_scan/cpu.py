@@ -5,14 +5,13 @@ Each array is read or written once, and the gradient as in ``xla``, whose residu
 
 import math
 
-import jax
 import numpy as np
 
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, keeps
-from jaxrnn._src.ops.row_partition import Argument, Result, call
+from jaxrnn._src.ops.row_partition import Argument, Result
 
 EXPORTED = dispatch.ON_REQUEST  # else an exported program runs where this library is not
 
@@ -107,7 +106,7 @@ class _Plan:
 
     def call(self, name, out, args, **attributes):
         """The results by name, those that are None left out of the call."""
-        operands, target = self.operands, native.call_name(f"linear_scan_{name}")
+        operands = self.operands
         flags = {"mask": operands.mask, "starts": operands.starts}
         args = [*args, *(self._flat(f, ()) for f in flags.values() if f is not None)]
         attributes = dict(
@@ -118,14 +117,9 @@ class _Plan:
             steps=np.int64(self.time),
             constant=operands.a is None,
             reverse=self.problem.reverse,
-            isa=native.instruction_set(),
         )
-
-        def launch(shapes, args, members, rows):
-            del members, rows  # the shapes say
-            return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
-
-        made = iter(call(launch, args, [result for result in out.values() if result is not None]))
+        asked = [result for result in out.values() if result is not None]
+        made = iter(native.call(f"linear_scan_{name}", args, asked, **attributes))
         return {n: None if r is None else self._unflat(next(made)) for n, r in out.items()}
 
     def _unflat(self, array):

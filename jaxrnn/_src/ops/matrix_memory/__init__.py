@@ -10,17 +10,16 @@ divided by exp(m),
 and so is what is read from it.
 """
 
-import functools
-
-from jaxrnn._src.core import dispatch, time_division
-from jaxrnn._src.core.compile_once import once_each
+from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.time_axis import resets
-from jaxrnn._src.ops.matrix_memory import chunked, over_time, reference
+from jaxrnn._src.ops.matrix_memory import chunked, cpu, over_time, reference
 from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
 from jaxrnn._src.ops.matrix_memory.reference import step as one  # noqa: F401, for cells
+from jaxrnn._src.ops.operation import Implementation, Operation
 
-IMPLEMENTATIONS: dict[str, dispatch.Candidate] = {"xla": chunked}  # `reference` runs only if asked
+# The best first; `reference` runs only if asked.
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "xla": chunked}
 
 
 def matrix_memory(
@@ -50,7 +49,7 @@ def matrix_memory(
       mask: bool [T, B], true at a real step; at others the state is held and y and m are 0.
       starts: bool [T, B], true where a new episode begins: C and m are zero there.
       reverse: from the last step to the first.
-      implementation: "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "xla", "reference", or None for the best that can run.
 
     Returns:
       ``(state, (ys, ms))``: ys [T, B, N, E], divided by exp(m) as C is, and ms [T, B, N].
@@ -58,18 +57,28 @@ def matrix_memory(
     starts = resets(starts, mask, reverse)
     operands = varying(Operands(q, k, v, log_f, log_i, state, mask, starts))
     problem = Problem(stabilised, reverse, implementation)
-    dispatch.check(IMPLEMENTATIONS, implementation)
-    dispatch.record(_describe(operands), IMPLEMENTATIONS, problem, operands)
-    run = _reference if implementation == dispatch.REFERENCE else _chunked
+    run = _operation.chosen(_describe(operands), problem, operands)
+
+    def whole(operands):
+        *state, ys, ms = run(problem, operands)
+        return tuple(state), (ys, ms)
+
     axis = time_division.axis()
     if axis is None:
-        return run(problem, operands)
+        return whole(operands)
     with time_division.divided(None):  # what it goes on from is known
-        whole = functools.partial(run, problem)
         return over_time.run(whole, operands, axis, reverse, stabilised)
 
 
-_reference, _chunked = once_each(reference.run), once_each(chunked.run)
+_operation = Operation(
+    "matrix_memory",
+    IMPLEMENTATIONS,
+    reference=reference.run,
+    operand_axes=dict.fromkeys(Operands._fields, 1) | {"state": 0},
+    output_axes=lambda problem: (0, 0, 1, 1),
+    residual_axis=1,
+    reads=lambda problem, operands: (False,) * 4,
+)
 
 
 def _describe(operands):

@@ -5,17 +5,16 @@ are exponentials, Beck et al. 2025 (arXiv:2503.14376). All exponents are at most
 a chunk again from the memory before it.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.attention.blocks import block_size, blocks, joined
 from jaxrnn._src.ops.matrix_memory.problem import product
 
-_CHUNK = 64
+CHUNK = 64
 
 
 def unsupported(problem, operands, target):
@@ -23,30 +22,71 @@ def unsupported(problem, operands, target):
     del problem, operands, target
 
 
-def run(problem, operands):
-    """The whole sequence: (state, (ys, ms))."""
+def forward(problem, operands, wanted, save, target):
+    """Returns (C, m, ys, ms), then the C and m before each chunk: [chunks, B, N, ...]."""
+    del wanted, target
+
+    def one(state, chunk):
+        after, out = _chunk(problem.stabilised, state, *chunk)
+        return after, (out, state if save else ())
+
+    state, (out, saved) = lax.scan(one, operands.state, _cut(problem, operands))
+    return (*state, *_of_steps(problem, operands, out), *saved)
+
+
+def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
+    """Returns the gradients of the operands."""
+    del outputs, wanted, target
+    steps, state = operands.q.shape[0], operands.state
+    *cut, starts = _cut(problem, operands)
+    size = starts.shape[-1]
+    shapes = *state, jnp.zeros_like(operands.v, state[0].dtype), operands.log_f
+    filled = [jnp.zeros_like(a) if d is None else d for a, d in zip(shapes, cotangents)]
+    _, d_memory, d_m, d_ys, d_ms = varying((operands.q, *filled))
+    d_ys, d_ms = _in_order(problem, select(operands.mask, (d_ys, d_ms), 0))
+    d_out = (
+        blocks(jnp.moveaxis(d_ys, 0, -2), size, -2),
+        blocks(jnp.moveaxis(d_ms, 0, -1), size, -1),
+    )
+
+    def one(d_state, chunk):
+        state, starts, xs, d_out = chunk
+        one = lambda state, xs: _chunk(problem.stabilised, state, *xs, starts)
+        return jax.vjp(one, state, xs)[1]((d_state, d_out))
+
+    chunks = residuals, starts, tuple(cut), d_out
+    d_state, (d_q, d_k, d_v, d_f, d_i) = lax.scan(one, (d_memory, d_m), chunks, reverse=True)
+    made = [jnp.moveaxis(joined(d, -2, steps), -2, 0) for d in (d_q, d_k, d_v)]
+    made += [jnp.moveaxis(joined(d, -1, steps), -1, 0) for d in (d_f, d_i)]
+    q, k, v, log_f, log_i = select(operands.mask, tuple(_in_order(problem, made)), 0)
+    return operands._replace(q=q, k=k, v=v, log_f=log_f, log_i=log_i, state=d_state)
+
+
+def _cut(problem, operands):
+    """What each chunk takes: q, k, v [chunks, B, N, L, D], gates [chunks, B, N, L], starts."""
     steps, *batch, _, _ = operands.q.shape
     held = jnp.zeros_like(operands.log_f), jnp.full_like(operands.log_i, -jnp.inf)
     gates = select(operands.mask, (operands.log_f, operands.log_i), held)
     starts = operands.starts
     starts = jnp.zeros((steps, *batch), bool) if starts is None else starts
-    xs = (*operands[:3], *gates, starts[..., None])
-    if problem.reverse:
-        xs = jax.tree.map(lambda a: a[::-1], xs)
+    xs = _in_order(problem, (*operands[:3], *gates, starts[..., None]))
     vectors = (jnp.moveaxis(a, 0, -2) for a in xs[:3])
     scalars = (jnp.moveaxis(a, 0, -1) for a in xs[3:])
-    size = block_size(_CHUNK, steps) or 1  # of no steps, no chunk
+    size = block_size(CHUNK, steps) or 1  # of no steps, no chunk
     cut = [blocks(a, size, -2) for a in vectors]
-    cut += [blocks(a, size, -1, fill) for a, fill in zip(scalars, (0, -jnp.inf, False))]
+    return cut + [blocks(a, size, -1, fill) for a, fill in zip(scalars, (0, -jnp.inf, False))]
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # which a scan prevents
-    def one(state, chunk):
-        return _chunk(problem.stabilised, state, *chunk)
 
-    state, (ys, ms) = lax.scan(one, operands.state, cut)
-    ys = jnp.moveaxis(joined(ys, -2, steps), -2, 0), jnp.moveaxis(joined(ms, -1, steps), -1, 0)
-    ys = jax.tree.map(lambda a: a[::-1], ys) if problem.reverse else ys
-    return state, select(operands.mask, ys, 0)
+def _of_steps(problem, operands, out):
+    """ys and ms of each step, from those of chunks."""
+    (ys, ms), steps = out, operands.q.shape[0]
+    ys, ms = jnp.moveaxis(joined(ys, -2, steps), -2, 0), jnp.moveaxis(joined(ms, -1, steps), -1, 0)
+    return select(operands.mask, tuple(_in_order(problem, (ys, ms))), 0)
+
+
+def _in_order(problem, arrays):
+    """[T, ...] in the order of processing, and back."""
+    return jax.tree.map(lambda a: a[::-1], arrays) if problem.reverse else arrays
 
 
 def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):

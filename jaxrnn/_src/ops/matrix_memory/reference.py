@@ -20,8 +20,8 @@ def step(stabilised, state, x):
 
 
 def run(problem, operands):
-    """The whole sequence: (state, (ys, ms))."""
-    return scan(
+    """The whole sequence: (C, m, ys, ms)."""
+    state, out = scan(
         lambda state, x: step(problem.stabilised, state, x),
         operands.state,
         operands[:5],
@@ -30,3 +30,4 @@ def run(problem, operands):
         starts=operands.starts,
         reverse=problem.reverse,
     )
+    return (*state, *out)

@@ -18,6 +18,7 @@ from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, newton, reference, tpu, xla
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
+from jaxrnn._src.ops.recurrence.residuals import first_kept
 
 # The best first; `reference` runs only if asked.
 IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "tpu": tpu, "gpu": gpu, "xla": xla}
@@ -112,7 +113,7 @@ def recur(
         chunked = residuals == "chunks"
         run = functools.partial(chunks.run, reference.run) if chunked else reference.run
     else:
-        run = _reference if is_reference else _operation
+        run = _operation.plain if is_reference else _operation
         run = _IN_CHUNKS[run] if residuals == "chunks" else run
     out = run(problem, operands)
     final, ys, states = out[: len(state)], out[len(state)], out[len(state) + 1 :]
@@ -131,12 +132,11 @@ def _after(problem):
     return problem.states * problem.every
 
 
-_reference, _newton = once_each(reference.run), once_each(newton.run)
+_newton = once_each(newton.run)
 _operation = Operation(
     "recur",
+    IMPLEMENTATIONS,
     reference=reference.run,
-    default=xla,
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
     operand_axes={
         **dict.fromkeys(("w", "b", "r", "unit"), WEIGHT),
         **{"xs": 1, "state": 0, "initial": 0, "mask": 1, "starts": 1},
@@ -145,11 +145,12 @@ _operation = Operation(
     residual_axis=1,
     reads=lambda problem, operands: (
         *(False,) * problem.states,
-        xla.first_kept(operands) > 0,
+        first_kept(operands) > 0,
         *(False,) * _after(problem),
     ),
     folded=lambda problem: problem._replace(batch_first=True),
 )
 _IN_CHUNKS = {
-    whole: once_each(functools.partial(chunks.run, whole)) for whole in (_reference, _operation)
+    whole: once_each(functools.partial(chunks.run, whole))
+    for whole in (_operation.plain, _operation)
 }

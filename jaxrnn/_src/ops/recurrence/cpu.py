@@ -15,11 +15,11 @@ import numpy as np
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.recurrence import problem as p
-from jaxrnn._src.ops.recurrence import xla
 from jaxrnn._src.ops.recurrence.packed import Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
+from jaxrnn._src.ops.recurrence.residuals import first_kept
 from jaxrnn._src.ops.recurrence.updates import programs
-from jaxrnn._src.ops.row_partition import Argument, Result, call
+from jaxrnn._src.ops.row_partition import Argument, Result
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 EXPORTED = dispatch.ON_REQUEST  # else an exported program runs where this library is not
@@ -48,12 +48,12 @@ def unsupported(problem, operands, target):
 
 
 def forward(problem, operands, wanted, save, target):
-    """Returns the outputs, then what ``xla.forward`` keeps."""
+    """Returns the outputs, then what a backward needs (``residuals.py``)."""
     del target
     want_y, *every = wanted[problem.states :]
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
     parts = packing.sizes if save and problem.residuals == "gates" else ()
-    kept = xla.first_kept(operands)
+    kept = first_kept(operands)
     out = [
         *[plan.rows()] * problem.states,
         *[plan.outer_steps(plan.hidden, operands.xs.dtype)] * want_y,
@@ -82,7 +82,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands)
     packed, before = packing.kept(residuals)
     packed = jax.tree.leaves(packed)
-    kept, states = xla.first_kept(operands), problem.states
+    kept, states = first_kept(operands), problem.states
     d_final, (d_ys, *d_after) = cotangents[:states], cotangents[states:]
     given = any(d is not None for d in d_final)
     zero = jnp.zeros_like(operands.state[0])
@@ -221,17 +221,10 @@ class _Plan:
             program=np.array(program.instructions, np.int32).reshape(-1),
             constants=np.array(program.constants, np.float64),
             outputs=np.array(program.outputs, np.int32),
-            isa=native.instruction_set(),
             **{name: np.array(place, np.int32) for name, place in places._asdict().items()},
         )
 
-        target = native.call_name(name)
-
-        def launch(shapes, args, members, rows):
-            del members, rows  # the shapes say
-            return jax.ffi.ffi_call(target, shapes)(*args, **attributes)
-
-        return call(launch, args, out)
+        return native.call(name, args, out, **attributes)
 
 
 def _bits(flags):

@@ -86,8 +86,7 @@ def loop(
         dispatch.record_newton(described, IMPLEMENTATIONS, how, solved)
         return jax.tree.structure(state).unflatten(final), ys
     if why is None:
-        dispatch.record(described, IMPLEMENTATIONS, problem, operands)
-        run = _reference if implementation == dispatch.REFERENCE else _operation
+        run = _operation.chosen(described, problem, operands)
     else:
         dispatch.only_reference(described, why, implementation)
         run = reference.run
@@ -110,12 +109,11 @@ def _describe(problem, operands):
     return f"{name} T={steps} B={tuple(batch)} {problem.product}"
 
 
-_reference, _newton = once_each(reference.run), once_each(newton.run)
+_newton = once_each(newton.run)
 _operation = Operation(
     "loop",
+    IMPLEMENTATIONS,
     reference=reference.run,
-    default=xla,
-    choose=lambda *case: dispatch.choose(IMPLEMENTATIONS, *case),
     operand_axes={
         **dict.fromkeys(("weights", "others"), WEIGHT),
         **{"xs": 1, "state": 0, "initial": 0, "mask": 1, "starts": 1},

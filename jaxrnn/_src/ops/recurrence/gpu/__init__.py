@@ -15,13 +15,13 @@ import numpy as np
 
 from jaxrnn._src.core.lowering_target import MIXED
 from jaxrnn._src.ops.recurrence import problem as p
-from jaxrnn._src.ops.recurrence import xla
 from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, source, tiling
 from jaxrnn._src.ops.recurrence.gpu.chips import KIB
 from jaxrnn._src.ops.recurrence.gpu.tiling import Layer, plan
 from jaxrnn._src.ops.recurrence.packed import Packed, Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
 from jaxrnn._src.ops.recurrence.projected import in_pieces
+from jaxrnn._src.ops.recurrence.residuals import first_kept, saved
 from jaxrnn._src.ops.recurrence.updates import programs
 from jaxrnn._src.ops.row_partition import Argument, Result, call
 
@@ -97,14 +97,14 @@ def _layer(problem, operands, members, rows):
 
 
 def forward(problem, operands, wanted, save, target):
-    """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    """Returns (*final state, ys), then what a backward needs (``residuals.py``)."""
     return in_pieces(_forward, problem, operands, wanted, save, target)
 
 
 def _forward(problem, operands, wanted, save, target):
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands, target)
     parts = packing.sizes if save and problem.residuals == "gates" else ()
-    first = xla.first_kept(operands)
+    first = first_kept(operands)
     count = problem.states
     want_y, *after = wanted[count:]
     arguments = {
@@ -138,7 +138,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     """Returns the gradients of the operands."""
     del wanted  # what nobody uses, XLA removes
     packing, plan = Packing(problem, operands.unit), _Plan(problem, operands, target)
-    packed, before = xla.saved(packing, operands, outputs, residuals)
+    packed, before = saved(packing, operands, outputs, residuals)
     d_final, (d_ys, *d_after) = cotangents[: problem.states], cotangents[problem.states :]
     zero = jnp.zeros_like(operands.state[0])
     used, count = plan.looks_at(), problem.states
@@ -257,6 +257,7 @@ class _Plan:
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
                 | {"WARPS": chosen.warps, "RING": launch.ring(chosen, self.time)}
+                | {"CLUSTER": chosen.cluster}
                 | {"ENSEMBLE": math.prod(members) > 1},
             )
             return launch.call(

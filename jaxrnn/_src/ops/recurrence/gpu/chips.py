@@ -1,5 +1,6 @@
 """The GPUs that the kernel runs on: what CUDA's driver says of one that is here, else a table."""
 
+import os
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,10 @@ KIB = 1 << 10
 LEAST = 80  # of compute capabilities: the first with the kernel's matrix instructions
 # Compute capabilities of which a GPU has run the kernel. On the others it runs on request.
 CONFIRMED = (90,)
+CLUSTER = 4  # blocks of a cluster
+WITH_CLUSTERS = 90  # of compute capabilities: the first
+# Environment: not 0 for plans with clusters, too, which no GPU has run yet.
+CLUSTERS = "JAXRNN_GPU_CLUSTERS"
 
 
 class Chip(NamedTuple):
@@ -20,11 +25,13 @@ class Chip(NamedTuple):
       blocks: at a time: multiprocessors, each of which one block fills.
       shared: bytes of shared memory of a block.
       capability: compute capability, 10 * major + minor.
+      clusters: of blocks, at a time; 0 where plans are not to have any.
     """
 
     blocks: int
     shared: int
     capability: int = 90
+    clusters: int = 0
 
     @property
     def architecture(self) -> str:
@@ -82,9 +89,9 @@ def find(target: Target) -> Chip | str:
     return chip
 
 
-def unconfirmed(chip: Chip) -> str | None:
-    """Why the kernel runs on a chip on request only, or None."""
-    if chip.capability in CONFIRMED:
+def unconfirmed(chip: Chip, confirmed: tuple[int, ...] = CONFIRMED) -> str | None:
+    """Why a kernel runs on a chip on request only, or None: no GPU like it has confirmed it."""
+    if chip.capability in confirmed:
         return None
     return f"no GPU of {_named(chip)} has run it yet; implementation='gpu' tries"
 
@@ -103,7 +110,14 @@ def _asked(devices):
     if major > cuda // 1000:
         knows = f"{cuda // 1000}.{cuda % 1000 // 10}"
         return f"NVRTC is of CUDA {major}.{minor}, and the driver knows CUDA {knows} at most"
-    return Chip(blocks, shared, capability)
+    if os.environ.get(CLUSTERS, "0") == "0" or capability < WITH_CLUSTERS:
+        return Chip(blocks, shared, capability)
+    # Multiprocessors of a cluster lie together, so some are left over, on each GPU others.
+    clusters = [library.clusters(device.local_hardware_id, CLUSTER) for device in devices]
+    unknown = next((c for c in clusters if isinstance(c, str)), None)
+    if unknown:
+        return f"CUDA's driver says nothing of clusters, which {CLUSTERS} asks for: {unknown}"
+    return Chip(blocks, shared, capability, min(*clusters, blocks // CLUSTER))
 
 
 def _devices():

@@ -10,6 +10,9 @@
 // No wait is endless. A thread that has polled MOST_POLLS times in vain raises a flag before the
 // exchange and tells the host; whoever waits looks at the flag now and then. From then on nobody
 // waits: all blocks run to their end with whatever they find, and write NaN over all they made.
+//
+// What the warps have summed is added up in a block (`block.cu`), or in a cluster of blocks that
+// divide K (`cluster.cu`).
 
 constexpr u32 EMPTY = 0xffffffff;
 constexpr int FLAG = 128;  // bytes before the exchange: a cache line for the flag
@@ -20,19 +23,21 @@ constexpr int ROW_TILES = (TILE + 15) / 16;
 constexpr int EACH = (TILE * UNITS + THREADS - 1) / THREADS;  // units of a thread
 constexpr bool EARLY = true;  // whether what needs no cotangent is done before the wait
 
-// The K of the products, and their columns.
+// The K of the products, and their columns: those for a block's own units, and all.
 #ifdef FORWARD
-constexpr int K = PADDED, COLUMNS = GATES * UNITS;
+constexpr int K = PADDED, OWN_COLUMNS = GATES * UNITS;
 #else
-constexpr int K = GATES * PADDED, COLUMNS = UNITS;
+constexpr int K = GATES * PADDED, OWN_COLUMNS = UNITS;
 #endif
+constexpr int COLUMNS = CLUSTER * OWN_COLUMNS;
 constexpr int PIECES = K / PIECE, COLUMN_TILES = COLUMNS / 8;
-constexpr int MINE = (PIECES + WARPS - 1) / WARPS;  // pieces of a warp
+constexpr int SHARES = CLUSTER * WARPS;  // warps that divide K
+constexpr int MINE = (PIECES + SHARES - 1) / SHARES;  // pieces of a warp
 constexpr int HELD = MINE * COLUMN_TILES * 4 <= MOST_HELD ? MINE : MOST_HELD / (COLUMN_TILES * 4);
 constexpr int LEFT = MINE - HELD;  // in shared memory
 constexpr int AT_ONCE = MINE < 8 / ROW_TILES ? MINE : 8 / ROW_TILES;  // pieces read together
 constexpr int ONE_FIRST = 4;  // of so many words, one is waited for before the others
-constexpr int WORKING = PIECES < WARPS ? PIECES : WARPS;  // warps that have any
+constexpr int WORKING = PIECES < WARPS ? PIECES : WARPS;  // warps that may have any
 constexpr int STRIDE = COLUMNS + (40 - COLUMNS % 32) % 32;  // of a row of sums: 8 banks further
 
 __device__ __forceinline__ bool empty(uint4 v) {
@@ -92,10 +97,10 @@ struct Weights {
 
   // `at(k, column)` gives the bits of a weight.
   template <class At>
-  __device__ __forceinline__ void load(int warp, int lane, At at) {
+  __device__ __forceinline__ void load(int share, int lane, At at) {
 #pragma unroll
     for (int i = 0; i < MINE; ++i) {
-      const int k = (i * WARPS + warp) * PIECE + lane % 4 * (PIECE / 4);
+      const int k = (i * SHARES + share) * PIECE + lane % 4 * (PIECE / 4);
 #pragma unroll
       for (int n = 0; n < COLUMN_TILES; ++n) {
         const int column = n * 8 + lane / 4;
@@ -127,7 +132,7 @@ struct Weights {
 // A warp's part of the products of one step: waits for what it needs of the exchange, and puts its
 // sums down in `sums`, [WARPS, 16 * ROW_TILES, STRIDE].
 __device__ __forceinline__ void multiply(const Weights& weights, const char* from, int count,
-                                         float* sums, int warp, int lane, Patience patience) {
+                                         float* sums, int share, int lane, Patience patience) {
   float c[ROW_TILES][COLUMN_TILES][4];
 #pragma unroll
   for (int m = 0; m < ROW_TILES; ++m)
@@ -135,15 +140,15 @@ __device__ __forceinline__ void multiply(const Weights& weights, const char* fro
     for (int n = 0; n < COLUMN_TILES; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) c[m][n][i] = 0;
-  from += (warp * TILE + lane / 4) * 64 + lane % 4 * 16;
+  from += (share * TILE + lane / 4) * 64 + lane % 4 * 16;
 #pragma unroll
   for (int first = 0; first < MINE; first += AT_ONCE) {
     uint4 a[AT_ONCE][ROW_TILES][2];
     auto place = [&](int j, int m, int half) {
-      return from + ((first + j) * WARPS * TILE + m * 16 + half * 8) * 64;
+      return from + ((first + j) * SHARES * TILE + m * 16 + half * 8) * 64;
     };
     auto there = [&](int j, int m, int half) {
-      return first + j < MINE && (first + j) * WARPS + warp < PIECES &&
+      return first + j < MINE && (first + j) * SHARES + share < PIECES &&
              m * 16 + half * 8 + lane / 4 < count;
     };
     // Too many words asked for in vain would hold up those that are there.
@@ -167,7 +172,7 @@ __device__ __forceinline__ void multiply(const Weights& weights, const char* fro
             while (empty(a[j][m][half]) && patience.again())
               a[j][m][half] = peek(place(j, m, half));
       __syncwarp();
-      if (first + j < MINE && (first + j) * WARPS + warp < PIECES) {
+      if (first + j < MINE && (first + j) * SHARES + share < PIECES) {
 #pragma unroll
         for (int n = 0; n < COLUMN_TILES; ++n) {
           const uint4 b = weights.at(first + j, n, lane);
@@ -177,6 +182,7 @@ __device__ __forceinline__ void multiply(const Weights& weights, const char* fro
       }
     }
   }
+  const int warp = share % WARPS;
   if (warp >= WORKING) return;
   sums += (warp * 16 * ROW_TILES + lane / 4) * STRIDE + lane % 4 * 2;
 #pragma unroll
@@ -189,15 +195,17 @@ __device__ __forceinline__ void multiply(const Weights& weights, const char* fro
     }
 }
 
-// What all warps found at a place of their sums.
-__device__ __forceinline__ float total(const float* sums, int place) {
-  float part[WORKING];
+// What all warps found at a place of their sums: a number, or several.
+template <class Numbers>
+__device__ __forceinline__ Numbers total(const float* sums, int place) {
+  Numbers part[WORKING];
 #pragma unroll
-  for (int w = 0; w < WORKING; ++w) part[w] = sums[w * 16 * ROW_TILES * STRIDE + place];
+  for (int w = 0; w < WORKING; ++w)
+    part[w] = *reinterpret_cast<const Numbers*>(sums + w * 16 * ROW_TILES * STRIDE + place);
 #pragma unroll
   for (int by = 1; by < WORKING; by *= 2)
 #pragma unroll
-    for (int w = 0; w + by < WORKING; w += 2 * by) part[w] += part[w + by];
+    for (int w = 0; w + by < WORKING; w += 2 * by) part[w] = part[w] + part[w + by];
   return part[0];
 }
 
@@ -208,21 +216,23 @@ __device__ __forceinline__ int row_of(int place) {
   return UNITS == 16 ? (row & ~3) | (row & 1) << 1 | (row >> 1 & 1) : row;
 }
 
+// (the sums)
+
 struct Products {
   Weights weights;
-  float* sums;
+  Sums sums;
   char *flag, *exchange;
   long long a_step;  // bytes of the exchange
-  int first, count, warp, lane;
+  int first, count, rank, warp, lane;  // rank: of a block in its cluster
   int summed[EACH];   // of each unit, where its sums are
   char* words[EACH];  // and where it is published
   Patience patience;
 
   __device__ __forceinline__ Products(const Args& args, uint4* shared, int group, int first,
                                       int count)
-      : sums(reinterpret_cast<float*>(shared + WARPS * LEFT * COLUMN_TILES * 32)),
-        flag(args.array[EXCHANGE]), first(first), count(count), warp(threadIdx.x / 32),
-        lane(threadIdx.x % 32), patience{flag, args.host} {
+      : sums(shared + WARPS * LEFT * COLUMN_TILES * 32, first / UNITS % CLUSTER),
+        flag(args.array[EXCHANGE]), first(first), count(count), rank(first / UNITS % CLUSTER),
+        warp(threadIdx.x / 32), lane(threadIdx.x % 32), patience{flag, args.host} {
     // Of a step, this group's part: [PIECES, TILE, 64 bytes]. What a warp reads at once lies
     // together.
     a_step = static_cast<long long>(args.groups) * PIECES * TILE * 64;
@@ -230,9 +240,7 @@ struct Products {
     weights.left = shared + warp * LEFT * COLUMN_TILES * 32;
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
-      // Of a row that is not there, a sum that nobody uses: a condition would make each sum wait
-      // for the one before.
-      summed[e] = min(row(e), 16 * ROW_TILES - 1) * STRIDE + column(e);
+      summed[e] = Sums::place(row(e), column(e));
       const int k = first + column(e);
       words[e] = exchange + (k / PIECE * TILE + row(e)) * 64 + k % PIECE * Product::SIZE;
       hold(summed[e]);
@@ -247,11 +255,12 @@ struct Products {
   // `at(from, to, gate)` gives the bits of a weight.
   template <class At>
   __device__ __forceinline__ void load(At at) {
-    weights.load(warp, lane, [&](int k, int column) {
+    weights.load(rank * WARPS + warp, lane, [&](int k, int column) {
+      const int unit = first + (column / OWN_COLUMNS - rank) * UNITS + column % UNITS;
 #ifdef FORWARD
-      return at(k, first + column % UNITS, column / UNITS);
+      return at(k, unit, column / UNITS % GATES);
 #else
-      return at(first + column, k % PADDED, k / PADDED);
+      return at(unit, k % PADDED, k / PADDED);
 #endif
     });
   }
@@ -270,18 +279,18 @@ struct Products {
     // and who will read it have each been here since, with words between them.
     if (RING && s % (RING / 4) == 0) __threadfence();
     __syncthreads();  // the sums have been read
-    ::multiply(weights, exchange + step(s), count, sums, warp, lane, patience);
-    __syncthreads();
+    ::multiply(weights, exchange + step(s), count, sums.parts, rank * WARPS + warp, lane, patience);
+    sums.gather(s, patience);
   }
 
   __device__ __forceinline__ float sum(int e, const Unit&, int gate) const {
-    return total(sums, summed[e] + gate * UNITS);
+    return sums.at(summed[e] + gate * UNITS);
   }
 
   // At the end: whether somebody gave up, so that what this thread found may mean nothing.
   __device__ __forceinline__ bool given_up() const {
     __threadfence();  // after all that this block has read of the exchange
-    __syncthreads();
+    sums.leave();
     return peek(flag).x != EMPTY;
   }
 };

@@ -7,8 +7,8 @@
 //
 // What is compiled with this file: the constants in capitals, which `source.py` writes before it;
 // `update`, or `prepare` and `derivative`, an elementwise function as straight code; and `Products`,
-// which multiplies and hands on what is multiplied: `exchange.cu` for blocks that exchange it,
-// `alone.cu` for a block that has all units.
+// which multiplies and hands on what is multiplied: `exchange.cu` for blocks that exchange it, with
+// `block.cu` or `cluster.cu`; `alone.cu` for a block that has all units.
 
 typedef unsigned int u32;
 #ifdef EMULATED

@@ -6,7 +6,7 @@ as for arrays before they are divided over devices, compiles nothing.
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,55 @@ def ring(plan: tiling.Plan, steps: int) -> int:
     return RING if steps > RING and steps * plan.exchange > MOST_EXCHANGE else 0
 
 
+class Numbers(NamedTuple):
+    """What ``native/gpu/gpu.cc`` is told beside arrays, in its order.
+
+    Attributes:
+      blocks: of a group.
+      at_once: groups of a launch; the others follow in launches of their own.
+      threads, shared: of a block; bytes of shared memory.
+      steps, rows, tiles, groups: what the kernel is told; a tile is a part of the rows, and a
+        group runs one tile of a head or a member.
+      together: whether all blocks of a launch are on the chip at once, and have an exchange.
+      cluster: how many blocks are close together; 1 if none need to be.
+    """
+
+    blocks: int
+    at_once: int
+    threads: int
+    shared: int
+    steps: int
+    rows: int
+    tiles: int
+    groups: int
+    together: bool
+    cluster: int = 1
+
+
 def call(text, architecture, plan, layer, shapes, args, members, steps):
-    """Runs a kernel's source on arrays [...members, ...]; gives arrays like ``shapes``."""
+    """Runs a recurrence's kernel on arrays [...members, ...]; gives arrays like ``shapes``."""
+    slots = ring(plan, steps) or steps
+    numbers = Numbers(
+        blocks=plan.blocks,
+        at_once=plan.at_once,
+        threads=32 * plan.warps,
+        shared=plan.shared,
+        steps=steps,
+        rows=layer.rows,
+        tiles=plan.tiles,
+        groups=layer.groups * plan.tiles,
+        together=True,
+        cluster=plan.cluster,
+    )
+    exchange = FLAG + slots * plan.exchange
+    return run(text, architecture, numbers, shapes, args, members, exchange)
+
+
+def run(text, architecture, numbers, shapes, args, members, exchange=0):
+    """Runs a kernel's source on arrays [...members, ...]; gives arrays like ``shapes``.
+
+    ``exchange`` is how many bytes of it the kernel gets, as its last array, if it wants any.
+    """
     levels = len(members)
 
     def stride(a):
@@ -65,28 +112,16 @@ def call(text, architecture, plan, layer, shapes, args, members, steps):
         else jnp.broadcast_to(a, (*members, *a.shape[levels:]))
         for a in args
     ]
-
-    slots = ring(plan, steps) or steps
-    exchange = jax.ShapeDtypeStruct(((FLAG + slots * plan.exchange) // 4,), jnp.uint32)
-    numbers = dict(
-        blocks=plan.blocks,
-        at_once=plan.at_once,
-        threads=32 * plan.warps,
-        shared=plan.shared,
-        steps=steps,
-        rows=layer.rows,
-        tiles=plan.tiles,
-        groups=layer.groups * plan.tiles,
-    )
+    more = [jax.ShapeDtypeStruct((exchange // 4,), jnp.uint32)] if exchange else []
     out = _kernel.bind(
         *args,
         text=text,
         architecture=architecture,
-        shapes=(*shapes, exchange),
-        members=(*map(stride, (*args, *shapes)), 0),
-        numbers=tuple(numbers.values()),
+        shapes=(*shapes, *more),
+        members=(*map(stride, (*args, *shapes)), *[0] * len(more)),
+        numbers=tuple(map(int, numbers)),
     )
-    return out[:-1]
+    return out[: len(shapes)]
 
 
 _kernel = Primitive("jaxrnn_gpu")

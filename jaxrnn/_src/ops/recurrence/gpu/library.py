@@ -50,6 +50,22 @@ def facts(ordinal: int) -> Facts | str:
 
 
 @functools.cache
+def clusters(ordinal: int, size: int) -> int | str:
+    """How many clusters of ``size`` blocks that GPU runs at once; why nothing is known of it.
+
+    Each block has all the shared memory of a multiprocessor.
+    """
+    found = ctypes.c_int32()
+    lib = _loaded()
+    if isinstance(lib, str):
+        return lib
+    ask = lib.jaxrnn_gpu_clusters
+    ask.restype = ctypes.c_char_p
+    why = ask(ordinal, size, ctypes.byref(found))
+    return why.decode() if why else found.value
+
+
+@functools.cache
 def _loaded() -> ctypes.CDLL | str:
     """Loads the library once and tells XLA of its function; why not."""
     if compiler.library() is None:
@@ -61,8 +77,9 @@ def _loaded() -> ctypes.CDLL | str:
         lib = ctypes.CDLL(str(found))
     except OSError as error:
         return f"its library cannot be loaded: {error}"
-    if not hasattr(lib, "jaxrnn_gpu_facts"):
-        return f"{found} was built for another jaxrnn: it has no jaxrnn_gpu_facts"
+    for name in ("jaxrnn_gpu_facts", "jaxrnn_gpu_clusters"):
+        if not hasattr(lib, name):
+            return f"{found} was built for another jaxrnn: it has no {name}"
     handler = jax.ffi.pycapsule(lib.jaxrnn_gpu)
     jax.ffi.register_ffi_target("jaxrnn_gpu", handler, platform="CUDA")
     return lib

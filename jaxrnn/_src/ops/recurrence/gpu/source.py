@@ -33,11 +33,24 @@ def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> s
             lines.append(f"static __device__ constexpr int {key}[] = {{{numbers}}};")
         else:
             lines.append(f"static constexpr int {key} = {int(value)};")
-    head, rest = _file("kernel").split("// (the constants)\n")
+    head, rest = _kernel()
     common, run = rest.split("// (the products)\n")
-    products = _file("alone" if alone else "exchange")
+    if alone:
+        products = _file("alone")
+    else:
+        sums = _file("cluster" if constants["CLUSTER"] > 1 else "block")
+        products = _file("exchange").replace("// (the sums)\n", sums)
     words = [f"#define {word}" for word in defined]
     return "\n".join([*words, head, *lines, functions, common, products, run])
+
+
+def device() -> str:
+    """What every kernel begins with: what CUDA has and C++ has not, and types of 16 bits."""
+    return _kernel()[0]
+
+
+def _kernel():
+    return _file("kernel").split("// (the constants)\n")
 
 
 @functools.cache

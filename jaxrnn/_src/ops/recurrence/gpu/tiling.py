@@ -1,12 +1,12 @@
 """How a kernel's work is divided among the blocks of a GPU.
 
-The constants and formulas are those of ``exchange.cu`` and ``alone.cu``.
+The constants and formulas are those of ``exchange.cu``, ``cluster.cu`` and ``alone.cu``.
 """
 
 import math
 from typing import NamedTuple
 
-from jaxrnn._src.ops.recurrence.gpu.chips import KIB, Chip
+from jaxrnn._src.ops.recurrence.gpu.chips import CLUSTER, KIB, Chip
 
 WARPS = 8  # of a block: more would leave a thread fewer than 255 registers
 ALONE = True  # whether a block may have all units of a head
@@ -16,6 +16,7 @@ _MOST_WARPS, _MOST_ALONE, _MOST_USED = 8, 128, 200  # of a block that is alone; 
 _MOST_SUMS = 64  # registers of sums in a thread
 _MOST_UNITS = 4  # of a thread
 _REGISTERS = 1 << 16  # of a multiprocessor
+_SENT = 0.3  # microseconds, predicted: sums on their way to another block of the cluster
 
 
 class Layer(NamedTuple):
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
       exchange: bytes of the exchange for each step.
       cost: of a step, in microseconds, as far as this file knows.
       alone: whether a block has all units of a head, so that no blocks exchange anything.
+      cluster: blocks that divide K, 1 if none do.
     """
 
     warps: int
@@ -64,6 +66,7 @@ class Plan(NamedTuple):
     exchange: int
     cost: float
     alone: bool = False
+    cluster: int = 1
 
 
 def plan(layer: Layer, chip: Chip, *, backward: bool) -> Plan | None:
@@ -73,20 +76,24 @@ def plan(layer: Layer, chip: Chip, *, backward: bool) -> Plan | None:
 
 def plans(layer: Layer, chip: Chip, backward: bool) -> list[Plan]:
     """All that fit."""
-    return [*_alone(layer, chip, backward), *_exchanging(layer, chip, backward)]
+    found = [*_alone(layer, chip, backward), *_exchanging(layer, chip, backward, 1, chip.blocks)]
+    in_clusters = CLUSTER * chip.clusters
+    return [*found, *_exchanging(layer, chip, backward, CLUSTER, in_clusters)]
 
 
-def _exchanging(layer, chip, backward):
+def _exchanging(layer, chip, backward, cluster, most):
+    """Plans of blocks that exchange what they multiply; of these, ``most`` fit."""
     found = []
     piece = _PIECE // layer.size
     padded = up(layer.width, piece)
     depth = padded * (layer.gates if backward else 1)  # K
     pieces = depth // piece
     for units in (8, 16, 24, 32, 48, 64, 96, 128):
-        blocks = math.ceil(padded / units)
-        if blocks > chip.blocks or (units > 8 and units >= 2 * padded):
+        blocks = up(math.ceil(padded / units), cluster)
+        if blocks > most or (units > 8 and units >= 2 * padded):
             continue
-        columns = units * (1 if backward else layer.gates) // 8  # in tiles
+        own = units * (1 if backward else layer.gates)  # columns of a block
+        columns = cluster * own // 8  # in tiles
         for row_tiles in (1, 2, 4):
             tiles = math.ceil(layer.rows / (16 * row_tiles))
             tile = math.ceil(layer.rows / tiles)
@@ -94,33 +101,52 @@ def _exchanging(layer, chip, backward):
             each = math.ceil(tile * units / (32 * WARPS))
             if sums > _MOST_SUMS or each > _MOST_UNITS or tile <= 16 * (row_tiles // 2):
                 continue
-            mine = math.ceil(pieces / WARPS)
+            mine = math.ceil(pieces / (cluster * WARPS))
             held = mine if mine * columns * 4 <= MOST_HELD else MOST_HELD // (columns * 4)
             weights = WARPS * (mine - held) * columns * 512
             working = min(WARPS, pieces)
-            stride = columns * 8 + (40 - columns * 8 % 32) % 32
-            shared = weights + working * 16 * row_tiles * stride * 4
+            shared = weights + working * 16 * row_tiles * _stride(columns * 8) * 4
+            if cluster > 1:  # what blocks send each other, and two counters
+                shared += 2 * cluster * tile * _stride(own) * 4 + 16
             if shared > chip.shared:
                 continue
             groups = layer.groups * tiles
-            at_once = min(groups, chip.blocks // blocks)
+            at_once = min(groups, most // blocks)
             launches = math.ceil(groups / at_once)
             cost = launches * _microseconds(
                 backward=backward,
+                cluster=cluster,
                 blocks=blocks,
                 each=each,
                 row_tiles=row_tiles,
-                products=row_tiles * columns * pieces,
-                read=tile * depth * layer.size,
+                products=row_tiles * columns * pieces / cluster,
+                read=tile * depth * layer.size / cluster,
                 weights=weights,
                 sums=shared - weights,
                 written=groups / launches * tile * units * blocks * (layer.gates + 2) * 4,
             )
             exchange = groups * tile * depth * layer.size
             found.append(
-                Plan(WARPS, units, blocks, tile, tiles, shared, at_once, launches, exchange, cost)
+                Plan(
+                    warps=WARPS,
+                    units=units,
+                    blocks=blocks,
+                    tile=tile,
+                    tiles=tiles,
+                    shared=shared,
+                    at_once=at_once,
+                    launches=launches,
+                    exchange=exchange,
+                    cost=cost,
+                    cluster=cluster,
+                )
             )
     return found
+
+
+def _stride(columns):
+    """Of a row of sums, so that rows begin 8 banks of shared memory apart."""
+    return columns + (40 - columns % 32) % 32
 
 
 def _alone(layer, chip, backward):
@@ -174,14 +200,19 @@ def _microseconds_alone(*, backward, gates, work, depth):
     return (250 + max(multiplied, 150) + updated) / 1700
 
 
-def _microseconds(*, backward, blocks, each, row_tiles, products, read, weights, sums, written):
+def _microseconds(
+    *, backward, cluster, blocks, each, row_tiles, products, read, weights, sums, written
+):
     """What a step takes, about.
 
-    Fitted to the times of 220 kernels on an H100, LSTM and GRU, H from 64 to 2048 and B from 1 to
-    1024: off by 9% in the mean; the plan it calls cheapest takes 1.04 times the best one's.
+    Without clusters, fitted to the times of 220 kernels on an H100, LSTM and GRU, H from 64 to
+    2048 and B from 1 to 1024: off by 9% in the mean; the plan it calls cheapest takes 1.04 times
+    the best one's. Clusters are predicted, not measured: what grows with the blocks is taken to
+    grow with those that wait for the same word; sending the sums costs a fixed time.
 
     Args:
       backward: the kernel.
+      cluster: blocks that divide K.
       blocks: that exchange.
       each: units of a thread.
       row_tiles: a tile of rows, in those of a matrix instruction.
@@ -193,7 +224,8 @@ def _microseconds(*, backward, blocks, each, row_tiles, products, read, weights,
     return (
         0.48
         + 0.25 * backward
-        + 0.0145 * blocks
+        + 0.0145 * blocks / cluster
+        + (_SENT if cluster > 1 else 0)
         + (0.43 + 0.09 * backward) * each
         + 0.14 * (row_tiles - 1)
         + 1.6e-3 * products

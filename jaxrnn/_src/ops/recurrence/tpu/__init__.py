@@ -18,6 +18,7 @@ from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence import xla
 from jaxrnn._src.ops.recurrence.packed import Packing
 from jaxrnn._src.ops.recurrence.projected import in_pieces
+from jaxrnn._src.ops.recurrence.residuals import first_kept, of_products, saved
 from jaxrnn._src.ops.recurrence.tpu import layout, update
 from jaxrnn._src.ops.row_partition import Argument, Result, call_mapped
 
@@ -46,7 +47,7 @@ def unsupported(problem, operands, target):
 
 
 def forward(problem, operands, wanted, save, target):
-    """Returns (*final state, ys), then what ``xla.forward`` keeps."""
+    """Returns (*final state, ys), then what a backward needs (``residuals.py``)."""
     if operands.state[0].size == 0:  # no row, no grid
         return xla.forward(problem, operands, wanted, save, target)
     rows, alone = _Rows(operands), target._replace(devices=1)
@@ -58,7 +59,7 @@ def forward(problem, operands, wanted, save, target):
 
     packing, (want_y, *after) = Packing(problem, operands.unit), wanted[problem.states :]
     sizes = packing.sizes if save and problem.residuals == "gates" else ()
-    kept = (problem.states - xla.first_kept(operands)) * save
+    kept = (problem.states - first_kept(operands)) * save
     results = [
         [rows.state()] * problem.states,
         [rows.steps(1, operands.xs.dtype)] * want_y,
@@ -96,7 +97,7 @@ def _forward(problem, operands, wanted, save, target):
         operands.xs.dtype if want_y else None,
         after=after,
         save=problem.residuals if save else None,
-        first_kept=xla.first_kept(operands),
+        first_kept=first_kept(operands),
     )
     found = {name: map(lay.unflat, out[name]) for name in kernel.OUT_OVER_TIME}
     return [
@@ -116,7 +117,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         return xla.backward(problem, operands, outputs, residuals, cotangents, wanted, target)
     del wanted  # what nobody uses, XLA removes
     rows, packing = _Rows(operands), Packing(problem, operands.unit)
-    packed, before = xla.saved(packing, operands, outputs, residuals)
+    packed, before = saved(packing, operands, outputs, residuals)
     d_final, (d_ys, *d_after) = cotangents[: problem.states], cotangents[problem.states :]
     zero = jnp.zeros_like(operands.state[0])
     used = update.looks_at(problem, tuple(operands.unit))
@@ -162,7 +163,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     d_state, d_initial, d_unit, d_gates = rows.call(run, arguments, results)
     d_packed, _ = packing.unflatten(d_gates)
     one = target.devices == 1
-    gradients = xla.of_products(packing, d_packed, before[0], operands, merge=one)
+    gradients = of_products(packing, d_packed, before[0], operands, merge=one)
     gradients = gradients._replace(
         unit=dict(zip(sorted(operands.unit), map(p.over_rows, d_unit), strict=True)),
         state=tuple(d_state),
