@@ -290,7 +290,7 @@ def _exchanges(result):
         "exchanges": "exchanges",
         "states": "bytes of states",
         "sums": "bytes of sums",
-        "gathers": "gathers of a sequence",
+        "long": "gathers or sums over time",
         "memory": f"KiB a device, {few} and {many} devices",
     }
     cases = {}
