@@ -218,7 +218,9 @@ def test_a_cell_on_a_mesh(cell, kind):
     check(came, run()(*given))
     text = compiled.as_text()
     assert "all-gather" not in text and "all-to-all" not in text
-    assert not any(exchange.looped for exchange in collectives.found(text))
+    # Nothing in a loop, but for attention's ring.
+    looped = {exchange.kind for exchange in collectives.found(text) if exchange.looped}
+    assert looped <= {"collective-permute"} and (cell is ATTENTION or not looped)
 
 
 def test_a_ring_goes_no_further_than_a_window():
