@@ -19,6 +19,12 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
 NAME = re.compile(r"^::: jaxrnn\.(\w+)$", re.MULTILINE)
+MENDED = (  # of what latex2mathml writes
+    (r"\\_", "_"),
+    (r"<mo>([A-Za-z]\w+)</mo>", r"<mi>\1</mi>"),  # a name is no sign: nothing sets it apart
+    (r"(&#x00028;|&#x0003D;)</mo><mo>(&#x02212;)", r'\1</mo><mo form="prefix">\2'),
+    (r"<mo>(&#x0007C;)", r'<mo lspace="0" rspace="0">\1'),
+)
 
 
 def on_config(config):
@@ -32,14 +38,15 @@ def on_config(config):
 
 
 def _math(source, *_, **__):
-    # The converter leaves underscores escaped, and sets names apart as if they were signs.
-    mathml = re.sub(r"<mo>([A-Za-z]\w+)</mo>", r"<mi>\1</mi>", convert(source).replace(r"\_", "_"))
+    mathml = convert(source)
+    for found, wanted in MENDED:
+        mathml = re.sub(found, wanted, mathml)
     return f'<div class="math">{mathml}</div>'
 
 
 def _repository():
     """The web page of where the clone came from; None if it has none."""
-    git = ("git", "-C", str(ROOT), "remote", "get-url", "origin")
+    git = ("git", "-C", str(ROOT), "config", "remote.origin.url")
     url = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     found = re.fullmatch(r"(?:git@|https://(?:[^@/]*@)?)([\w.-]+)[:/](.+?)(?:\.git)?/?", url)
     return found and f"https://{found[1]}/{found[2]}"

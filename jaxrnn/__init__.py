@@ -35,6 +35,7 @@ from jaxrnn._src.cells.liquid import cfc, ltc
 from jaxrnn._src.cells.lru import lru
 from jaxrnn._src.cells.lstm import lstm
 from jaxrnn._src.cells.mamba import mamba, mamba2, ssd
+from jaxrnn._src.cells.mamba3 import mamba3
 from jaxrnn._src.cells.mamba_block import mamba2_block, mamba_block
 from jaxrnn._src.cells.mgu import mgu
 from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
@@ -148,6 +149,7 @@ __all__ = [
     "mamba",
     "mamba2",
     "mamba2_block",
+    "mamba3",
     "mamba_block",
     "mgu",
     "min_gru",

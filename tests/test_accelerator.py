@@ -255,34 +255,45 @@ class HostsDriver:
         *_, threads, _, _, shared, _, parameters = more
         return self.launched(function, blocks, threads, shared, parameters)
 
-    def launched(self, function, blocks, threads, shared, parameters):
+    def cuLaunchKernelEx(self, config, function, parameters, extra):
+        c = config._obj
+        given = {c.attributes[i].id: tuple(c.attributes[i].value[:3]) for i in range(c.count)}
+        assert given[2][0] == 1 and given[4][1:] == (1, 1), "a cluster that may wait for its turn"
+        where = function, c.grid[0], c.block[0], c.shared, parameters
+        return self.launched(*where, given[4][0])
+
+    def launched(self, function, blocks, threads, shared, parameters, cluster=1):
         args = ctypes.cast(parameters[0], ctypes.POINTER(driver.Args))[0]
         assert args.first == 0 and blocks % args.groups == 0
         numbers = [blocks // args.groups, args.groups, threads, shared]
-        numbers += [args.steps, args.rows, args.tiles, args.groups]
+        numbers += [args.steps, args.rows, args.tiles, args.groups, True, cluster]
         pointers = [place for place in args.array if place]
         text = ctypes.string_at(function.value).decode().rstrip()
-        status, _ = run_text(text, pointers, list(args.member), numbers)
+        wrong, _ = run_text(text, pointers, list(args.member), numbers)
         if self.spoil:
             ctypes.memset(pointers[-2], 0, 4)
-        self.launches.append(blocks)
-        return status
+        self.launches.append((blocks, cluster))
+        return 1 if wrong else 0
 
 
-@pytest.mark.parametrize(("cell", "kind"), [("lstm", "plain"), (linear.NAME, "all flags")])
-def test_the_driver_alone(monkeypatch, cell, kind):
+@pytest.mark.parametrize(
+    ("cell", "kind", "clusters"),
+    [("lstm", "plain", 0), ("lstm", "plain", 2), (linear.NAME, "all flags", 0)],
+)
+def test_the_driver_alone(monkeypatch, cell, kind, clusters):
     """A check of a kernel that no part of XLA for GPUs takes part in."""
     cuda = HostsDriver()
     text = lambda text, _: np.frombuffer(text.encode() + b" " * (-len(text) % 4), np.int32)
     monkeypatch.setattr(driver.cubins, "machine_code", text)
     shape = linear.fitted(cell, kinds.TINY)
-    with emulated() as emulation:
+    with emulated(clusters=clusters) as emulation:
         on_host = driver.Driver(cuda, emulation.chip)
         with instead((driver, "found", lambda: on_host)):
             case = checking.Case(kind, cell, "float32", shape, driver.NAME)
             row = checking.measure(case)
             assert row["passed"] and not emulation.launched, row
             assert len(cuda.modules) == 3 <= len(cuda.launches)  # forward twice, once to keep
+            assert {cluster for _, cluster in cuda.launches} == {4 if clusters else 1}
             assert len(cuda.kept) == 1, "beside the host's word, memory is not given back"
             cuda.spoil = True
             assert checking.measure(case)["passed"] is False

@@ -173,25 +173,49 @@ def test_a_start_puts_back_what_is_not_finite(rule, form):
     assert np.isnan(np.asarray(came[1][:7])).all()
 
 
+@functools.partial(jax.jit, static_argnames=("before", "form"))
+def of_sines(taken, state, before, mask, starts, form):
+    """Results, and gradients of a loss that is NaN wherever one of them is."""
+
+    def loss(taken, state):
+        out = delta_rule(
+            taken, state, before=before, mask=mask, starts=starts, implementation=form
+        )
+        return sum(jnp.sin(x).sum() for x in out), out
+
+    return jax.grad(loss, (0, 1), has_aux=True)(taken, state)
+
+
 @pytest.mark.parametrize(
-    ("rule", "operand"),  # k, v or b
-    [("vector", 1), ("vector_before", 2), ("anything", 1), ("anything", 2), ("anything", 5)],
+    ("rule", "operand"),  # q, k, v or b
+    [("vector_before", 2), ("anything", 0), ("anything", 1), ("anything", 2), ("anything", 5)],
 )
 @every_form
 def test_what_is_not_finite_stays_in_its_episode(rule, operand, form):
-    """Steps before it, and the next episode of its chunk, do not see it."""
-    taken, state, before, mask, starts = example(rule, 40)
+    """Neither do the episodes before and after it see it, in a chunk of it or a later one.
+
+    Nor do their gradients.
+    """
+    taken, state, before, mask, _ = example(rule, 40)
     taken, state = jax.tree.map(np.float32, (taken, state))
-    mask, starts = np.ones_like(mask), np.zeros_like(starts)
-    starts[12] = True
+    mask, times = np.ones_like(mask), np.arange(40)
     broken = [x if x is None else x.copy() for x in taken]
     broken[operand][5] = np.nan
-    came, wanted = (
-        run(x, state, before, mask, starts, False, form) for x in (tuple(broken), taken)
-    )
-    kept = lambda out: (out[0], out[1][:5], out[1][12:])
-    assert cases.error(kept(came), kept(wanted)) < 1e-6
-    assert np.isnan(np.asarray(came[1][6:12])).all()
+    for end in (12, 36):
+        starts = np.broadcast_to(np.isin(times, (3, end))[:, None], mask.shape)
+        came, wanted = (
+            of_sines(x, state, before, mask, starts, form) for x in (tuple(broken), taken)
+        )
+        others = (times < 3) | (times >= end)
+
+        def kept(found, others=others):
+            (d_taken, d_state), (final, ys) = found
+            steps = jax.tree.map(lambda a: np.asarray(a)[others], (d_taken, ys))
+            return steps, d_state, final, np.asarray(ys)[3:5]
+
+        assert cases.error(kept(came), kept(wanted)) < 1e-6
+        last = end if operand else 6  # of no q, one step alone is not read
+        assert np.isnan(np.asarray(came[1][1])[6 if operand else 5 : last]).all()
 
 
 @pytest.mark.usefixtures("x64")

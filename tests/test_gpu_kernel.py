@@ -359,7 +359,7 @@ def test_blocks_that_share_a_multiprocessor_fit_into_its_memory():
 @pytest.mark.parametrize("backward", (False, True))
 def test_plans_fit(backward):
     """Every row and every unit is somebody's, and all blocks of a launch run at once."""
-    chip = chips.CHIPS["NVIDIA H200"]
+    chip = chips.CHIPS["NVIDIA H200"]._replace(clusters=31)
     for layer in LAYERS:
         plans = tiling.plans(layer, chip, backward)
         assert plans, layer
@@ -367,7 +367,8 @@ def test_plans_fit(backward):
             assert plan.units * plan.blocks >= layer.width
             assert plan.tile * plan.tiles >= layer.rows
             on_one = 8 // plan.warps if plan.alone else 1  # blocks of a multiprocessor
-            assert plan.at_once * plan.blocks <= chip.blocks * on_one
+            most = chip.blocks * on_one if plan.cluster == 1 else plan.cluster * chip.clusters
+            assert plan.at_once * plan.blocks <= most and plan.blocks % plan.cluster == 0
             assert plan.shared <= chip.shared
             assert plan.at_once * plan.launches >= layer.groups * plan.tiles
 
@@ -479,10 +480,35 @@ struct Args {
   int steps, rows, tiles, groups, first;
 };
 
+// Two blocks of a cluster send each other four words at once, many times, and look at what they
+// are sent until all is counted. Which words of four were there is counted in `seen`: before, and
+// then.
+void send_and_look(unsigned* seen) {
+  unsigned* shared = reinterpret_cast<unsigned*>(emulated::shared());
+  unsigned* counter = shared + 4 * ROUNDS;
+  const int other = 1 - blockIdx.x;
+  if (threadIdx.x == 0) begin_counting(counter);
+  meet_cluster();
+  if (threadIdx.x != 0) return;
+  expect(counter, 16 * ROUNDS);
+  bool all = false;
+  for (int turn = 0; !all || turn < ROUNDS; ++turn) {
+    if (turn < ROUNDS)
+      send(place_in(shared + 4 * turn, other), place_in(counter, other), make_float4(1, 1, 1, 1));
+    all = arrived(counter, 0);
+    for (int i = 0; i < ROUNDS; ++i) {
+      unsigned there = 0;
+      for (int j = 0; j < 4; ++j) there |= unsigned(shared[4 * i + j] == 0x3f800000) << j;
+      ++seen[16 * all + there];
+    }
+  }
+}
+
 // One thread publishes four words, one after the other; another reads them at once until it sees
 // one, and says which it saw.
 void run(const Args& args) {
   unsigned* seen = reinterpret_cast<unsigned*>(args.array[0]);
+  if (args.steps == 1) return send_and_look(seen);
   for (int i = 0; i < (threadIdx.x == 0 ? ROUNDS : 0); ++i) {
     unsigned* words = seen + ROUNDS + 4 * i;
     for (int j = 0; j < (blockIdx.x == 0 ? 4 : 0); ++j) poke(words + j, 1);
@@ -499,12 +525,18 @@ void run(const Args& args) {
 def test_what_is_published_arrives_late_in_any_order_and_torn():
     """Of the emulator: a kernel that relies on more than a GPU promises is found out."""
     words = np.zeros(64 * 5, np.uint32)
-    numbers = [2, 1, 32, 0, 0, 0, 0, 1, 1, 1]  # two blocks, one group at once, a warp each
+    numbers = [2, 1, 32, 2048, 0, 0, 0, 1, 1, 1]  # two blocks, one group at once, a warp each
     assert run_text(LITMUS, [words.ctypes.data], [0], numbers) == (None, False)
     seen, rest = set(words[:64].tolist()), words[64:]
     assert rest.all()  # all arrive in the end
     in_order = {0b1, 0b11, 0b111, 0b1111}
     assert seen - in_order and seen & in_order and len(seen) > 4
+
+    words, sent = np.zeros(32, np.uint32), [*numbers[:4], 1, *numbers[5:9], 2]  # in a cluster
+    assert run_text(LITMUS, [words.ctypes.data], [0], sent) == (None, False)
+    before, after = words[:16], words[16:]
+    assert set(np.flatnonzero(before).tolist()) - in_order - {0}
+    assert after[15] == after.sum() >= 128  # what is counted is there
 
 
 def test_a_derivative_is_divided_where_cotangents_are_needed():

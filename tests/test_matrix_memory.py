@@ -134,13 +134,27 @@ def test_an_unknown_gate():
 @every_gate
 @pytest.mark.parametrize("implementation", FAST)
 def test_what_is_not_finite_stays_in_its_episode(gate, implementation):
-    """Steps before it, and the next episode of its chunk, do not see it."""
+    """Neither do steps before it, or the next episode, in a chunk of it or a later one.
+
+    Nor do the gradients of the next episode.
+    """
     cell = jaxrnn.mlstm(4, heads=2, gate=gate)
-    xs = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
-    params, starts = cell.init(jax.random.key(0), 3), np.arange(20) == 12
-    unroll = jax.jit(functools.partial(jaxrnn.unroll, cell, implementation=implementation))
-    state, ys = unroll(params, xs, starts=starts)
-    broken = np.where((np.arange(20) == 5)[:, None], np.float32(np.nan), xs)
-    after, came = unroll(params, broken, starts=starts)
-    assert cases.error((after, came[:5], came[12:]), (state, ys[:5], ys[12:])) < 1e-6
-    assert np.isnan(came[5:12]).all()
+    xs = np.random.default_rng(0).normal(size=(70, 3)).astype("float32")
+    params, times = cell.init(jax.random.key(0), 3), np.arange(70)
+    broken = np.where((times == 5)[:, None], np.float32(np.nan), xs)
+
+    @jax.jit
+    def results(xs, starts):
+        def loss(xs):
+            out = jaxrnn.unroll(cell, params, xs, starts=starts, implementation=implementation)
+            return sum(jnp.sin(a).sum() for a in jax.tree.leaves(out)), out
+
+        return jax.grad(loss, has_aux=True)(xs)
+
+    for end in (12, 67):
+        (d_came, (after, came)), (d_wanted, (state, ys)) = (
+            results(x, times == end) for x in (broken, xs)
+        )
+        found = after, came[:5], came[end:], d_came[end:]
+        assert cases.error(found, (state, ys[:5], ys[end:], d_wanted[end:])) < 1e-6
+        assert np.isnan(came[5:end]).all()

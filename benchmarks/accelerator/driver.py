@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn._src.ops.recurrence.gpu import cubins, launch, library
+from jaxrnn._src.ops.recurrence.gpu import chips, cubins, launch, library
 from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
 NAME = "driver"  # in place of an implementation's
@@ -32,6 +32,25 @@ class Args(ctypes.Structure):
         ("member", ctypes.c_longlong * launch.MOST_ARRAYS),
         ("host", ctypes.c_void_p),
         *((name, ctypes.c_int) for name in ("steps", "rows", "tiles", "groups", "first")),
+    )
+
+
+class Attribute(ctypes.Structure):
+    """CUlaunchAttribute; its value is a union of 64 bytes."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_uint * 16))
+
+
+class Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(Attribute)),
+        ("count", ctypes.c_uint),
     )
 
 
@@ -87,6 +106,15 @@ class Driver:
         for given.first in range(0, numbers.groups, numbers.at_once):
             groups = min(numbers.at_once, numbers.groups - given.first)
             grid, block = (groups * numbers.blocks, 1, 1), (numbers.threads, 1, 1)
+            if numbers.cluster > 1:
+                cooperative, dimension = 2, 4
+                attributes = (Attribute * 2)(
+                    Attribute(cooperative, 0, (1,)),
+                    Attribute(dimension, 0, (numbers.cluster, 1, 1)),
+                )
+                config = Config(grid, block, numbers.shared, None, attributes, len(attributes))
+                self._call("cuLaunchKernelEx", ctypes.byref(config), function, parameters, None)
+                continue
             self._call(launched, function, *grid, *block, numbers.shared, None, parameters, *extra)
         self._call("cuCtxSynchronize")
 
@@ -120,10 +148,9 @@ def found() -> Driver:
     Raises:
       Failed: there is none.
     """
-    facts = library.missing() or library.facts(0)
-    if isinstance(facts, str):
-        raise Failed(facts)
-    chip = Chip(facts.multiprocessors, facts.shared, facts.capability)
+    chip = library.missing() or chips.asked([0])
+    if isinstance(chip, str):
+        raise Failed(chip)
     return Driver(ctypes.CDLL("libcuda.so.1"), chip)
 
 

@@ -16,7 +16,7 @@ def _written(form, names):
 
 _TEXT = r"\text{{{}}}"
 _SYMBOLS = {
-    **_written("\\{}", "alpha beta gamma epsilon zeta eta theta lambda nu xi rho"),
+    **_written("\\{}", "alpha beta gamma epsilon zeta eta theta lambda nu xi phi pi rho"),
     **_written(
         _TEXT,
         "bc bias decay depth dilation kernel log_step mean mix rb sc scale sr step sw threshold"

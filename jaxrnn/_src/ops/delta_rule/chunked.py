@@ -50,6 +50,9 @@ def _chunk(before, memory, taken, starts):
     q, k, v, log_w, a, b = taken
     log_w = jnp.zeros_like(q[:, :1]) if log_w is None else jnp.maximum(log_w, _LEAST)
     broken, (k, v, log_w, a, b) = _without_broken((k, v, log_w, a, b))
+    unread, q = _without_broken(q)
+    lost = ~jnp.isfinite(memory).all()
+    memory = jnp.where(lost, 0, memory)
     size = len(log_w)
     episode = lax.cumsum(starts.astype(jnp.int32))
     first = episode == 0  # the episode that the memory is of
@@ -65,25 +68,23 @@ def _chunk(before, memory, taken, starts):
     ys += jnp.where(first, (q * read.of_memory) @ memory, 0)
     new = jnp.where(last, k * end, 0).T @ v
     new += jnp.where(first[-1:], left.of_memory[-1:].T * memory, 0)
-    # The episode of a broken step is NaN from there on.
-    new = jnp.where((last & broken).any(), jnp.nan, new)
-    ys = jnp.where((seen & broken.T).any(-1, keepdims=True), jnp.nan, ys)
-    if a is None or b is None:
-        return new, ys
-    # What is not finite in the memory would reach later episodes, as 0 times NaN.
-    finite = jnp.where(jnp.isfinite(memory), memory, 0)
-    of_a, of_k = (jnp.where(earlier, found.products(b, x), 0) for x in (a, k))
-    there = of_k @ v + jnp.where(first, (b * found.of_memory) @ finite, 0)
-    written = inverse(of_a) @ there
-    ys += jnp.where(seen, read.products(q, a), 0) @ written
-    new += jnp.where(last, a * end, 0).T @ written
-    return new, ys
+    if a is not None and b is not None:
+        of_a, of_k = (jnp.where(earlier, found.products(b, x), 0) for x in (a, k))
+        there = of_k @ v + jnp.where(first, (b * found.of_memory) @ memory, 0)
+        written = inverse(of_a) @ there
+        ys += jnp.where(seen, read.products(q, a), 0) @ written
+        new += jnp.where(last, a * end, 0).T @ written
+    # An episode is NaN from a broken step on, and so is one whose memory is lost.
+    spoiled = (seen & broken.T).any(-1, keepdims=True) | (first & lost)
+    ys = jnp.where(spoiled | unread, jnp.nan, ys)
+    return jnp.where((last & broken).any() | (first[-1] & lost), jnp.nan, new), ys
 
 
 def _without_broken(written):
-    """Which steps write what is not finite, bool [L, 1], and the same with them writing nothing.
+    """Which steps have what is not finite, bool [L, 1], and the same with zeros for theirs.
 
-    In a product over steps, 0 times NaN would reach steps before them, and other episodes.
+    In a product over steps, and in its derivative, 0 times NaN would reach steps before them, and
+    other episodes. So would what is not finite in the memory.
     """
     each = [~jnp.isfinite(x).all(-1, keepdims=True) for x in jax.tree.leaves(written)]
     broken = functools.reduce(jnp.logical_or, each)

@@ -95,9 +95,14 @@ def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):
     Returns (state, (ys [B, N, L, E], ms [B, N, L])).
     """
     (memory, m), total, dtype = state, state[0].dtype, q.dtype
-    # In a product over steps, 0 times NaN would reach steps before it, and other episodes: a step
-    # that writes what is not finite writes nothing, and its episode is NaN from there on.
+    # In a product over steps, and in its derivative, 0 times NaN would reach steps before it, and
+    # other episodes: a step that writes what is not finite writes nothing, and its episode is NaN
+    # from there on. So is one whose memory is lost.
     broken = ~(jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1) & (log_f + log_i < jnp.inf))
+    unread = ~jnp.isfinite(q).all(-1)
+    lost = ~(jnp.isfinite(memory).all((-2, -1)) & (m < jnp.inf))
+    memory, m = select(~lost, (memory, m), 0)
+    q = jnp.where(unread[..., None], 0, q)
     k, v = (jnp.where(broken[..., None], 0, a) for a in (k, v))
     log_f, log_i = jnp.where(broken, 0, log_f), jnp.where(broken, -jnp.inf, log_i)
     episode = lax.cumsum(starts.astype(jnp.int32), axis=starts.ndim - 1)
@@ -118,9 +123,9 @@ def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):
     ys = product("...ts,...se->...te", scores, v, dtype, total) + select(first, read, 0)
     memory = select(first[..., -1], of_memory[..., -1:, :] * memory, 0)
     memory += product("...sd,...se->...de", of_step[..., -1, :, None] * k, v, dtype, total)
-    spoiled = (seen & broken[..., None, :]).any(-1)[..., None]
-    memory = jnp.where(spoiled[..., -1:, :], jnp.nan, memory)
-    ys = jnp.where(spoiled, jnp.nan, ys)
+    spoiled = (seen & broken[..., None, :]).any(-1) | (first & lost[..., None])
+    memory = jnp.where(spoiled[..., -1:, None], jnp.nan, memory)
+    ys = jnp.where((spoiled | unread)[..., None], jnp.nan, ys)
     return (memory, top[..., -1]), (ys, top)
 
 

@@ -1,6 +1,7 @@
 """The GPUs that the kernel runs on: what CUDA's driver says of one that is here, else a table."""
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -75,7 +76,7 @@ def find(target: Target) -> Chip | str:
     if target.chip is None:
         return GENERAL if target.platform == "gpu" else "nothing says for which chip it is"
     here = [d for d in _devices() if d.device_kind == target.chip]
-    chip = _asked(here) if here else CHIPS.get(target.chip)
+    chip = asked([d.local_hardware_id for d in here]) if here else CHIPS.get(target.chip)
     if chip is None:
         return f"no {target.chip} is here to be asked, and the table of GPUs has none"
     if isinstance(chip, str):
@@ -96,9 +97,9 @@ def unconfirmed(chip: Chip, confirmed: tuple[int, ...] = CONFIRMED) -> str | Non
     return f"no GPU of {_named(chip)} has run it yet; implementation='gpu' tries"
 
 
-def _asked(devices):
-    """What all of several GPUs have, or why nothing can run on them."""
-    found = [library.facts(device.local_hardware_id) for device in devices]
+def asked(ordinals: Sequence[int]) -> Chip | str:
+    """What all of several GPUs have, by CUDA's numbers, or why nothing can run on them."""
+    found = [library.facts(ordinal) for ordinal in ordinals]
     unknown = next((f for f in found if isinstance(f, str)), None)
     if unknown:
         return f"CUDA's driver says nothing of it: {unknown}"
@@ -113,7 +114,7 @@ def _asked(devices):
     if os.environ.get(CLUSTERS, "0") == "0" or capability < WITH_CLUSTERS:
         return Chip(blocks, shared, capability)
     # Multiprocessors of a cluster lie together, so some are left over, on each GPU others.
-    clusters = [library.clusters(device.local_hardware_id, CLUSTER) for device in devices]
+    clusters = [library.clusters(ordinal, CLUSTER) for ordinal in ordinals]
     unknown = next((c for c in clusters if isinstance(c, str)), None)
     if unknown:
         return f"CUDA's driver says nothing of clusters, which {CLUSTERS} asks for: {unknown}"
