@@ -71,16 +71,14 @@ def spell(params, words, lengths):
     """The likeliest letters, one after the other, and where the decoder looked [TALL, N, WIDE]."""
     params = remembering(params, words, lengths)
     own, memory = params["0"], params["0"]["memory"]
-
-    def step(before, _):
-        state, letter = before
-        scores = jnp.tanh((state[0][0] @ own["query"])[:, None] + memory["keys"]) @ own["v"]
-        state, logits = decoder.step(params, state, jax.nn.one_hot(letter, len(LATIN)))
-        looked = jax.nn.softmax(scores, where=memory["real"])
-        return (state, logits.argmax(-1)), (logits.argmax(-1), looked)
-
-    first = decoder.initial_state(params, lengths.shape), jnp.ones_like(lengths)
-    return jax.lax.scan(step, first, None, TALL)[1]
+    likeliest = lambda key, logits: jax.nn.one_hot(logits.argmax(-1), len(LATIN))
+    begin = jax.nn.one_hot(jnp.ones_like(lengths), len(LATIN))[None]
+    made = jaxrnn.generate(decoder, params, begin, TALL, likeliest)
+    fed = jnp.concatenate([begin, made.xs[:-1]])
+    _, (_, states) = jaxrnn.unroll(decoder, params, fed, return_states=True)
+    before = jnp.pad(states[0][0][:-1], ((1, 0), (0, 0), (0, 0)))
+    scores = jnp.tanh((before @ own["query"])[:, :, None] + memory["keys"]) @ own["v"]
+    return made.xs.argmax(-1), jax.nn.softmax(scores, where=memory["real"])
 
 
 def main(argv=None):

@@ -9,6 +9,7 @@ import pytest
 import truth
 from case import NO_KERNEL
 from cases import error
+from families import para_rnn as families
 
 import jaxrnn
 
@@ -125,3 +126,56 @@ def test_parameters_of_another_cell_are_refused():
             jaxrnn.unroll(cell, params, jnp.ones((2, 3)))
     with pytest.raises(ValueError, match="params: got .* want a dict of"):
         jaxrnn.unroll(dale, {"w": jnp.ones((3, 1, 4))}, jnp.ones((2, 3)))
+
+
+def para_lstm_update(state, x, r, af, ao, ag, pf, po):
+    """Danieli et al. 2025: no unit sees another."""
+    (h, c), (xf, xo, xg), () = state, x, r
+    f = jax.nn.sigmoid(xf + af * h + pf * c)
+    c = f * c + (1 - f) * jnp.tanh(xg + ag * h)
+    return jax.nn.sigmoid(xo + ao * h + po * c) * jnp.tanh(c), c
+
+
+@pytest.mark.usefixtures("x64")
+def test_no_gate_is_recurrent():
+    """The paper's numbers and gradients, also by Newton's method and forward in time."""
+    units = dict.fromkeys(("af", "ao", "ag", "pf", "po"), jax.nn.initializers.zeros)
+    make = jaxrnn.gated(
+        para_lstm_update, gates=("f", "o", "g"), states=("h", "c"), unit=units, recurrent=()
+    )
+    cell, other = make(4), jaxrnn.para_lstm(4)
+    given, xs = begun(other), np.random.default_rng(0).normal(size=(7, 2, 3))
+
+    def params(given):
+        rows = zip(units, (*given["a"], *given["p"]), strict=True)
+        return {"w": given["w"], "b": given["b"], **dict(rows)}
+
+    assert jax.tree.map(np.shape, params(given)) == jax.tree.map(np.shape, begun(cell))
+
+    def loss(given, cell, name):
+        own = given if cell is other else params(given)
+        ys = jaxrnn.unroll(cell, own, xs, implementation=name)[1]
+        return (jnp.tanh(ys) * np.random.default_rng(1).normal(size=ys.shape)).sum(), ys
+
+    @jax.jit
+    def every(given):
+        runs = (other, None), (cell, None), (cell, "newton"), (jaxrnn.online(cell), None)
+        both = jax.value_and_grad(loss, has_aux=True)
+        return [both(given, *run) for run in runs]
+
+    wanted, *found = every(given)
+    state, rows = (np.zeros((2, 4)),) * 2, []
+    for x in xs:
+        state, y = zip(*[families.para_lstm(given, s, a) for s, a in zip(zip(*state), x)])
+        state = tuple(map(np.stack, zip(*state)))
+        rows.append(np.stack(y))
+    assert error(wanted[0][1], np.stack(rows)) < 1e-12
+    for came in found:
+        assert error(came, wanted) < 1e-12
+    how = jaxrnn.explain(cell, params(given), xs, implementation="newton").choices[0].how
+    assert how.startswith("diagonal Jacobian, 4 blocks 2 x 2")
+    for argument, value in (("heads", 2), ("residuals", "chunks")):
+        with pytest.raises(ValueError, match=f"{argument}: got {value!r}, want"):
+            make(4, **{argument: value})
+    with pytest.raises(ValueError, match=r"inputs: got \('dt',\), want none"):
+        jaxrnn.gated(para_lstm_update, gates=3, states=2, recurrent=(), inputs=("dt",))

@@ -91,9 +91,13 @@ def test_every_type(name, dtype):
 @pytest.mark.parametrize("name", ("gru", "gru_states"))
 @pytest.mark.parametrize("hidden", _SLOW_WIDTHS)
 def test_products_taken_at_once(name, hidden):
-    """On a CPU, few rows of these widths take their products in another arrangement."""
+    """On a CPU, few rows of these widths take their products in another arrangement.
+
+    In reverse and without flags: there a backward takes the states before each step from ys.
+    """
     e = cases.example(CELLS[name], cases.Shape(2, (3,), 2, hidden))
-    moving, given = (e.params, e.xs, e.state), options(e, key=False)
+    moving = e.params, e.xs, e.state
+    given = options(e, mask=False, starts=False, reverse=True, key=False)
     both = run_each(e.cell, moving, weights_of(e.cell, moving), ("xla", REFERENCE), given)
     assert cases.error(*both) < 1e-12
 

@@ -692,6 +692,16 @@ def test_shard_map(check):
     assert close(jax.jit(mapped)(*ROWS))
 
 
+def test_an_implementation_is_asked_for_by_name():
+    """The last one is for any platform; the reference runs only if its name is given."""
+    asked = lambda name: OPERATION.chosen("toy", Problem(implementation=name), Operands(*ROWS))
+    assert asked(None) is asked("plain") is OPERATION
+    assert OPERATION.default is IMPLEMENTATIONS["plain"]
+    assert asked("reference") is OPERATION.plain is not OPERATION
+    with pytest.raises(ValueError, match=r"implementation: got 'slow', but this operation has"):
+        asked("slow")
+
+
 @many_devices
 def test_implementations_are_told_of_devices(told):
     """How many divide the arrays: all under ``jit``, none inside of a ``shard_map``."""
@@ -702,7 +712,7 @@ def test_implementations_are_told_of_devices(told):
     def lowered(run, *arrays):
         told.clear()
         jax.jit(run).lower(*arrays)
-        return [t.target for t in told]
+        return [t.target._replace(mesh=None) for t in told]
 
     def run(xs, weights, state):
         return toy(Problem(), Operands(xs, weights, state, None))[1]
@@ -710,6 +720,7 @@ def test_implementations_are_told_of_devices(told):
     assert lowered(run, xs, weights, state) == [Target("cpu", chip, 1, False)]
     placed = jax.device_put(xs, NamedSharding(mesh, SPECS[0]))
     assert lowered(run, placed, weights, state) == [Target("cpu", chip, DEVICES, False)]
+    assert dict(told[-1].target.mesh.shape) == {"batch": DEVICES}
     for where, axes, left in ((mesh, {"batch"}, 1), (two, {"batch"}, 4), (two, None, 1)):
         mapped = jax.shard_map(
             run,
@@ -719,7 +730,8 @@ def test_implementations_are_told_of_devices(told):
             check_vma=False,
             **({"axis_names": axes} if axes else {}),
         )
-        assert lowered(mapped, xs, weights, state) == [Target("cpu", chip, left, False)]
+        target = Target("cpu", chip, left, False, mixed=left > 1)
+        assert lowered(mapped, xs, weights, state) == [target]
     told.clear()
     export.export(jax.jit(run), platforms=("tpu",))(xs, weights, state)
     assert told[-1].target == Target("tpu", None, 1, True)  # the chip here is another one

@@ -50,7 +50,11 @@ def from_equinox(module: Theirs, xs: InputArray | None = None) -> tuple[Cell, Pa
         if xs is not None:
             raise ValueError("xs: got an input, want None: only a module of your own is run")
         return stacked(equinox_layers.of_layers(module))
-    cell, params = stacked(equinox_layers.of_model(module, xs))
+    if xs is None:
+        kind = type(module).__name__
+        want = f"an input of the {kind}, to see that its layers run in the order of its fields"
+        raise ValueError(f"xs: got None, want {want}; or hand in a list of its layers")
+    cell, params = stacked(equinox_layers.of_model(module))
     equinox_layers.check_same(module, cell, params, xs)
     return cell, params
 

@@ -65,12 +65,8 @@ def of_layers(source: Theirs, name: str = "module") -> list[Pair]:
     return _paired(_listed(source, name, own=False))
 
 
-def of_model(module: Theirs, xs: InputArray | None) -> list[Pair]:
+def of_model(module: Theirs) -> list[Pair]:
     """The same of a module of the user's: of the layers in its fields, in their order."""
-    kind = type(module).__name__
-    if xs is None:
-        want = f"an input of the {kind}, to see that its layers run in the order of its fields"
-        raise ValueError(f"xs: got None, want {want}; or hand in a list of its layers")
     return _paired(_listed(module, "module", own=True))
 
 

@@ -44,7 +44,7 @@ COUNTS = {
     "jaxrnn/linen.py": 1,
     "jaxrnn/_src/wrappers/int8.py": 1,
     "jaxrnn/_src/wrappers/truncated.py": 1,
-    "jaxrnn/_src/wrappers/wavefront.py": 3,
+    "jaxrnn/_src/wrappers/wavefront.py": 4,
     "jaxrnn/_src/ops/attention/blockwise.py": 2,
     "jaxrnn/_src/ops/attention/blocks.py": 1,
     "jaxrnn/_src/ops/attention/problem.py": 1,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._src.builders import step_inputs
-from jaxrnn._src.core import checks, param_spec
+from jaxrnn._src.builders.lifted import lifted
+from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import Cell, Made, constructor, labelled, state_name
 from jaxrnn._src.core.closures import units
 from jaxrnn._src.core.dtypes import arithmetic
@@ -56,7 +57,10 @@ def gated(
         ``update`` to an initializer ``(key, shape, dtype) -> array`` of shape [H].
       recurrent: the gates that have a recurrent part, if not all have: their names or numbers, in
         the order in which ``update`` takes them as ``r``. Kernels take a product with zeros for
-        the others.
+        the others. ``()`` says that no unit sees another but through the update: ``r`` is empty,
+        XLA's loop runs the cell as one of ``jaxrnn.lifted``, and it takes no ``heads``,
+        ``residuals`` or ``inputs``. ``jaxrnn.newton`` and ``jaxrnn.online`` then have one small
+        Jacobian for each unit.
       inputs: names of what each step is given that no weight multiplies, such as ``("dt",)`` for
         the time since the step before. The update takes them by name, [..., H]. The cell's input
         is then a dict, of ``x`` [..., I] and each of them, [..., 1]. On a kernel each costs as
@@ -72,7 +76,7 @@ def gated(
 
       The cell's parameters are ``{"w": [I, G, H], "r": [H, G, H], "b": [G, H]}`` and one [H] for
       each name in ``unit``; with N heads of width D, ``r`` is [N, D, G, D]. ``r`` has only the
-      gates that are ``recurrent``.
+      gates that are ``recurrent``, and is not there if none is.
 
     Raises:
       TypeError: ``update`` is not elementwise, or does not take or give what it should.
@@ -116,12 +120,16 @@ def gated(
     named = tuple(sorted(dict(unit or {}).items()))
     given = step_inputs.names(inputs, dict(named), gates)
     form = Form(update, gates, states, bias, named, _recurrent(gates, recurrent), given)
+    if not form.recurrent and given:
+        raise ValueError(f"inputs: got {given}, want none, as no gate is recurrent")
     size = _check_update(form)
 
     def build(hidden: int, *, heads: int = 1, residuals: Residuals = "gates") -> Cell:
         if size is not None and hidden != size:
             why = f"update {update.__name__} closes over an array of so many units"
             raise ValueError(f"hidden: got {hidden}, want {size}: {why}")
+        if not form.recurrent:
+            return _without_products(form, hidden, heads, residuals)
         return _build(form, hidden, heads, residuals)
 
     name = update.__name__.removesuffix("_update")
@@ -294,6 +302,25 @@ def _build(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
     whole = streamed(unroll, initial_state, lambda params, xs: ())
     cell = Cell(init, initial_state, step, whole, states=form.states)
     return labelled(cell, gated=Parts(form, changed, given_gates, update))
+
+
+def _without_products(form: Form, hidden: int, heads: int, residuals: Residuals) -> Cell:
+    """A cell whose units do not see each other: there is no product, and nothing else to do."""
+    hidden = checks.size("hidden", hidden)
+    for name, value, only in (("heads", heads, 1), ("residuals", residuals, "gates")):
+        if value != only:
+            raise ValueError(f"{name}: got {value!r}, want {only!r}, as no gate is recurrent")
+    spec = param_spec.feedforward(hidden, len(form.gates), form.bias)
+    spec |= {name: ((hidden,), init) for name, init in form.unit}
+
+    @functools.wraps(form.update)
+    def step(others, state, x, dot):
+        del dot
+        new = form.update(state, x, (), **others)
+        return new, new[0]
+
+    widths = dict.fromkeys(form.states, hidden)
+    return lifted(spec, widths, linear.gates, step, others=tuple(name for name, _ in form.unit))
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}

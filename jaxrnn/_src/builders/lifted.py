@@ -15,14 +15,14 @@ from jaxrnn._src.core.gathered import gathered
 from jaxrnn._src.core.inputs import leading
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
-from jaxrnn._src.core.typing import Array, InitialState, Params, Spec, State
+from jaxrnn._src.core.typing import Array, InitialState, Inputs, Params, Spec, State
 from jaxrnn._src.ops import step_loop
 
 
 def lifted(
     spec: Spec,
-    states: Mapping[str, Any],
-    inputs: Callable[[Params, Any], Any],
+    states: Mapping[str, int | param_spec.Inputs],
+    inputs: Callable[[Params, Inputs], Any],
     step: Callable[[dict[str, Array], State, Any, Callable[..., Array]], tuple[State, Array]],
     *,
     products: "Named" = (),

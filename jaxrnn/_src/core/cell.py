@@ -423,16 +423,17 @@ def unroll(
     """
     check_cell("cell", cell)
     checks.check_bool("return_states", return_states)
-    options = Options(mask, starts, reverse, key, implementation)
-    checks.check_sequence(xs, options)
+    checks.check_sequence(xs, mask, starts, reverse, key, implementation)
     params = dicts(params)
     if deterministic is not None:
         check_deterministic(cell, deterministic, key)
-        options = options.replace(key=None if deterministic else key)
+        key = None if deterministic else key
     xs = jax.tree.map(jnp.asarray, xs)  # NumPy's float64 is float32 here, unless JAX has it
     if time_axis is not None and lengths is not None:
         lengths = own_lengths(time_axis, jnp.asarray(lengths), inputs.leading(xs)[0])
-    options = options.replace(mask=checks.combined_mask(xs, lengths, mask))
+    mask = checks.combined_mask(xs, lengths, mask)
+    starts = None if starts is None else jnp.asarray(starts)
+    options = Options(mask, starts, reverse, key, implementation)
     batch = inputs.leading(xs)[1:]
     if state is not None:
         state = checks.completed_state(

@@ -23,18 +23,18 @@ _SWAPPED = "are time and batch swapped here, or in xs?"
 PLATFORM_NAMES = ("gpu", *PLATFORMS)
 
 
-def check_sequence(xs, options):
+def check_sequence(xs, mask, starts, reverse, key, implementation):
     """Checks the arguments of ``unroll`` that are alike for all cells."""
     check_all_inputs(xs, "[T, ...batch, I]")
-    for name, flags in (("mask", options.mask), ("starts", options.starts)):
+    for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
             check_flags(name, flags, inputs.leading(xs), "[T, ...batch]")
-    check_bool("reverse", options.reverse)
-    if options.key is not None:
-        check_key(options.key)
-    name, known = options.implementation, (*NAMES, NEWTON)
-    if name is not None and name not in known:
-        raise ValueError(f"implementation: got {name!r}, want None or one of {known}")
+    check_bool("reverse", reverse)
+    if key is not None:
+        check_key(key)
+    known = (*NAMES, NEWTON)
+    if implementation is not None and implementation not in known:
+        raise ValueError(f"implementation: got {implementation!r}, want None or one of {known}")
 
 
 def described(value):

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxrnn._src.core.typing import InputArray
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -34,8 +36,8 @@ class Options:
     (True, 1)
     """
 
-    mask: jax.Array | None = None
-    starts: jax.Array | None = None
+    mask: InputArray | None = None
+    starts: InputArray | None = None
     reverse: bool = False
     key: jax.Array | None = None
     implementation: str | None = None

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import time_division, wide_scan
-from jaxrnn._src.core.typing import Array
+from jaxrnn._src.core.typing import Array, InputArray
 
 Tree = TypeVar("Tree")
 
 
-def select(condition: Array | None, new: Tree, old: Any) -> Tree:
+def select(condition: InputArray | None, new: Tree, old: Any) -> Tree:
     """Picks between two trees of arrays row by row, without arithmetic (a NaN not picked is gone).
 
     Args:

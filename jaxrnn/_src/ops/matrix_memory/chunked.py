@@ -51,14 +51,19 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
 
     def one(d_state, chunk):
         state, starts, xs, d_out = chunk
-        one = lambda state, xs: _chunk(problem.stabilised, state, *xs, starts)
-        return jax.vjp(one, state, xs)[1]((d_state, d_out))
+
+        def one(state, q, k, v, log_f, log_i):
+            return _chunk(problem.stabilised, state, q, k, v, log_f, log_i, starts)
+
+        d_state, *made = jax.vjp(one, state, *xs)[1]((d_state, d_out))
+        return d_state, made
 
     chunks = residuals, starts, tuple(cut), d_out
-    d_state, (d_q, d_k, d_v, d_f, d_i) = lax.scan(one, (d_memory, d_m), chunks, reverse=True)
-    made = [jnp.moveaxis(joined(d, -2, steps), -2, 0) for d in (d_q, d_k, d_v)]
-    made += [jnp.moveaxis(joined(d, -1, steps), -1, 0) for d in (d_f, d_i)]
-    q, k, v, log_f, log_i = select(operands.mask, tuple(_in_order(problem, made)), 0)
+    d_state, made = lax.scan(one, (d_memory, d_m), chunks, reverse=True)
+    vectors = (jnp.moveaxis(joined(d, -2, steps), -2, 0) for d in made[:3])
+    scalars = (jnp.moveaxis(joined(d, -1, steps), -1, 0) for d in made[3:])
+    made = _in_order(problem, (*vectors, *scalars))
+    q, k, v, log_f, log_i = select(operands.mask, made, 0)
     return operands._replace(q=q, k=k, v=v, log_f=log_f, log_i=log_i, state=d_state)
 
 
