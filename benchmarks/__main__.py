@@ -17,6 +17,7 @@ COMMANDS = {
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "int8": "what int8 weights cost in accuracy",
     "registers": "registers and spills of the kernels for GPUs, compiled without one",
+    "devices": "what devices exchange that time is divided over, and their memory",
     "residuals": "memory and time of a gradient, by what is stored for it",
     "abilities": "what one layer of each cell can learn, and up to which length",
     "catalogue": "writes docs/cells.md: every cell in a table",

@@ -3,8 +3,8 @@
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
 kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of`` and ``the clusters of`` stand for tables of it. So the pages say what a command said
-of the result that is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of`` and ``the clusters of`` stand for tables of it. So the pages
+say what a command said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -23,6 +23,7 @@ PAGES = (
     DOCS / "tasks.md",
     DOCS / "gpu-kernel.md",
     DOCS / "guides" / "long-sequences.md",
+    DOCS / "guides" / "many-devices.md",
 )
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 MODES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}
@@ -282,6 +283,30 @@ def _registers(result):
     return _table(["chip", *columns], shown, columns)
 
 
+def _exchanges(result):
+    """Of each cell, what devices exchange, forward and with the gradient, and their memory."""
+    few, many = sorted(map(int, result["rows"][0]["memory"]))
+    columns = {
+        "exchanges": "exchanges",
+        "states": "bytes of states",
+        "sums": "bytes of sums",
+        "long": "gathers or sums over time",
+        "memory": f"KiB a device, {few} and {many} devices",
+    }
+    cases = {}
+    for row in result["rows"]:
+        ways = {}
+        for way in (row["forward"], row["gradient"]):
+            for name, count in (way | {"states": way["bytes"] - way["sums"]}).items():
+                ways.setdefault(name, []).append(f"{count:,}")
+        memory = [row["memory"][str(count)] / 1024 for count in (few, many)]
+        cases[f"`{row['cell']}`"] = {
+            **{name: " / ".join(counts) for name, counts in ways.items()},
+            "memory": " and ".join(f"{kib:,.0f}" for kib in memory),
+        }
+    return _table(["forward / gradient", *columns.values()], cases, columns)
+
+
 def _spilled(row):
     """The part of a step's instructions that spill."""
     return row["loop"]["spilled_in_loop"] / row["loop"]["a_step"]
@@ -310,5 +335,6 @@ SAYS = {
     "lengths": _lengths,
     "steps": _steps,
     "registers": _registers,
+    "exchanges": _exchanges,
     "clusters": _clusters,
 }

@@ -16,10 +16,12 @@ from jaxrnn._src.core.typing import (
     Merge,
     Outputs,
     Params,
+    Partitioning,
     Shape,
     State,
 )
 from jaxrnn._src.wrappers import batch_major
+from jaxrnn._src.wrappers.partitioning import named
 from jaxrnn._src.wrappers.stack import bidirectional
 
 with extra("flax", "jaxrnn.linen"):
@@ -38,9 +40,13 @@ class RNN(nn.Module):
       dtype: the type that parameters and inputs are cast to in a call; None leaves them.
       param_dtype: the type of the parameters; None for the one that ``cell.init`` makes.
       implementation: see ``jaxrnn.unroll``.
+      partitioning: from the name of a parameter, in every layer, to the names of its axes: what
+        ``nn.with_logical_partitioning`` says of one, and ``nn.get_partition_spec`` reads. None for
+        none.
 
     Raises:
       TypeError: ``cell`` is no ``Cell``.
+      ValueError: ``partitioning`` names a parameter that the cell has not, or not all of its axes.
 
     >>> import jaxrnn.linen
     >>> rnn = jaxrnn.linen.RNN(jaxrnn.lstm(hidden=8))
@@ -61,6 +67,7 @@ class RNN(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike | None = None
     implementation: ImplementationName | None = None
+    partitioning: Partitioning | None = None
 
     def __post_init__(self) -> None:
         check_cell("cell", self.cell)
@@ -136,7 +143,8 @@ class RNN(nn.Module):
 
     def initial_state(self, batch_shape: Shape) -> State:
         """The state that ``step`` begins with."""
-        return self._cell().initial_state(self.get_variable("params", "cell", {}), batch_shape)
+        params = flax.core.meta.unbox(self.get_variable("params", "cell", {}))
+        return self._cell().initial_state(params, batch_shape)
 
     def cell_and_params(self, variables: Mapping[str, Any]) -> tuple[Cell, Params]:
         """What all functions of jaxrnn take: the cell, and its parameters as a dict of arrays.
@@ -168,7 +176,8 @@ class RNN(nn.Module):
 
         def init(key):
             params = params_tree.dicts(cell.init(key, in_size))
-            return batch_major.cast(self.param_dtype, params)[0]
+            (params,) = batch_major.cast(self.param_dtype, params)
+            return named(params, self.partitioning, nn.LogicallyPartitioned)
 
         return self.param("cell", init)
 

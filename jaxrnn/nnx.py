@@ -18,10 +18,12 @@ from jaxrnn._src.core.typing import (
     Merge,
     Outputs,
     Params,
+    Partitioning,
     Shape,
     State,
 )
 from jaxrnn._src.wrappers import batch_major
+from jaxrnn._src.wrappers.partitioning import named
 from jaxrnn._src.wrappers.stack import bidirectional
 
 with extra("flax", "jaxrnn.nnx"):
@@ -38,6 +40,8 @@ class RNN(nnx.Module):
       param_dtype: the type of the parameters; None for the one that ``cell.init`` makes.
       implementation: see ``jaxrnn.unroll``.
       params: the cell's parameters, as from a file or another library; None makes new ones.
+      partitioning: from the name of a parameter, in every layer, to the names of its axes: what
+        ``nnx.with_partitioning`` says of one, and ``nnx.get_partition_spec`` reads. None for none.
       rngs: keys for new parameters and, if the cell draws random numbers, its stream "dropout".
 
     Attributes:
@@ -46,12 +50,19 @@ class RNN(nnx.Module):
 
     Raises:
       TypeError: ``cell`` is no ``Cell``, or ``rngs`` no ``nnx.Rngs`` where one is needed.
+      ValueError: ``partitioning`` names a parameter that the cell has not, or not all of its axes.
 
     >>> from flax import nnx
     >>> import jaxrnn.nnx
     >>> rnn = jaxrnn.nnx.RNN(jaxrnn.lstm(hidden=8), in_features=3, rngs=nnx.Rngs(0))
     >>> rnn(jnp.ones((2, 5, 3)), lengths=jnp.array([5, 2])).shape
     (2, 5, 8)
+    >>> units = {"w": (None, None, "model"), "r": (None, None, "model"), "b": (None, "model")}
+    >>> rnn = jaxrnn.nnx.RNN(
+    ...     jaxrnn.lstm(hidden=8), in_features=3, partitioning=units, rngs=nnx.Rngs(0)
+    ... )
+    >>> nnx.get_partition_spec(nnx.state(rnn))["params"]["r"].get_value()
+    PartitionSpec(None, None, 'model')
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class RNN(nnx.Module):
         param_dtype: DTypeLike | None = None,
         implementation: ImplementationName | None = None,
         params: Params | None = None,
+        partitioning: Partitioning | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> None:
         check_cell("cell", cell)
@@ -76,7 +88,8 @@ class RNN(nnx.Module):
         self.rngs: nnx.RngStream | None = (
             _checked(rngs).dropout.fork() if cell.draws else nnx.data(None)
         )
-        self.params: Params = nnx.data(jax.tree.map(nnx.Param, params))
+        params = jax.tree.map(nnx.Param, named(params, partitioning, _named), is_leaf=_is_named)
+        self.params: Params = nnx.data(params)
 
     def __call__(
         self,
@@ -180,6 +193,14 @@ class Bidirectional(RNN):
         **options: Any,
     ) -> None:
         super().__init__(bidirectional(forward, backward, merge=merge), in_features, **options)
+
+
+def _named(array: jax.Array, names: tuple[str | None, ...]) -> Any:
+    return nnx.with_partitioning(lambda: array, names)()
+
+
+def _is_named(a: Any) -> bool:
+    return isinstance(a, nnx.VariableMetadata)
 
 
 def _checked(rngs: nnx.Rngs | None) -> nnx.Rngs:

@@ -14,7 +14,7 @@ from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, schedule, traffic
 from benchmarks.aot import linear as aot_linear
 from benchmarks.aot import tpu as aot_tpu
-from benchmarks.shared import contenders
+from benchmarks.shared import contenders, machine
 from benchmarks.shared.shapes import SHAPES  # noqa: E402
 from jaxrnn._src.ops.recurrence.gpu import library  # noqa: E402
 
@@ -355,6 +355,17 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert "jaxrnn[aot]" in shown
     assert "pip install libtpu jax-cuda13-plugin==1.2.3 nvidia-cuda-nvcc" in shown
     assert not list(tmp_path.iterdir())
+
+
+# what XLA makes for eight TPUs
+
+
+@pytest.mark.skipif(machine.version("libtpu") is None, reason="needs libtpu")
+def test_a_batch_over_eight_tpus_stays_there():
+    """The kernel runs under plain jit as it does in a shard_map, and nothing is gathered."""
+    aot_tpu.prepare()
+    for row in aot_tpu.sharded():
+        assert row["kernel"] and not row["gathers"], row
 
 
 # what XLA makes for an H200

@@ -23,6 +23,7 @@ import jaxrnn  # noqa: E402
 from benchmarks import (  # noqa: E402
     __main__,
     attention,
+    devices,
     int8,
     linear,
     peers,
@@ -32,7 +33,7 @@ from benchmarks import (  # noqa: E402
     sequences,
 )
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
-from benchmarks.shared import ceiling, held, machine, record, text, timing  # noqa: E402
+from benchmarks.shared import ceiling, collectives, held, machine, record, text, timing  # noqa: E402
 from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.shared.model import BYTES, Model  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
@@ -242,6 +243,7 @@ WRITE |= {
         "aot",
         "residuals",
         "registers",
+        "devices",
     )
 }
 
@@ -272,6 +274,42 @@ def test_git_ignores_where_runs_are_written():
     root = record.RUNS.parents[1]
     ignored = (root / ".gitignore").read_text().splitlines()
     assert f"{record.RUNS.relative_to(root)}/" in ignored
+
+
+# what devices exchange
+
+EXCHANGES = """\
+%body.1 (arg.1: (s32[], f32[2,8])) -> (s32[], f32[2,8]) {
+  %sum.1 = f32[2,8]{1,0} all-reduce(%a.1), to_apply=%add
+}
+
+ENTRY %main.1_spmd (a: f32[2,8]) -> f32[2,8] {
+  %moved.1 = (c64[2,8]{1,0}, pred[3]{0}) collective-permute(%a, %b), source_target_pairs={{0,1}}
+  %loop.1 = (s32[], f32[2,8]) while(%begin.1), condition=%end.1, body=%body.1
+  %whole.1 = bf16[64,8]{1,0} all-gather-start(%a), dimensions={0}
+  ROOT %whole.2 = bf16[64,8]{1,0} all-gather-done(%whole.1)
+}
+"""
+
+
+def test_exchanges_are_counted():
+    found = collectives.found(EXCHANGES)
+    assert [(e.kind, e.bytes, e.looped) for e in found] == [
+        ("all-reduce", 2 * 8 * 4, True),
+        ("collective-permute", 2 * 8 * 8 + 3, False),
+        ("all-gather", 64 * 8 * 2, False),
+    ]
+    counts = {"exchanges": 3, "bytes": 64 + 131 + 1024, "sums": 64, "long": 1, "looped": 1}
+    assert devices.counted(EXCHANGES, {64}) == counts
+
+
+def test_a_sequence_over_devices_is_gathered_by_no_cell():
+    """What is recorded, and one cell now: of 344 steps a device has 43."""
+    content = json.loads((record.RESULTS / "devices-cpu.json").read_text())
+    for row in [*content["rows"], devices.measure("min_gru", T=344, B=2, H=8)]:
+        for way in ("forward", "gradient"):
+            assert row[way]["long"] == row[way]["looped"] == 0, row
+        assert row["memory"]["8"] < row["memory"]["2"] / 2, row
 
 
 # what it times

@@ -411,3 +411,56 @@ def test_a_batch_that_comes_first_is_read_in_place():
     program = jax.jit(jax.grad(loss, (0, 1))).lower(variables, XS).compile().as_text()
     assert "jaxrnn_backward" in program
     assert not re.findall(r"= f32\[\d+,\d+,\d+\]\S* (?:transpose|copy)\(.*", program)
+
+
+UNITS = {"w": (None, None, "units"), "r": (None, None, "units"), "b": (None, "units")}
+
+
+def test_axes_of_parameters_have_names():
+    """What Flax divides weights over devices by; the numbers are those without."""
+    cell = jaxrnn.stack(jaxrnn.lstm(8), jaxrnn.gru(8))
+    mesh = jax.make_mesh((8,), ("units",), axis_types=(jax.sharding.AxisType.Auto,))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, None, "units"))
+
+    plain = jaxrnn.linen.RNN(cell)
+    rnn = jaxrnn.linen.RNN(cell, partitioning=UNITS)
+    variables = rnn.init(jax.random.key(0), XS)
+    specs = linen.logical_to_mesh_sharding(
+        linen.get_partition_spec(variables), mesh, [("units", "units")]
+    )
+    assert specs["params"]["cell"]["1"]["r"] == over
+    placed = jax.device_put(linen.unbox(variables), specs)
+    assert placed["params"]["cell"]["0"]["w"].sharding.is_equivalent_to(over, 3)
+    wanted = plain.apply(linen.unbox(variables), XS)
+    for given in (variables, placed):
+        np.testing.assert_allclose(jax.jit(rnn.apply)(given, XS), wanted, rtol=0, atol=1e-6)
+    assert rnn.apply(variables, (B,), method="initial_state")[0][0].shape == (B, 8)
+
+    with jax.set_mesh(mesh):
+        rnn = jaxrnn.nnx.RNN(cell, INPUTS, partitioning=UNITS, rngs=nnx.Rngs(0))
+        spec = nnx.get_partition_spec(nnx.state(rnn))["params"]["1"]["r"].get_value()
+        assert spec == over.spec
+        assert rnn.params["1"]["r"][...].sharding.is_equivalent_to(over, 3)
+        came = nnx.jit(lambda rnn, xs: rnn(xs))(rnn, XS)
+    params = jax.tree.map(np.asarray, rnn.cell_and_params()[1])
+    alone = jaxrnn.nnx.RNN(cell, INPUTS, params=params)
+    np.testing.assert_allclose(came, alone(XS), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "partitioning, error, words",
+    [
+        (
+            {"kernel": (None, None)},
+            ValueError,
+            "partitioning: got the name 'kernel', want some of",
+        ),
+        ({"b": ("units",)}, ValueError, r"partitioning\['b'\]: got \('units',\), want 2, one for"),
+        ({"b": "units"}, TypeError, r"partitioning\['b'\]: got .*want a tuple with the name"),
+    ],
+)
+def test_names_that_do_not_fit(partitioning, error, words):
+    with pytest.raises(error, match=words):
+        jaxrnn.nnx.RNN(jaxrnn.lstm(8), INPUTS, partitioning=partitioning, rngs=nnx.Rngs(0))
+    with pytest.raises(error, match=words):
+        jaxrnn.linen.RNN(jaxrnn.lstm(8), partitioning=partitioning).init(jax.random.key(0), XS)

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
+from benchmarks.shared import collectives
 
 DEVICES = 8
 CELLS = {  # one of each operation and kernel, several in one program
@@ -117,6 +118,47 @@ def test_members_of_an_ensemble_stay():
         assert gradient.sharding.is_equivalent_to(member, gradient.ndim)
     text = compiled.as_text()
     assert "all-gather" not in text and "all-to-all" not in text
+
+
+def over_units(mesh, params):
+    """Parameters whose last axis, the units, is divided."""
+    spec = lambda a: P(*[None] * (a.ndim - 1), "batch")
+    return jax.tree.map(lambda a: jax.device_put(a, NamedSharding(mesh, spec(a))), params)
+
+
+def test_weights_over_devices_are_gathered_once():
+    """Not in a loop, whose steps would exchange a state each; gradients are summed before."""
+    cell = jaxrnn.stack(jaxrnn.lstm(8), jaxrnn.gru(8, reset_after=False))
+    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (5, 16, 3))
+
+    def loss(params, xs):
+        return (jaxrnn.unroll(cell, params, xs, implementation="xla")[1] ** 2).sum()
+
+    run = jax.jit(jax.value_and_grad(loss))
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    given = over_units(mesh, params), jax.device_put(xs, NamedSharding(mesh, P(None, "batch")))
+    compiled = run.lower(*given).compile()
+    assert cases.error(compiled(*given), run(params, xs)) < 1e-5
+    found = collectives.found(compiled.as_text())
+    assert {e.kind for e in found} == {"all-gather", "all-reduce"}
+    assert not any(e.looped for e in found)
+    # The candidate's part of a GRU's r is gathered apart from the gates'.
+    gathered = sum(e.bytes for e in found if e.kind == "all-gather")
+    assert gathered == sum(a.nbytes for a in jax.tree.leaves(params))
+
+
+def test_a_step_leaves_units_where_they_are():
+    cell = jaxrnn.lstm(8)
+    params = cell.init(jax.random.key(0), 3)
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    state, x = over_units(mesh, cell.initial_state(params, (4,))), jnp.ones((4, 3))
+    given = over_units(mesh, params), state, x
+    compiled = jax.jit(cell.step).lower(*given).compile()
+    (state, y) = compiled(*given)
+    assert cases.error(y, cell.step(params, cell.initial_state(params, (4,)), x)[1]) < 1e-6
+    assert state[1].sharding.is_equivalent_to(NamedSharding(mesh, P(None, "batch")), 2)
+    (found,) = collectives.found(compiled.as_text())
+    assert found.bytes == y.nbytes  # of the state that recurs
 
 
 @pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))

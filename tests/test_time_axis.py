@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
+from benchmarks.shared import collectives
 
 DEVICES, T, B, D = 8, 32, 6, 5
 LAST = np.random.default_rng(2).normal(size=(B, D))
@@ -217,6 +218,9 @@ def test_a_cell_on_a_mesh(cell, kind):
     check(came, run()(*given))
     text = compiled.as_text()
     assert "all-gather" not in text and "all-to-all" not in text
+    # Nothing in a loop, but for attention's ring.
+    looped = {exchange.kind for exchange in collectives.found(text) if exchange.looped}
+    assert looped <= {"collective-permute"} and (cell is ATTENTION or not looped)
 
 
 def test_a_ring_goes_no_further_than_a_window():

@@ -28,6 +28,8 @@ COUNTS = {
     "jaxrnn/_src/wrappers/regularise.py": 1,
     "jaxrnn/_src/core/dropout_masks.py": 1,
     "jaxrnn/_src/core/streaming.py": 2,
+    "jaxrnn/_src/core/gathered.py": 2,
+    "jaxrnn/_src/ops/row_partition.py": 6,
     "jaxrnn/_src/core/closures.py": 2,
     "jaxrnn/_src/ops/operation.py": 4,
     "jaxrnn/_src/builders/diagonal.py": 1,

@@ -27,6 +27,11 @@ OWNERS = {
     "jaxrnn/_src/builders/step_inputs.py": ("tests/test_step_inputs.py",),
     "jaxrnn/_src/core/every_step.py": ("tests/test_every_step.py",),
     "jaxrnn/_src/core/pool.py": ("tests/test_pool.py",),
+    "jaxrnn/_src/core/gathered.py": ("tests/test_sharding.py -k 'weights or members'",),
+    "jaxrnn/_src/ops/row_partition.py": (
+        "tests/test_sharding.py -k 'members or recur'",
+        "tests/test_tpu.py -k divided",
+    ),
     "jaxrnn/_src/ops/newton/": ("tests/test_newton.py",),
     "jaxrnn/interop/transformers/": ("tests/test_interop_transformers.py",),
     "jaxrnn/_src/core/streaming.py": ("tests/test_pieces.py",),

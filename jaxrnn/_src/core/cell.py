@@ -32,7 +32,7 @@ from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.params_tree import Called, OfDicts, OfInputs, dicts
 from jaxrnn._src.core.sequence import select
-from jaxrnn._src.core.sharding import automatic
+from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.time_axis import mapped, own_lengths
 from jaxrnn._src.core.time_division import divided
 from jaxrnn._src.core.typing import (
@@ -448,6 +448,8 @@ def unroll(
 
         def stretch(timed, others):
             (xs, mask, starts), (params, state, options) = timed, others
+            # Else a gradient would be summed over devices before it is summed over time.
+            params, xs = varying((params, xs))
             with divided(time_axis):
                 return run(params, state, xs, options.replace(mask=mask, starts=starts))
 

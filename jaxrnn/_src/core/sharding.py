@@ -78,7 +78,7 @@ def wants_devices():
 
     JAX tells a lowering of the devices only where the program has ``custom_partitioning`` in it,
     and it looks for that before the lowering, in jaxprs. A primitive that comes to it only while
-    it is lowered, as cuDNN's attention and ``recurrence.by_rows`` do, would fail.
+    it is lowered, as cuDNN's attention and ``row_partition.call`` do, would fail.
     """
     alone = custom_partitioning(lambda a: a)
     alone.def_partition(None, sharding_rule="i -> i")  # it never runs

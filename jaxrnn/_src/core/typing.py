@@ -42,6 +42,8 @@ Residuals: TypeAlias = Literal["gates", "states", "chunks"]
 Per: TypeAlias = Literal["step", "sequence"]
 # None leaves the outputs apart, as a tuple.
 Merge: TypeAlias = Literal["concat", "sum", "mean", "product"] | Callable[..., Array] | None
+# By the name of a parameter, the names of its axes; None is an axis that is not divided.
+Partitioning: TypeAlias = Mapping[str, tuple[str | None, ...]]
 
 
 class Device(Protocol):

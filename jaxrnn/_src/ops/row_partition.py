@@ -65,10 +65,7 @@ def call(
       args: an ``Argument`` each; one of them has rows.
       out: a ``Result`` each.
     """
-    axes = tuple(_Axes(a.rows, a.channels, a.array.ndim) for a in args)
-    return _by_rows.bind(
-        *(a.array for a in args), launch=launch, axes=axes, out=tuple(out), levels=0, mapped=False
-    )
+    return _bind(launch, args, out, mapped=False)
 
 
 def call_mapped(
@@ -83,9 +80,14 @@ def call_mapped(
         del shapes, rows
         return _over(function, len(members))(*args)
 
+    return _bind(launch, args, out, mapped=True)
+
+
+def _bind(launch, args, out, *, mapped):
+    arrays = [a.array for a in args]
     axes = tuple(_Axes(a.rows, a.channels, a.array.ndim) for a in args)
     return _by_rows.bind(
-        *(a.array for a in args), launch=launch, axes=axes, out=tuple(out), levels=0, mapped=True
+        *arrays, launch=launch, axes=axes, out=tuple(out), levels=0, mapped=mapped
     )
 
 
@@ -243,7 +245,7 @@ def _partitioned(function, avals, axes, out, levels):
 
 
 def _mapped(function, mesh, avals, axes, out, levels):
-    """``function`` under ``jax.shard_map``: rows over the mesh, and members where they are few."""
+    """``function`` under ``jax.shard_map``: rows over the mesh, members over what is left."""
     given, made = _names(avals, axes, out, levels)
     members, rows, _ = _sizes(avals, axes, levels)
     place, free = {}, dict(zip(mesh.axis_names, mesh.axis_sizes))

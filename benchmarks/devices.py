@@ -1,0 +1,126 @@
+"""What devices exchange, and what memory each takes, where time is divided over them.
+
+Every cell that ``unroll(time_axis=)`` can run, forward and with its gradient, compiled for eight
+devices of this machine's CPU. Nothing runs: exchanges, bytes and memory are the compiler's.
+"""
+
+import argparse
+import datetime
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxrnn
+from benchmarks.shared import collectives, display, machine, record, zoo
+from benchmarks.shared.options import several
+
+SIZES = {"T": 4096, "B": 2, "H": 16}
+COUNTS = (2, 8)  # devices
+NOTES = {
+    "exchanges": "collective operations of a program for eight devices",
+    "bytes": "of the arrays that a device has after them",
+    "sums": "of these bytes, those of sums over devices: final states and gradients of weights",
+    "long": "gathers and sums of an array that is as long as the sequence or a stretch",
+    "looped": "exchanges in the body of a loop",
+    "memory": "bytes a device, of arguments, results and temporary arrays, by number of devices",
+}
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks devices",
+        description="Counts what eight devices exchange that time is divided over.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    several(parser, "cells", zoo.names())
+    record.add_folder(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Runs the job; its exit status."""
+    chosen, console = parse(argv), display.console()
+    if len(jax.devices("cpu")) < max(COUNTS):
+        raise SystemExit("set XLA_FLAGS=--xla_force_host_platform_device_count=8")
+    about, path, rows, refused = machine.describe(), chosen.out / "devices-cpu.json", [], []
+    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with display.progress(console, len(chosen.cells)) as step:
+        for name in chosen.cells:
+            with step(name) as done:
+                row = measure(name, **SIZES)
+                if row is None:
+                    refused.append(name)
+                    done("refuses")
+                else:
+                    rows.append(row)
+                    done(f"{row['gradient']['exchanges']} exchanges")
+            content = {"benchmark": "devices", "date": begin, "machine": about, "notes": NOTES}
+            record.save(path, content | {"sizes": SIZES, "refused": refused, "rows": rows})
+    console.print(f"written: {path}")
+    return 0
+
+
+def measure(name, T, B, H):
+    """A row of the table; None of a cell that refuses."""
+    programs = {count: compiled(name, count, T, B, H) for count in COUNTS}
+    if programs[COUNTS[0]] is None:
+        return None
+    forward, gradient = programs[max(COUNTS)]
+    memory = {}
+    for count, (_, program) in programs.items():
+        plan = program.memory_analysis()
+        memory[str(count)] = (
+            plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+        )
+    lengths = {T, T // max(COUNTS)}
+    return {
+        "cell": name,
+        "forward": counted(forward.as_text(), lengths),
+        "gradient": counted(gradient.as_text(), lengths),
+        "memory": memory,
+    }
+
+
+def compiled(name, count, T, B, H):
+    """The programs of a cell over so many devices, forward and gradient; None if it refuses."""
+    cell = zoo.cell(name, H)
+    mesh = jax.make_mesh((count,), ("time",), axis_types=(AxisType.Auto,))
+    place = lambda spec: (
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
+    )
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), zoo.in_size(name, H)))
+    params = jax.tree.map(place(PartitionSpec()), params)
+    xs = jax.tree.map(place(PartitionSpec("time")), zoo.inputs(name, (T, B, H)))
+
+    def run(params, xs):
+        return jaxrnn.unroll(cell, params, xs, time_axis="time")
+
+    def loss(params, xs):
+        state, ys = run(params, xs)
+        floats = (s for s in jax.tree.leaves(state) if jnp.issubdtype(s.dtype, jnp.inexact))
+        return (ys**2).sum() + sum((jnp.abs(s) ** 2).sum() for s in floats)
+
+    with jax.set_mesh(mesh):
+        try:
+            jax.eval_shape(run, params, xs)
+        except ValueError as error:
+            if str(error).startswith("time_axis"):
+                return None
+            raise
+        functions = run, jax.grad(loss, (0, 1))
+        return [jax.jit(function).lower(params, xs).compile() for function in functions]
+
+
+def counted(text, lengths):
+    """Of a program's text: how many exchanges, of how many bytes, and which should not be."""
+    exchanges = collectives.found(text)
+    others = [e for e in exchanges if e.kind != "collective-permute"]  # attention's ring
+    long = [e for e in others if any(lengths & set(shape) for shape in e.shapes)]
+    return {
+        "exchanges": len(exchanges),
+        "bytes": sum(e.bytes for e in exchanges),
+        "sums": sum(e.bytes for e in exchanges if e.kind == "all-reduce"),
+        "long": len(long),
+        "looped": sum(e.looped for e in exchanges),
+    }
