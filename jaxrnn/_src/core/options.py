@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-InputArray = jax.Array | np.ndarray[Any, np.dtype[Any]]  # as in typing.py, which imports this
+InputArray: TypeAlias = jax.Array | np.ndarray[Any, np.dtype[Any]]  # any shape, any dtype
 
 
 @functools.partial(

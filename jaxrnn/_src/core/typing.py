@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
-import numpy as np
 
+from jaxrnn._src.core.options import InputArray as InputArray
 from jaxrnn._src.core.options import Options
 
 Array = jax.Array
-InputArray: TypeAlias = jax.Array | np.ndarray[Any, np.dtype[Any]]  # any shape, any dtype
 # An array [T, ...batch, I]; of integers [T, ...batch] for a cell that reads tokens; a dict of such
 # arrays for one that reads several. So is an output: only its cell knows which.
 Inputs: TypeAlias = Any
