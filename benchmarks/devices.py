@@ -70,6 +70,7 @@ def measure(name, T, B, H):
     memory = {}
     for count, (_, program) in programs.items():
         plan = program.memory_analysis()
+        assert plan is not None  # a CPU has one
         memory[str(count)] = (
             plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
         )

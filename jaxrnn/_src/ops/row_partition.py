@@ -121,7 +121,7 @@ def _sizes(args, axes, levels):
             for a, of in zip(args, axes, strict=True)
             if of[kind] is not None
         )
-        return next(found, None)
+        return next(found, 0)
 
     return members, size(0), size(1)
 
@@ -257,8 +257,14 @@ def _mapped(function, mesh, avals, axes, out, levels):
 
     def on_mesh(*args):
         with automatic_mesh(mesh) as inside:
-            specs = dict(in_specs=_specs(place, given), out_specs=_specs(place, made))
-            return jax.shard_map(local, mesh=inside, check_vma=False, **specs)(*args)
+            run = jax.shard_map(
+                local,
+                mesh=inside,
+                in_specs=_specs(place, given),
+                out_specs=_specs(place, made),
+                check_vma=False,
+            )
+            return run(*args)
 
     return on_mesh
 

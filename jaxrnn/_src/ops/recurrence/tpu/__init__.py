@@ -183,7 +183,7 @@ class _Rows:
         self.time, *self.batch, _ = operands.xs.shape
         self.hidden, self.total = operands.w.shape[2], operands.state[0].dtype
         weight = lambda a: Argument(a, None)
-        self.operands = p.Operands(
+        self.operands = operands._replace(
             xs=self.timed(operands.xs),
             **{k: jax.tree.map(weight, getattr(operands, k)) for k in ("w", "b", "r", "unit")},
             **{k: jax.tree.map(self.rows, getattr(operands, k)) for k in ("state", "initial")},
