@@ -63,9 +63,12 @@ def main(argv=None):
 
 def measure(name, T, B, H):
     """A row of the table; None of a cell that refuses."""
-    programs = {count: compiled(name, count, T, B, H) for count in COUNTS}
-    if programs[COUNTS[0]] is None:
-        return None
+    programs = {}
+    for count in COUNTS:
+        found = compiled(name, count, T, B, H)
+        if found is None:
+            return None
+        programs[count] = found
     forward, gradient = programs[max(COUNTS)]
     memory = {}
     for count, (_, program) in programs.items():

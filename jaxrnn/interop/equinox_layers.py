@@ -44,7 +44,7 @@ def rows(gates: int, own: tuple[tuple[str, str], ...] = ()) -> Layout:
     return Layout(ours, theirs)
 
 
-LAYOUTS = {lstm: rows(4), gru: rows(3, (("rb", "bias_n"),))}
+LAYOUTS: dict[Any, Layout] = {lstm: rows(4), gru: rows(3, (("rb", "bias_n"),))}
 
 
 def _renamed(**names: str) -> Layout:

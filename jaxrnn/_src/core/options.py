@@ -5,8 +5,9 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxrnn._src.core.typing import InputArray
+InputArray = jax.Array | np.ndarray[Any, np.dtype[Any]]  # as in typing.py, which imports this
 
 
 @functools.partial(

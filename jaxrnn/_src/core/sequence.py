@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._src.core import time_division, wide_scan
-from jaxrnn._src.core.typing import Array, InputArray
+from jaxrnn._src.core.typing import InputArray
 
 Tree = TypeVar("Tree")
 

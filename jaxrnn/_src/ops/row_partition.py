@@ -250,21 +250,17 @@ def _mapped(function, mesh, avals, axes, out, levels):
     members, rows, _ = _sizes(avals, axes, levels)
     place, free = {}, dict(zip(mesh.axis_names, mesh.axis_sizes))
     for name, size in (("b", rows), *((f"m{i}", n) for i, n in enumerate(members))):
-        place[name] = divisible(size, free)
+        place[name] = divisible(size or 0, free)
         free = {axis: n for axis, n in free.items() if axis not in place[name]}
     total = lambda *sums: jax.lax.psum(sums, place["b"])
     local = _summed(function, made, total if place["b"] else None)
 
     def on_mesh(*args):
         with automatic_mesh(mesh) as inside:
-            run = jax.shard_map(
-                local,
-                mesh=inside,
-                in_specs=_specs(place, given),
-                out_specs=_specs(place, made),
-                check_vma=False,
-            )
-            return run(*args)
+            specs = _specs(place, given), _specs(place, made)
+            return jax.shard_map(
+                local, mesh=inside, in_specs=specs[0], out_specs=specs[1], check_vma=False
+            )(*args)
 
     return on_mesh
 
