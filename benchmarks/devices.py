@@ -63,13 +63,17 @@ def main(argv=None):
 
 def measure(name, T, B, H):
     """A row of the table; None of a cell that refuses."""
-    programs = {count: compiled(name, count, T, B, H) for count in COUNTS}
-    if programs[COUNTS[0]] is None:
-        return None
+    programs = {}
+    for count in COUNTS:
+        found = compiled(name, count, T, B, H)
+        if found is None:
+            return None
+        programs[count] = found
     forward, gradient = programs[max(COUNTS)]
     memory = {}
     for count, (_, program) in programs.items():
         plan = program.memory_analysis()
+        assert plan is not None  # a CPU has one
         memory[str(count)] = (
             plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
         )

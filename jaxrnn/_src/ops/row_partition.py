@@ -121,7 +121,7 @@ def _sizes(args, axes, levels):
             for a, of in zip(args, axes, strict=True)
             if of[kind] is not None
         )
-        return next(found, None)
+        return next(found, 0)
 
     return members, size(0), size(1)
 
