@@ -174,7 +174,7 @@ def prepared(case: Case) -> Callable[[], Any]:
 
     gpu.plan = plan  # this process is for nothing else
     direction = "forward" if case.direction == "forward" else "value_and_grad"
-    place, _ = contenders.with_jax(
+    place, *_ = contenders.with_jax(
         lambda *layer: contenders.ours(*layer, implementation="gpu"),
         case.cell,
         case.shape,

@@ -58,9 +58,9 @@ class RNN(nnx.Module):
     >>> rnn(jnp.ones((2, 5, 3)), lengths=jnp.array([5, 2])).shape
     (2, 5, 8)
     >>> units = {"w": (None, None, "model"), "r": (None, None, "model"), "b": (None, "model")}
-    >>> rnn = jaxrnn.nnx.RNN(
-    ...     jaxrnn.lstm(hidden=8), in_features=3, partitioning=units, rngs=nnx.Rngs(0)
-    ... )
+    >>> cell = jaxrnn.lstm(hidden=8)
+    >>> with jax.set_mesh(jax.make_mesh((1,), ("model",), (jax.sharding.AxisType.Auto,))):
+    ...     rnn = jaxrnn.nnx.RNN(cell, in_features=3, partitioning=units, rngs=nnx.Rngs(0))
     >>> nnx.get_partition_spec(nnx.state(rnn))["params"]["r"].get_value()
     PartitionSpec(None, None, 'model')
     """

@@ -43,6 +43,7 @@ CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "numpy": jaxrnn.lstm(np.int64(4), cell_clip=np.float32(0.1), peepholes=np.True_),
     "infinite": jaxrnn.layer_norm(epsilon=float("inf")),
     "rms_norm": jaxrnn.rms_norm(groups=3),
+    "wavefront": jaxrnn.wavefront(jaxrnn.stack(jaxrnn.gru(4)), axis="depth", chunk=2),
 }
 CELLS["online"] = jaxrnn.online(jaxrnn.indrnn(4), "rtrl")
 

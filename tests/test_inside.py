@@ -26,7 +26,10 @@ NOT_SHOWN = {
     "min_lstm": {"f", "i"},
     "zoneout": {"new", "state"},
     "linear_attention": {"n"},
-    "mlstm_sigmoid": {"n", "m"},
+    "linoss": {"a", "dt", "z", "o"},  # it runs as one complex h
+    "mamba3": {"v"},  # a product of x alone
+    "mlstm": {"p"},  # the m before
+    "mlstm_sigmoid": {"n", "m", "p"},
     "layer_norm_lstm": {"a"},  # a_i and so on
     "mamba2_block": {"v", "B", "C"},  # at its parts, by their paths
 }
