@@ -10,6 +10,7 @@ says, by ``jax.shard_map``: wherever they were, no device then does what another
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,6 +45,25 @@ class Result(NamedTuple):
     shape: tuple[int | None, ...]
     dtype: jnp.dtype
     channels: int | None = None
+
+
+class Batch(NamedTuple):
+    """The batch axes of an operation, which a kernel has as one axis of rows."""
+
+    sizes: Sequence[int]
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.sizes)
+
+    def flat(self, a: Array, before: int, channels: int | None = None) -> Argument:
+        """[..., *batch, ...] as [..., R, ...], with ``before`` axes before the batch's."""
+        shape = (*a.shape[:before], self.rows, *a.shape[before + len(self.sizes) :])
+        return Argument(a.reshape(shape), before, channels)
+
+    def unflat(self, a: Array, before: int) -> Array:
+        """The inverse."""
+        return a.reshape(*a.shape[:before], *self.sizes, *a.shape[before + 1 :])
 
 
 class _Axes(NamedTuple):

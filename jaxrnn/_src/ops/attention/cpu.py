@@ -4,15 +4,13 @@ Forward and backward as in ``blockwise``, whose residual it keeps. Time comes fi
 cells have it, so that nothing is transposed for the call.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.ops import native
-from jaxrnn._src.ops.row_partition import Argument, Result
+from jaxrnn._src.ops.row_partition import Batch, Result
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 _ALL = np.iinfo(np.int32).max  # a window that hides nothing
@@ -56,24 +54,20 @@ class _Plan:
 
     def __init__(self, problem, operands):
         self.problem, self.operands = problem, operands
-        *self.batch, self.time, self.heads, _ = operands.q.shape
-        self.rows = math.prod(self.batch)
+        *batch, self.time, self.heads, _ = operands.q.shape
+        self.batch = Batch(batch)
 
     def flat(self, a):
         """[*batch, T, ...] -> [T, B, ...]."""
-        axis = len(self.batch)
-        return Argument(
-            jnp.moveaxis(a, axis, 0).reshape(a.shape[axis], self.rows, *a.shape[axis + 1 :]), 1
-        )
+        return self.batch.flat(jnp.moveaxis(a, len(self.batch.sizes), 0), 1)
 
     def unflat(self, a):
         """The inverse."""
-        return jnp.moveaxis(a.reshape(a.shape[0], *self.batch, *a.shape[2:]), 0, len(self.batch))
+        return jnp.moveaxis(self.batch.unflat(a, 1), 0, len(self.batch.sizes))
 
     def arguments(self, q, k, v):
         places = jax.tree.leaves((self.operands.q_place, self.operands.k_place))
-        flat = [Argument(p.reshape(self.rows, p.shape[-1]), 0) for p in places]
-        return [*map(self.flat, (q, k, v)), *flat]
+        return [*map(self.flat, (q, k, v)), *(self.batch.flat(p, 0) for p in places)]
 
     def result(self, a):
         *_, steps, heads, width = a.shape

@@ -3,15 +3,13 @@
 Each array is read or written once, and the gradient as in ``xla``, whose residual it keeps.
 """
 
-import math
-
 import numpy as np
 
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, keeps
-from jaxrnn._src.ops.row_partition import Argument, Result
+from jaxrnn._src.ops.row_partition import Argument, Batch, Result
 
 EXPORTED = dispatch.ON_REQUEST  # else an exported program runs where this library is not
 
@@ -73,7 +71,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         return gradients
     if not constant:
         return gradients._replace(a=d_a)
-    d_a = d_a.sum(tuple(range(len(plan.batch))))
+    d_a = d_a.sum(tuple(range(len(plan.batch.sizes))))
     return gradients._replace(constant=d_a.astype(operands.factor_dtype))
 
 
@@ -82,17 +80,13 @@ class _Plan:
 
     def __init__(self, problem: Problem, operands: Operands):
         self.problem, self.operands = problem, operands
-        self.time, *self.batch, self.width = operands.b.shape
-        self.rows = math.prod(self.batch)
+        self.time, *batch, self.width = operands.b.shape
+        self.batch = Batch(batch)
 
     def flat(self, array):
         """[(T,) *batch, D] -> [(T,) R, D]."""
-        return self._flat(array, (self.width,))
-
-    def _flat(self, array, channels):
-        timed = array.ndim - len(self.batch) - len(channels)
-        shape = (*array.shape[:timed], self.rows, *channels)
-        return Argument(array.reshape(shape), timed, timed + 1 if channels else None)
+        before = array.ndim - len(self.batch.sizes) - 1
+        return self.batch.flat(array, before, before + 1)
 
     def factors(self):
         a, constant = self.operands.a, self.operands.constant
@@ -108,7 +102,7 @@ class _Plan:
         """The results by name, those that are None left out of the call."""
         operands = self.operands
         flags = {"mask": operands.mask, "starts": operands.starts}
-        args = [*args, *(self._flat(f, ()) for f in flags.values() if f is not None)]
+        args = [*args, *(self.batch.flat(f, 1) for f in flags.values() if f is not None)]
         attributes = dict(
             dict.fromkeys(("d_final", "d_hs", "d_a", "d_b"), False),
             **attributes,
@@ -120,7 +114,7 @@ class _Plan:
         )
         asked = [result for result in out.values() if result is not None]
         made = iter(native.call(f"linear_scan_{name}", args, asked, **attributes))
-        return {n: None if r is None else self._unflat(next(made)) for n, r in out.items()}
-
-    def _unflat(self, array):
-        return array.reshape(*array.shape[:-2], *self.batch, self.width)
+        return {
+            n: None if r is None else self.batch.unflat(next(made), r.shape.index(None))
+            for n, r in out.items()
+        }

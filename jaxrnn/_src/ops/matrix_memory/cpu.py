@@ -4,13 +4,11 @@ Step after step, as the reference: a memory fits into the cache, and a step of i
 with a vector. The gradient begins from the memories that ``chunked`` saves too.
 """
 
-import math
-
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.ops import native
 from jaxrnn._src.ops.matrix_memory.chunked import CHUNK
 from jaxrnn._src.ops.matrix_memory.problem import Operands
-from jaxrnn._src.ops.row_partition import Argument, Result
+from jaxrnn._src.ops.row_partition import Batch, Result
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 _COTANGENTS = ("d_final", "d_final_m", "d_ys", "d_ms")
@@ -69,40 +67,31 @@ class _Plan:
 
     def __init__(self, problem, operands: Operands):
         self.problem, self.operands = problem, operands
-        self.time, *self.batch = operands.log_f.shape[:-1]
-        self.rows = math.prod(self.batch)
-
-    def flat(self, a, rows):
-        """[(T,) *batch, ...] -> [(T,) R, ...], where the batch begins at axis ``rows``."""
-        rest = a.shape[rows + len(self.batch) :]
-        return Argument(a.reshape(*a.shape[:rows], self.rows, *rest), rows)
-
-    def unflat(self, a, rows):
-        """The inverse."""
-        return a.reshape(*a.shape[:rows], *self.batch, *a.shape[rows + 1 :])
+        self.time, *batch, _ = operands.log_f.shape
+        self.batch = Batch(batch)
 
     def state(self, a):
-        return Result((None, *a.shape[len(self.batch) :]), a.dtype)
+        return Result((None, *a.shape[len(self.batch.sizes) :]), a.dtype)
 
     def steps(self, a, dtype=None):
-        return Result((self.time, None, *a.shape[1 + len(self.batch) :]), dtype or a.dtype)
+        return Result((self.time, None, *a.shape[1 + len(self.batch.sizes) :]), dtype or a.dtype)
 
     def chunks(self, a):
-        return Result((-(-self.time // CHUNK), None, *a.shape[len(self.batch) :]), a.dtype)
+        return Result((-(-self.time // CHUNK), None, *a.shape[len(self.batch.sizes) :]), a.dtype)
 
     def call(self, name, out, states, timed, **attributes):
         """The results by name, those that are None left out of the call."""
         operands = self.operands
         flags = {"mask": operands.mask, "starts": operands.starts}
         timed = [*operands[:5], *timed]
-        args = [self.flat(a, 1) for a in timed] + [self.flat(a, 0) for a in states]
-        args += [self.flat(a, 1) for a in flags.values() if a is not None]
+        args = [self.batch.flat(a, 1) for a in timed] + [self.batch.flat(a, 0) for a in states]
+        args += [self.batch.flat(a, 1) for a in flags.values() if a is not None]
         has = dict.fromkeys(("ys", "save", *_COTANGENTS), False) | attributes
         has |= {f: value is not None for f, value in flags.items()}
         has |= dict(stabilised=self.problem.stabilised, reverse=self.problem.reverse)
         results = [result for result in out.values() if result is not None]
         made = iter(native.call(f"matrix_memory_{name}", args, results, **has))
         return {
-            n: None if r is None else self.unflat(next(made), r.shape.index(None))
+            n: None if r is None else self.batch.unflat(next(made), r.shape.index(None))
             for n, r in out.items()
         }

@@ -5,7 +5,6 @@ operations runs there. So do all gradients: those of the weights are products th
 takes of some steps at a time, while what enters them is still in the cache.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from jaxrnn._src.ops.recurrence.packed import Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
 from jaxrnn._src.ops.recurrence.residuals import first_kept
 from jaxrnn._src.ops.recurrence.updates import programs
-from jaxrnn._src.ops.row_partition import Argument, Result
+from jaxrnn._src.ops.row_partition import Argument, Batch, Result
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 EXPORTED = dispatch.ON_REQUEST  # else an exported program runs where this library is not
@@ -70,10 +69,10 @@ def forward(problem, operands, wanted, save, target):
     program = _programs(problem, operands)[0]
     flags = dict(save=save, kept=kept, parts=len(parts), want_y=want_y, want_after=_bits(every))
     out = iter(plan.call("forward", out, args, packing, program, flags))
-    final = [plan.unflat(next(out), 0) for _ in operands.state]
+    final = [plan.batch.unflat(next(out), 0) for _ in operands.state]
     ys = plan.inner(next(out)) if want_y else None
-    after = [plan.unflat(next(out), 1) if want else None for want in every]
-    return [*final, ys, *after, *(plan.unflat(a, 1) for a in out)]
+    after = [plan.batch.unflat(next(out), 1) if want else None for want in every]
+    return [*final, ys, *after, *(plan.batch.unflat(a, 1) for a in out)]
 
 
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
@@ -135,8 +134,8 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         b=weight("b"),
         r=weight("r"),
         unit={name: d.sum(0) for name, d in zip(names, found["unit"])},
-        state=tuple(plan.unflat(d, 0) for d in found["state"]),
-        initial=tuple(plan.unflat(d, 0) for d in found["initial"]) if starts else None,
+        state=tuple(plan.batch.unflat(d, 0) for d in found["state"]),
+        initial=tuple(plan.batch.unflat(d, 0) for d in found["initial"]) if starts else None,
         mask=operands.mask,
         starts=operands.starts,
     )
@@ -148,10 +147,10 @@ class _Plan:
 
     def __init__(self, problem, operands):
         self.problem, self.operands = problem, operands
-        self.time, *self.batch, _ = operands.xs.shape
+        self.time, *batch, _ = operands.xs.shape
+        self.batch = Batch(batch)
         self.dtype = operands.state[0].dtype
         self.hidden = operands.w.shape[2]
-        self.size = math.prod(self.batch)
         r = operands.r if operands.r.ndim == 4 else operands.r[None]
         unit = [operands.unit[name] for name in sorted(operands.unit)]
         self.arrays = [
@@ -159,7 +158,7 @@ class _Plan:
             *map(self.weight, (operands.w, operands.b, r, *unit)),
         ]
         flags = (operands.mask, operands.starts)
-        self.flags = [Argument(f.reshape(self.time, self.size), 1) for f in flags if f is not None]
+        self.flags = [self.flat(f) for f in flags if f is not None]
 
     def rows(self):
         return Result((None, self.hidden), self.dtype)
@@ -175,7 +174,7 @@ class _Plan:
         return Argument(a.astype(self.dtype), None)
 
     def flat(self, a):
-        return Argument(a.reshape(self.time, self.size, a.shape[-1]), 1)
+        return self.batch.flat(a, 1)
 
     def outer(self, a):
         """What the caller has and gets: xs and ys, and their gradients; [T, B, K] or [B, T, K]."""
@@ -184,14 +183,11 @@ class _Plan:
         return Argument(flat.array.swapaxes(0, 1), 0) if self.problem.batch_first else flat
 
     def flat_rows(self, a):
-        return Argument(a.reshape(self.size, a.shape[-1]), 0)
+        return self.batch.flat(a, 0)
 
     def inner(self, a):
         """The same of a result, as [T, *batch, K]."""
-        return self.unflat(a.swapaxes(0, 1) if self.problem.batch_first else a, 1)
-
-    def unflat(self, a, leading):
-        return a.reshape(*a.shape[:leading], *self.batch, a.shape[-1])
+        return self.batch.unflat(a.swapaxes(0, 1) if self.problem.batch_first else a, 1)
 
     def call(self, name, out, args, packing, program, flags):
         operands, places = self.operands, _places(packing)

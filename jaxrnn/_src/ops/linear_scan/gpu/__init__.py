@@ -13,7 +13,7 @@ from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops.linear_scan.gpu import source
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, keeps
 from jaxrnn._src.ops.recurrence.gpu import chips, launch
-from jaxrnn._src.ops.row_partition import Argument, Result, call
+from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
 CONFIRMED = ()  # compute capabilities of which a GPU has run it; on the others it runs on request
@@ -72,7 +72,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         return gradients
     if not constant:
         return gradients._replace(a=out["D_A"])
-    d_a = out["D_A"].sum(tuple(range(len(plan.batch))))
+    d_a = out["D_A"].sum(tuple(range(len(plan.batch.sizes))))
     return gradients._replace(constant=d_a.astype(operands.factor_dtype))
 
 
@@ -114,17 +114,13 @@ class _Plan:
 
     def __init__(self, problem: Problem, operands: Operands, target: Target):
         self.problem, self.operands, self.chip = problem, operands, launch.chip(target)
-        self.time, *self.batch, self.width = operands.b.shape
-        self.rows = math.prod(self.batch)
+        self.time, *batch, self.width = operands.b.shape
+        self.batch = Batch(batch)
 
     def flat(self, array):
         """[(T,) *batch, D] -> [(T,) R, D]."""
-        return self._flat(array, (self.width,))
-
-    def _flat(self, array, channels):
-        timed = array.ndim - len(self.batch) - len(channels)
-        shape = (*array.shape[:timed], self.rows, *channels)
-        return Argument(array.reshape(shape), timed)
+        before = array.ndim - len(self.batch.sizes) - 1
+        return self.batch.flat(array, before)
 
     def factors(self):
         a, constant = self.operands.a, self.operands.constant
@@ -140,7 +136,7 @@ class _Plan:
         """Runs the kernel; what it gives, by the names of ``results``."""
         operands = self.operands
         flags = {"MASK": operands.mask, "STARTS": operands.starts}
-        arguments |= {n: self._flat(f, ()) for n, f in flags.items() if f is not None}
+        arguments |= {n: self.batch.flat(f, 1) for n, f in flags.items() if f is not None}
         kinds = operands.h0.dtype, operands.factor_dtype, operands.b.dtype
         number, *stored = (np.dtype(kind).itemsize for kind in kinds)
         timed = [a.array for a in arguments.values() if a.rows == 1]
@@ -168,7 +164,7 @@ class _Plan:
             return launch.run(text, self.chip.architecture, numbers, shapes, args, members)
 
         out = call(run, arguments.values(), results.values())
-        return {name: self._unflat(array) for name, array in zip(results, out, strict=True)}
-
-    def _unflat(self, array):
-        return array.reshape(*array.shape[:-2], *self.batch, self.width)
+        return {
+            name: self.batch.unflat(array, array.ndim - 2)
+            for name, array in zip(results, out, strict=True)
+        }

@@ -14,7 +14,7 @@ from jaxrnn._src.ops import pallas_tpu
 from jaxrnn._src.ops.linear_scan import xla
 from jaxrnn._src.ops.linear_scan.problem import keeps
 from jaxrnn._src.ops.linear_scan.tpu import layout
-from jaxrnn._src.ops.row_partition import Argument, Result, call_mapped
+from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call_mapped
 
 _STATES = ("h0", "final", "d_final", "d_h0", "d_constant")  # [*batch, D]; others have time too
 _TYPES = ("float32", "bfloat16", "complex64")
@@ -83,7 +83,7 @@ def _factor(operands):
 def _on_each_device(kernel, problem, operands, ins, outs):
     """Runs a kernel on each device's rows and channels; its results, by the names of ``outs``."""
     steps, *batch, width = operands.b.shape
-    rows = math.prod(batch)
+    batch = Batch(batch)
     widths = layout.parts_of(operands.b.dtype), layout.parts_of(operands.factor_dtype)
     itemsize = min(types[0].itemsize for types in widths)
 
@@ -91,8 +91,8 @@ def _on_each_device(kernel, problem, operands, ins, outs):
         if name == "constant":
             return Argument(a, None, 0)
         if name in _STATES:
-            return Argument(a.reshape(rows, width), 0, 1)
-        return Argument(a.reshape(steps, rows, width), 1, 2)
+            return batch.flat(a, 0, 1)
+        return batch.flat(a, 1, 2)
 
     def result(name, dtype):
         if name in _STATES:
@@ -102,7 +102,7 @@ def _on_each_device(kernel, problem, operands, ins, outs):
     flags = {"mask": operands.mask, "starts": operands.starts}
     flags = {name: flag for name, flag in flags.items() if flag is not None}
     arguments = {name: argument(name, a) for name, a in ins.items()}
-    arguments |= {name: Argument(flag.reshape(steps, rows), 1) for name, flag in flags.items()}
+    arguments |= {name: batch.flat(flag, 1) for name, flag in flags.items()}
 
     def run(*arrays):
         given = dict(zip(arguments, arrays, strict=True))
@@ -116,4 +116,4 @@ def _on_each_device(kernel, problem, operands, ins, outs):
 
     results = [result(name, dtype) for name, dtype in outs.items()]
     found = zip(outs, call_mapped(run, list(arguments.values()), results), strict=True)
-    return {name: a.reshape(*a.shape[:-2], *batch, width) for name, a in found}
+    return {name: batch.unflat(a, a.ndim - 2) for name, a in found}

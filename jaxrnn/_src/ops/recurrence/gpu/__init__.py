@@ -23,7 +23,7 @@ from jaxrnn._src.ops.recurrence.program import Unknown
 from jaxrnn._src.ops.recurrence.projected import in_pieces
 from jaxrnn._src.ops.recurrence.residuals import first_kept, saved
 from jaxrnn._src.ops.recurrence.updates import programs
-from jaxrnn._src.ops.row_partition import Argument, Result, call
+from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
 
@@ -189,8 +189,8 @@ class _Plan:
 
     def __init__(self, problem, operands, target):
         self.problem, self.operands, self.target = problem, operands, target
-        self.time, *self.batch, _ = operands.xs.shape
-        self.size = math.prod(self.batch)
+        self.time, *batch, _ = operands.xs.shape
+        self.batch = Batch(batch)
         self.hidden = operands.w.shape[2]
         r = operands.r if operands.r.ndim == 4 else operands.r[None]
         self.heads = r.shape[0]
@@ -201,15 +201,14 @@ class _Plan:
         }
         flags = {"MASK": operands.mask, "STARTS": operands.starts}
         self.flags = {
-            name: [] if flag is None else [Argument(flag.reshape(self.time, self.size), 1)]
-            for name, flag in flags.items()
+            name: [] if flag is None else [self.steps(flag)] for name, flag in flags.items()
         }
 
     def steps(self, a):
-        return Argument(a.reshape(self.time, self.size, a.shape[-1]), 1)
+        return self.batch.flat(a, 1)
 
     def rows(self, a):
-        return Argument(a.reshape(self.size, a.shape[-1]), 0)
+        return self.batch.flat(a, 0)
 
     def row_results(self):
         return Result((None, self.hidden), jnp.dtype(jnp.float32))
@@ -218,10 +217,10 @@ class _Plan:
         return Result((self.time, None, parts * self.hidden), jnp.dtype(dtype))
 
     def unflat_rows(self, a):
-        return a.reshape(*self.batch, a.shape[-1])
+        return self.batch.unflat(a, 0)
 
     def unflat_steps(self, a):
-        return a.reshape(self.time, *self.batch, a.shape[-1])
+        return self.batch.unflat(a, 1)
 
     def looks_at(self):
         """Of each state, whether the derivative depends on what it was."""

@@ -20,7 +20,7 @@ from jaxrnn._src.ops.recurrence.packed import Packing
 from jaxrnn._src.ops.recurrence.projected import in_pieces
 from jaxrnn._src.ops.recurrence.residuals import first_kept, of_products, saved
 from jaxrnn._src.ops.recurrence.tpu import layout, update
-from jaxrnn._src.ops.row_partition import Argument, Result, call_mapped
+from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call_mapped
 
 _TYPES = ("float32", "bfloat16")
 
@@ -180,7 +180,8 @@ class _Rows:
     """
 
     def __init__(self, operands):
-        self.time, *self.batch, _ = operands.xs.shape
+        self.time, *batch, _ = operands.xs.shape
+        self.batch = Batch(batch)
         self.hidden, self.total = operands.w.shape[2], operands.state[0].dtype
         weight = lambda a: Argument(a, None)
         self.operands = operands._replace(
@@ -192,12 +193,11 @@ class _Rows:
 
     def timed(self, a):
         """[T, *batch, ...]"""
-        rest = a.shape[1 + len(self.batch) :]
-        return Argument(a.reshape(self.time, math.prod(self.batch), *rest), 1)
+        return self.batch.flat(a, 1)
 
     def rows(self, a):
         """[*batch, H]"""
-        return Argument(a.reshape(math.prod(self.batch), a.shape[-1]), 0)
+        return self.batch.flat(a, 0)
 
     def state(self):
         return Result((None, self.hidden), self.total)
@@ -213,7 +213,5 @@ class _Rows:
             return jax.tree.leaves(function(tree.unflatten(arrays)))
 
         out = iter(call_mapped(run, flat, sum(results, [])))
-        return [[self._unflat(next(out)) for _ in some] for some in results]
-
-    def _unflat(self, a):
-        return a.reshape(*a.shape[: a.ndim - 2], *self.batch, a.shape[-1])
+        unflat = lambda a: self.batch.unflat(a, a.ndim - 2)
+        return [[unflat(next(out)) for _ in some] for some in results]
