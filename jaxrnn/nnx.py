@@ -61,8 +61,8 @@ class RNN(nnx.Module):
     >>> cell = jaxrnn.lstm(hidden=8)
     >>> with jax.set_mesh(jax.make_mesh((1,), ("model",), (jax.sharding.AxisType.Auto,))):
     ...     rnn = jaxrnn.nnx.RNN(cell, in_features=3, partitioning=units, rngs=nnx.Rngs(0))
-    >>> nnx.get_partition_spec(nnx.state(rnn))["params"]["r"].get_value()
-    PartitionSpec(None, None, 'model')
+    >>> tuple(nnx.get_partition_spec(nnx.state(rnn))["params"]["r"].get_value())
+    (None, None, 'model')
     """
 
     def __init__(

@@ -587,7 +587,11 @@ def test_who_fails_does_not_stop_the_others():
         raise MemoryError("all of it")
 
     works = lambda: functools.partial(jnp.zeros, 3)
-    programs = {OURS: (works, 1.0), "linen": (lambda: fails, 2.0), "torch": ImportError("none")}
+    programs = {
+        OURS: (works, 1.0, None),
+        "linen": (lambda: fails, 2.0, None),
+        "torch": ImportError("none"),
+    }
     row = timed.measure(case, programs)
     assert set(row["samples"]) == {OURS} and row["ratio"] == {}
     assert row["missing"] == {"linen": "MemoryError: all of it", "torch": "ImportError: none"}
