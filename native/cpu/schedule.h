@@ -8,16 +8,11 @@
 //
 // A system that wakes a helper may well put it on the core of the caller, where it waits for the
 // caller or stops it, for milliseconds. So the caller lets it begin, and the helper leaves.
-//
-// Beside other programs, a helper may lose its core in the middle of a block again and again, and
-// everybody waits for it each time. One that was without a core for a third of its time, and for
-// longer than a hiccup, leaves the call when it finds that somebody waits.
 
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <ctime>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -78,42 +73,16 @@ inline int core() { return -1; }
 inline void leave(int) {}
 #endif
 
-// Waits until `ready()`: briefly for a worker that is about to finish, then giving up the core,
-// which is when `late()` is called.
-template <class Ready, class Late>
-void wait(Ready ready, Late late) {
+// Waits until `ready()`: briefly for a worker that is about to finish, then giving up the core.
+template <class Ready>
+void wait(Ready ready) {
   for (int spins = 0; !ready(); ++spins) {
-    if (spins == 2000) late();
     if (spins < 2000)
       pause();
     else
       std::this_thread::yield();
   }
 }
-template <class Ready>
-void wait(Ready ready) {
-  wait(ready, [] {});
-}
-
-constexpr int64_t kHiccup = 4000000;  // nanoseconds; a time slice or two of a system that is busy
-
-// How long this thread has been without a core. A block that takes longer than the others' does not
-// count: it may just be larger.
-class WithoutCore {
- public:
-  // Nanoseconds of the time since it began, and all of it.
-  int64_t lost() const { return all() - (nanoseconds(CLOCK_THREAD_CPUTIME_ID) - worked_); }
-  int64_t all() const { return nanoseconds(CLOCK_MONOTONIC) - began_; }
-
- private:
-  static int64_t nanoseconds(clockid_t clock) {
-    timespec time;
-    clock_gettime(clock, &time);
-    return time.tv_sec * int64_t{1000000000} + time.tv_nsec;
-  }
-  int64_t began_ = nanoseconds(CLOCK_MONOTONIC);
-  int64_t worked_ = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
-};
 
 // `run(task, worker)` for every task, each on one worker. `schedule(f)` runs f on another thread.
 template <class Schedule, class Run>
@@ -153,8 +122,6 @@ void together(int blocks, int64_t phases, int workers, Schedule schedule, const 
     std::vector<Claim> claims;
     alignas(64) std::atomic<int64_t> done{0};  // blocks of all phases
     alignas(64) std::atomic<int> present{0};
-    alignas(64) std::atomic<int> left{0};     // of those that were present
-    alignas(64) std::atomic<bool> late{false};  // somebody waits for a block
   };
   auto control = std::make_shared<Control>(blocks);
   auto work = [control, blocks, phases, caller = core(), run = &run](bool helper) {
@@ -162,8 +129,6 @@ void together(int blocks, int64_t phases, int workers, Schedule schedule, const 
     Control& c = *control;
     int worker = c.present.fetch_add(1);
     FlushSubnormals flush;
-    WithoutCore time;
-    bool was_late = false;
     auto take = [&](int first, int last, int64_t phase) {
       for (int block = first; block < last; ++block) {
         std::atomic<int64_t>& claim = c.claims[block].phase;
@@ -171,7 +136,6 @@ void together(int blocks, int64_t phases, int workers, Schedule schedule, const 
         if (claim.load(std::memory_order_relaxed) == phase &&
             claim.compare_exchange_strong(expected, phase + 1, std::memory_order_acq_rel)) {
           (*run)(block, phase, worker);
-          was_late |= c.late.load(std::memory_order_relaxed);
           c.done.fetch_add(1, std::memory_order_acq_rel);
         }
       }
@@ -179,23 +143,14 @@ void together(int blocks, int64_t phases, int workers, Schedule schedule, const 
     for (;;) {
       int64_t phase = c.done.load(std::memory_order_acquire) / blocks;
       if (phase >= phases) return;
-      if (helper && was_late) {
-        int64_t lost = time.lost();
-        if (lost > kHiccup && lost > time.all() / 3) {
-          c.left.fetch_add(1, std::memory_order_relaxed);
-          return;
-        }
-        was_late = false;
-      }
       int present = c.present.load(std::memory_order_relaxed);
       take(blocks * worker / present, blocks * (worker + 1) / present, phase);
       auto over = [&] { return c.done.load(std::memory_order_acquire) >= (phase + 1) * blocks; };
-      if (present - c.left.load(std::memory_order_relaxed) > 1)
+      if (present > 1)
         for (int spins = 0; spins < 100 && !over(); ++spins) pause();
       if (over()) continue;
       take(0, blocks, phase);
-      wait(over, [&] { c.late.store(true, std::memory_order_relaxed); });
-      c.late.store(false, std::memory_order_relaxed);
+      wait(over);
     }
   };
   for (int i = 1; i < workers; ++i) schedule([work] { work(true); });

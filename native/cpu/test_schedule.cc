@@ -1,6 +1,5 @@
 // The schedule alone, for ThreadSanitizer: many tasks at once on few threads, some never run.
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -71,24 +70,6 @@ void phases(Pool& pool, int blocks, int workers) {
   for (int64_t value : kPhases % 2 ? next : now) check(value == kPhases, "a phase is missing");
 }
 
-// A helper that holds up the caller again and again leaves, and the caller does the rest.
-void a_late_helper() {
-  Pool pool(1);
-  constexpr int64_t kPhases = 100;
-  std::thread::id caller = std::this_thread::get_id();
-  std::atomic<int64_t> helped{0}, runs{0};
-  jaxrnn::together(
-      2, kPhases, 2, [&](auto work) { pool.schedule(work); },
-      [&](int, int64_t, int) {
-        runs.fetch_add(1);
-        bool helper = std::this_thread::get_id() != caller;
-        if (helper) helped.fetch_add(1);
-        std::this_thread::sleep_for(std::chrono::milliseconds(helper ? 10 : 1));
-      });
-  check(runs.load() == 2 * kPhases, "a block did not run once");
-  check(helped.load() < kPhases / 2, "a late helper stayed");
-}
-
 void tasks(Pool& pool, int64_t count, int workers) {
   std::vector<int> runs(count, 0);
   jaxrnn::each_alone(
@@ -117,7 +98,6 @@ void cores() {
 
 int main() {
   cores();
-  a_late_helper();
   for (int threads : {0, 1, 3}) {
     Pool pool(threads);
     std::vector<std::thread> callers;
