@@ -22,8 +22,10 @@ struct MatrixMemoryCall {
   MatrixMemoryCall(const Options& is, Reader read, bool backward) : members(read.members()) {
     constexpr int32_t kT = kSame<T>;
     // The first result says what the arithmetic's type is, and the sizes but for time.
-    Buffer first = read.result(backward ? "d_memory" : "final", {kAnySize, kAnySize, kAnySize, kAnySize}, kT);
-    B = first.shape[0], N = first.shape[1], task.keys = first.shape[2], task.values = first.shape[3];
+    const Reader::Shape any(4, kAnySize);
+    Buffer first = read.result(backward ? "d_memory" : "final", any, kT);
+    B = first.shape[0], N = first.shape[1];
+    task.keys = first.shape[2], task.values = first.shape[3];
     const Reader::Shape memory_shape = first.shape, m_shape{B, N};
     Buffer& m_first = backward ? d_m : final_m;
     (backward ? d_memory : final) = first;
@@ -35,7 +37,8 @@ struct MatrixMemoryCall {
     v = checked(read.argument("v", values, kAnyFloat));
     log_f = read.argument("log_f", gates, kT), log_i = read.argument("log_i", gates, kT);
     int64_t chunks = (steps + kMemoryChunk - 1) / kMemoryChunk;
-    const Reader::Shape saved_shape{chunks, B, N, task.keys, task.values}, saved_m_shape{chunks, B, N};
+    const Reader::Shape saved_shape{chunks, B, N, task.keys, task.values};
+    const Reader::Shape saved_m_shape{chunks, B, N};
     if (!backward) {
       memory = read.argument("memory", memory_shape, kT), m = read.argument("m", m_shape, kT);
       ms = read.result("ms", gates, kT);
@@ -118,10 +121,11 @@ ffi::Error run(const MatrixMemoryCall<T>& call, ffi::ThreadPool& pool,
                const MatrixMemoryKernel<T>& kernel, bool backward) {
   int64_t count = call.count(), threads = threads_of(pool.num_threads());
   if (!count) return ffi::Error::Success();
-  double products = static_cast<double>(count) * call.task.steps * call.task.keys * call.task.values;
+  const MatrixMemory<T>& task = call.task;
+  double products = static_cast<double>(count) * task.steps * task.keys * task.values;
   // One, if it is over before another has come.
   int workers = products < 5e5 ? 1 : std::min(threads, count);
-  Scratch<T> scratch(workers, memory_scratch<T>(call.task.keys, call.task.values, backward));
+  Scratch<T> scratch(workers, memory_scratch<T>(task.keys, task.values, backward));
   each_alone(
       count, workers, [&](auto work) { pool.Schedule(std::move(work)); },
       [&](int64_t i, int worker) {

@@ -22,7 +22,8 @@ template <class T>
 struct Chunk {
   int64_t first, count;
   int64_t time[kMemoryChunk];
-  bool fresh[kMemoryChunk + 1];  // of a step: nothing is left of what was before it; the last: after
+  // Of a step: nothing is left of what was before it. The last one: of what was in the chunk.
+  bool fresh[kMemoryChunk + 1];
   T m[kMemoryChunk];             // the memory is divided by exp(m)
   T kept[kMemoryChunk], written[kMemoryChunk];            // log f + m before, and log i
   alignas(64) T f[kMemoryChunk], i[kMemoryChunk];         // the gates of what is divided so
@@ -94,7 +95,8 @@ void none(const Series& to, int64_t t, int64_t size) {
           size - i < kMemoryChunk ? size - i : kMemoryChunk);
 }
 
-// What a matrix [rows][columns] meets in the steps of a chunk: M <- f M + left right', out = M' query.
+// What a matrix [rows][columns] meets in the steps of a chunk: M <- f M + left right', and then
+// out = M' query.
 template <class T>
 struct Meets {
   int64_t rows, columns;           // columns: padded
