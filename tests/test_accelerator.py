@@ -217,7 +217,7 @@ class HostsDriver:
         return lambda *given: 0  # what has nothing to do here
 
     def cuMemAlloc_v2(self, place, size):
-        memory = ctypes.create_string_buffer(size.value)
+        memory = ctypes.create_string_buffer(b"\x5a" * size.value, size.value)
         place._obj.value = ctypes.addressof(memory)
         self.kept[place._obj.value] = memory
         return 0
@@ -297,6 +297,10 @@ def test_the_driver_alone(monkeypatch, cell, kind, clusters):
             assert len(cuda.kept) == 1, "beside the host's word, memory is not given back"
             cuda.spoil = True
             assert checking.measure(case)["passed"] is False
+            cuda.cuCtxSynchronize = cuda.cuMemFree_v2 = lambda *given: 700
+            problem = checking.measure(case)["problem"]
+            assert "cuCtxSynchronize: CUDA's driver gives 700" in problem
+            assert "cuMemFree" not in problem, "what went wrong first is what is said"
 
 
 def test_the_driver_comes_first_where_its_kernels_run(monkeypatch):

@@ -324,6 +324,20 @@ def test_nothing_in_padding_changes_a_bit(implementation, dtype, reverse):
         assert (padded[~g.mask] == 0).all()
 
 
+@pytest.mark.parametrize("implementation", (*KERNEL, "tpu", "gpu"))
+@either
+def test_padding_alone_changes_no_bit(implementation, dtype, reverse):
+    """Of a kernel's state and its gradient; XLA's chunks multiply, and lose a zero's sign."""
+    g = given(dtype=dtype)
+    numbers = jnp.array([np.inf, -0.0, np.nan, 1.5], dtype)
+    h0, d_final = (jnp.broadcast_to(n, g.h0.shape) for n in (numbers, -numbers))
+    none = jnp.zeros_like(g.mask)
+    g = g._replace(h0=h0, mask=none, starts=none, weights=(d_final, g.weights[1]))
+    (state, _), (*_, d_h0) = run(g, implementation, reverse)
+    assert np.asarray(state).tobytes() == np.asarray(h0).tobytes()
+    assert np.asarray(d_h0).tobytes() == np.asarray(d_final).tobytes()
+
+
 @pytest.mark.parametrize("implementation", (REFERENCE, *FASTER))
 @either
 def test_an_episode_does_not_see_another(implementation, dtype, reverse):

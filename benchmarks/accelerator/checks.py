@@ -124,7 +124,7 @@ def implementations(cell, dtype, shape):
     return [name for name in _BEST_FIRST if why_not(name, *layer) is None]
 
 
-def chosen(cell, dtype, shape):
+def usual(cell, dtype, shape):
     """The name of the one that a user gets, who asks for none."""
     return jaxrnn.explain(*_layer(cell, dtype, linear.fitted(cell, shape))).choices[0].runs
 

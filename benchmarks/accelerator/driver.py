@@ -68,6 +68,7 @@ class Driver:
         self._call("cuCtxSetCurrent", self.context)
         portable_and_mapped = 3
         self._call("cuMemHostAlloc", ctypes.byref(self.word), _size(4), portable_and_mapped)
+        ctypes.memset(self.word, 0, 4)  # no promise of the driver's
         self._call("cuMemHostGetDevicePointer_v2", ctypes.byref(self.given_up), self.word, 0)
 
     def __call__(self, text, shapes, args, *, numbers, members):
@@ -84,17 +85,19 @@ class Driver:
         given = Args(host=self.given_up, member=tuple(members.tolist()))
         for name in ("steps", "rows", "tiles", "groups"):
             setattr(given, name, getattr(numbers, name))
-        places = [self._placed(a.nbytes) for a in (*arrays, *results)]
-        given.array = tuple(place.value for place in places)
+        places = []
         try:
+            for array in (*arrays, *results):
+                places.append(self._placed(array.nbytes))
+            given.array = tuple(place.value for place in places)
             for place, array in zip(places, arrays):
                 self._call("cuMemcpyHtoD_v2", place, _pointer(array), _size(array.nbytes))
             self._launch(function, numbers, given)
             for place, array in zip(places[len(arrays) :], results):
                 self._call("cuMemcpyDtoH_v2", _pointer(array), place, _size(array.nbytes))
         finally:
-            for place in places:
-                self._call("cuMemFree_v2", place)
+            for place in places:  # after a failure it may fail too, and is not what is wrong
+                self.cuda.cuMemFree_v2(place)
         if ctypes.cast(self.word, ctypes.POINTER(ctypes.c_uint))[0]:
             raise Failed("a block waited in vain for another one and gave up")
         return results

@@ -14,8 +14,7 @@ import jax
 import jaxrnn
 from benchmarks.accelerator import linear
 from benchmarks.accelerator.cases import packed, unpacked
-from benchmarks.accelerator.checks import chosen as usual
-from benchmarks.accelerator.checks import implementations
+from benchmarks.accelerator.checks import implementations, usual
 from benchmarks.shared import contenders, scans, timing
 from benchmarks.shared.contenders import OURS, with_jax
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape

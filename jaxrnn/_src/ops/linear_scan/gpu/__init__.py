@@ -25,8 +25,6 @@ SECTOR = 32  # bytes that memory moves at least
 
 def unsupported(problem: Problem, operands: Operands, target: Target) -> str | None:
     """Why the kernel can't run the problem, or None."""
-    if target.platform not in ("cuda", "gpu") and not launch.EMULATED:
-        return f"it is for NVIDIA GPUs, not for {target.platform}"
     why = launch.why_not(target)
     if why is not None:
         return why

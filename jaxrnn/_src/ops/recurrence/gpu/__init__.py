@@ -41,8 +41,6 @@ _ROUNDED = (
 
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
-    if target.platform not in ("cuda", "gpu") and not launch.EMULATED:
-        return f"it is for NVIDIA GPUs, not for {target.platform}"
     why = launch.why_not(target) or (MIXED if target.mixed else None)
     if why:
         return why

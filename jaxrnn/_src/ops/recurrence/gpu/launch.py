@@ -25,13 +25,15 @@ FLAG = 128  # bytes before the exchange: see exchange.cu
 MOST_POLLS = 1 << 24
 RING = 64  # places of a ring, whose words are emptied half of it ahead: see exchange.cu
 MOST_EXCHANGE = 64 << 20  # bytes of an exchange without a ring: about what an L2 cache holds
-EMULATED: Any = None  # in tests: runs a kernel's source on a CPU
+EMULATED: Any = None  # in tests and benchmarks: has a kernel's source in place of a GPU
 
 
 def why_not(target: Target) -> str | None:
     """Why no kernel can be made for a target or launched there, or None."""
     if EMULATED:
         return None
+    if target.platform not in ("cuda", "gpu"):
+        return f"it is for NVIDIA GPUs, not for {target.platform}"
     # For no GPU in particular, all is there.
     missing = None if target.chip is None else library.missing()
     found = missing or chips.find(target)
@@ -57,8 +59,8 @@ class Numbers(NamedTuple):
       blocks: of a group.
       at_once: groups of a launch; the others follow in launches of their own.
       threads, shared: of a block; bytes of shared memory.
-      steps, rows, tiles, groups: what the kernel is told; a tile is a part of the rows, and a
-        group runs one tile of a head or a member.
+      steps, rows, tiles, groups: what the kernel is told; a tile is a part of the rows, or of
+        their channels too, and a group runs one tile of a head or a member.
       together: whether all blocks of a launch are on the chip at once, and have an exchange.
       cluster: how many blocks are close together; 1 if none need to be.
     """
