@@ -254,7 +254,10 @@ def test_a_ring_goes_no_further_than_a_window():
 
 
 def test_a_nan_stays_in_its_episode():
-    """Also where the episode ends in a later stretch: next, two on, or in the same."""
+    """Also where the episode ends in a later stretch: next, two on, or in the same.
+
+    So do gradients: of a loss that is NaN too, those of the next episode.
+    """
     memories = jaxrnn.mlstm, jaxrnn.delta_net, jaxrnn.gla, jaxrnn.attention
     cell = jaxrnn.parallel(jaxrnn.lru(3), *(memory(2, heads=1) for memory in memories))
     params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, 4, 3))
@@ -262,16 +265,26 @@ def test_a_nan_stays_in_its_episode():
         xs = xs.at[step, row].set(jnp.nan)
     starts = jnp.zeros((T, 4), bool).at[14].set(True)
     mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
-    run = functools.partial(jaxrnn.unroll, cell, starts=starts)
+
+    def run(params, xs, **options):
+        def loss(xs):
+            state, ys = jaxrnn.unroll(cell, params, xs, starts=starts, **options)
+            return jnp.sin(ys).sum(), (state, ys)
+
+        return jax.grad(loss, has_aux=True)(xs)
+
     with jax.set_mesh(mesh):
-        state, ys = jax.jit(functools.partial(run, time_axis="time"))(params, xs)
-    want = jax.jit(run)(params, xs)
-    for came, alone in zip(jax.tree.leaves((state, ys)), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(came, alone, rtol=0, atol=1e-12)
+        d_xs, (state, ys) = jax.jit(functools.partial(run, time_axis="time"))(params, xs)
+    d_want, want = jax.jit(run)(params, xs)
+    came = *jax.tree.leaves((state, ys)), d_xs[14:], d_xs[:, 3]
+    alone = *jax.tree.leaves(want), d_want[14:], d_want[:, 3]
+    for one, other in zip(came, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
     assert (
         np.isnan(ys[13, :3]).any(-1).all()
         and np.isfinite(ys[14:]).all()
         and np.isfinite(ys[:, 3]).all()
+        and np.isfinite(d_xs[14:]).all()
     )
 
 

@@ -100,7 +100,9 @@ def _entry(name):
         _listed(PEERS.get(name, ())),
     )
     parameters = _listed(_parameters(params))
-    states = _listed(_shape(leaf) for leaf in jax.tree.leaves(state))
+    shapes = [_shape(leaf) for leaf in jax.tree.leaves(state)]
+    names = cell.states if len(cell.states) == len(shapes) else ()
+    states = ", ".join([f"`{n}` {s}" for n, s in zip(names, shapes)] or shapes)
     section = f"""
 ### {name}
 
@@ -149,7 +151,8 @@ def _shape(array):
 def _multiple(n):
     for size, letter in ((_HIDDEN, "H"), (_INPUTS, "I")):
         if n and n % size == 0:
-            return f"{n // size} {letter}"
+            wide = (n // size - 1) * 4 == size  # of all heads, with an offset
+            return f"({letter} / 4 + 1) {letter}" if wide else f"{n // size} {letter}"
         if n * 4 == size or n * 8 == size:  # of a head, and at a place
             return f"{letter} / {size // n}"
         if (n - 1) * 4 == size:  # of a head, and its sum of keys

@@ -58,7 +58,7 @@ def lifted(
         ``params -> dict``.
       outputs: ``(params, ys, x) -> ys``, for all steps at once; None if y is the output.
       beside: names of what each step is given beside its features. The cell's input is then a
-        dict, of ``x`` [..., I] and each of them.
+        dict, of ``x`` [..., I] and each of them, and so is the x of ``inputs`` and ``outputs``.
 
     Returns:
       A ``Cell``. Outputs are in the type of the inputs. Call it in a ``jaxrnn.constructor``, so

@@ -28,11 +28,11 @@ def mamba3(hidden: int, *, heads: int = 4, state: int = 64) -> Cell:
         S = w (S + (1 - l) dt k u') + l dt B v'
         k, u = B, v                               y = S' C + d v
 
-    The trapezoidal rule writes what came before once more: k and u. The rotation makes the states
-    complex numbers, of which the first half of the D features are pairs. As in the authors' code,
-    phi is by tanh and B and C are normalised before each head adds its b. This is their form with
-    one input and one output a head; the gate and the projections of the block are not of this
-    cell. It runs step by step.
+    The trapezoidal rule writes k and u, the B and v of the step before, once more. The first half
+    of the D features is rotated: each two neighbours are a complex number. As in the authors'
+    code, phi has a tanh, and B and C are normalised before each head adds its b. This is their
+    form with one input and one output a head; the gate and the projections of the block are not of
+    this cell. It runs step by step.
 
     Args:
       hidden: H, the size of the output, and of all heads' values together.

@@ -45,7 +45,7 @@ def matrix_memory(
       v: [T, B, N, E], in the same.
       log_f, log_i: the gates' logarithms [T, B, N], in the type of the arithmetic.
       state: ``(C, m)``, [B, N, D, E] and [B, N], in the type of the arithmetic.
-      stabilised: whether ``log_i`` may be above 0; without, m is 0.
+      stabilised: whether ``log_i`` may be above 0; without, m is 0, and has no gradient of use.
       mask: bool [T, B], true at a real step; at others the state is held and y and m are 0.
       starts: bool [T, B], true where a new episode begins: C and m are zero there.
       reverse: from the last step to the first.

@@ -20,12 +20,12 @@ def run(whole, operands, axis, reverse, stabilised):
     own = time_axis.cuts(operands.starts, none)
     least = jnp.full_like(m, _NOTHING) if stabilised else m
     end, _ = whole(operands._replace(state=(jnp.zeros_like(memory), least)))
-    left = select(operands.mask, operands.log_f, 0).sum(0)
+    left = select(~own, select(operands.mask, operands.log_f, 0).sum(0), 0)  # or a NaN would pass
     nothing = jnp.zeros_like(left)
 
     def combine(earlier, later):
         (left, memory, m, cut), (more, end, top, again) = earlier, later
-        memory, m = select(~again, (memory, m), 0)
+        left, memory, m = select(~again, (left, memory, m), 0)  # a NaN stays in its episode
         found = jnp.maximum(more + m, top) if stabilised else m
         found = select(again, top, found)
         # A memory that was cut off is zero: nothing is left of it, whatever the exponential.
