@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxrnn
-from benchmarks.shared import collectives, display, machine, record, zoo
+from benchmarks.shared import collectives, display, machine, memory, record, zoo
 from benchmarks.shared.options import several
 
 SIZES = {"T": 4096, "B": 2, "H": 16}
@@ -70,19 +70,12 @@ def measure(name, T, B, H):
             return None
         programs[count] = found
     forward, gradient = programs[max(COUNTS)]
-    memory = {}
-    for count, (_, program) in programs.items():
-        plan = program.memory_analysis()
-        assert plan is not None  # a CPU has one
-        memory[str(count)] = (
-            plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-        )
     lengths = {T, T // max(COUNTS)}
     return {
         "cell": name,
         "forward": counted(forward.as_text(), lengths),
         "gradient": counted(gradient.as_text(), lengths),
-        "memory": memory,
+        "memory": {str(count): memory.planned(both[1]) for count, both in programs.items()},
     }
 
 

@@ -45,7 +45,7 @@ class RNN(nn.Module):
         none.
 
     Raises:
-      TypeError: ``cell`` is no ``Cell``.
+      TypeError: ``cell`` is no ``Cell``; ``partitioning`` gives what is no tuple.
       ValueError: ``partitioning`` names a parameter that the cell has not, or not all of its axes.
 
     >>> import jaxrnn.linen

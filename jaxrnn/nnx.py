@@ -49,7 +49,8 @@ class RNN(nnx.Module):
       deterministic: true after ``eval()``: the cell draws nothing.
 
     Raises:
-      TypeError: ``cell`` is no ``Cell``, or ``rngs`` no ``nnx.Rngs`` where one is needed.
+      TypeError: ``cell`` is no ``Cell``, or ``rngs`` no ``nnx.Rngs`` where one is needed;
+        ``partitioning`` gives what is no tuple.
       ValueError: ``partitioning`` names a parameter that the cell has not, or not all of its axes.
 
     >>> from flax import nnx

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from test_once import compilations
 
 import jaxrnn
 from benchmarks.shared import collectives
@@ -145,6 +146,18 @@ def test_weights_over_devices_are_gathered_once():
     # The candidate's part of a GRU's r is gathered apart from the gates'.
     gathered = sum(e.bytes for e in found if e.kind == "all-gather")
     assert gathered == sum(a.nbytes for a in jax.tree.leaves(params))
+
+
+def test_weights_over_devices_outside_of_jit():
+    """The same, and what has run once is not compiled again."""
+    cell, xs = jaxrnn.lstm(8), jnp.ones((5, 2, 3))
+    params = cell.init(jax.random.key(0), 3)
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    given, run = over_units(mesh, params), lambda params: jaxrnn.unroll(cell, params, xs)
+    assert cases.error(run(given), run(params)) < 1e-6
+    with compilations() as second:
+        run(given)
+    assert not second
 
 
 def test_a_step_leaves_units_where_they_are():

@@ -89,6 +89,22 @@ def test_the_numbers_of_the_stack(cell, depth, kind, reverse):
     assert sizes == {CHUNK * B // (4 // depth) * (5 if cell is DEEP else 3)}, "a chunk's outputs"
 
 
+@pytest.mark.parametrize("steps, rows", ((T, 0), (1, 2)), ids=("no rows", "one step"))
+def test_little_to_do(steps, rows):
+    cell = stack(jaxrnn.gru(3), jaxrnn.lstm(4))
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((steps, rows, 3))
+
+    def run(cell):
+        loss = lambda params: (jaxrnn.unroll(cell, params, xs)[1] ** 2).sum()
+        return jax.jit(lambda params: (jaxrnn.unroll(cell, params, xs), jax.grad(loss)(params)))
+
+    mesh = jax.make_mesh((2,), ("depth",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        came = run(jaxrnn.wavefront(cell, axis="depth", chunk=CHUNK))(params)
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    jax.tree.map(close, came, run(cell)(params))
+
+
 @pytest.mark.parametrize(
     "make, error, words",
     (

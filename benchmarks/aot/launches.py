@@ -6,8 +6,9 @@ that only names or regroups what is there already. An asynchronous instruction c
 starts. A loop launches its body's kernels once an iteration.
 """
 
-import re
 from typing import NamedTuple
+
+from benchmarks.shared import hlo
 
 FREE = {
     "after-all",
@@ -18,12 +19,6 @@ FREE = {
     "parameter",
     "tuple",
 }
-
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = .*?\s([a-z][a-z0-9-]*)\(")
-CALLED = re.compile(r"(?:to_apply|calls)=%?([\w.-]+)")
-BODY = re.compile(r"body=%?([\w.-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 class Launches(NamedTuple):
@@ -48,7 +43,7 @@ def count(text):
     Raises:
       ValueError: what it launches depends on the data.
     """
-    found, entry = computations(text)
+    found, entry = hlo.computations(text)
     loops = []
     return Launches(_count(entry, found, loops, 1), loops)
 
@@ -59,37 +54,13 @@ def _count(name, computations, loops, times):
     for opcode, line in computations[name]:
         kind = opcode.removesuffix("-start")
         if kind == "while":
-            iterations, place = times * trips(line), len(loops)
-            inside = _count(BODY.search(line)[1], computations, loops, iterations)
+            iterations, place = times * hlo.trips(line), len(loops)
+            inside = _count(hlo.BODY.search(line)[1], computations, loops, iterations)
             loops.insert(place, (iterations, inside))
         elif kind == "conditional":
             raise ValueError(f"only one of its branches runs: {line.strip()}")
         elif kind == "call":
-            launches += _count(CALLED.search(line)[1], computations, loops, times)
+            launches += _count(hlo.CALLED.search(line)[1], computations, loops, times)
         elif kind not in FREE and not kind.endswith("-done"):
             launches += 1
     return launches
-
-
-def trips(line):
-    """How many times the body of a ``while`` runs.
-
-    Raises:
-      ValueError: the data say.
-    """
-    known = _TRIPS.search(line)
-    if known is None:
-        raise ValueError(f"a loop without a known number of iterations: {line.strip()}")
-    return int(known[1])
-
-
-def computations(text):
-    """``{name: [(opcode, line)]}`` of all computations, and the name of the entry."""
-    found, entry, instructions = {}, None, []
-    for line in text.splitlines():
-        if header := _COMPUTATION.fullmatch(line):
-            instructions = found[header[2]] = []
-            entry = header[2] if header[1] else entry
-        elif instruction := _INSTRUCTION.match(line):
-            instructions.append((instruction[1], line))
-    return found, entry

@@ -9,7 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
-from benchmarks.aot import launches
+from benchmarks.shared import hlo
 
 # To be in the environment, as LIBTPU_INIT_ARGS, before libtpu is loaded: the last of its many
 # listings alone, which is the program's.
@@ -108,8 +108,8 @@ def kernel(text, kernels, name, steps, cycles):
 
 def loops(text, kernels, steps):
     """The ``Step`` of each of XLA's loops over ``steps``, in the order they run."""
-    (found, entry), shapes = launches.computations(text), _shapes(text)
-    bodies = [launches.BODY.search(line)[1] for opcode, line in found[entry] if opcode == "while"]
+    (found, entry), shapes = hlo.computations(text), _shapes(text)
+    bodies = [hlo.BODY.search(line)[1] for opcode, line in found[entry] if opcode == "while"]
     return [_xla_step(found[body], kernels, shapes, steps) for body in bodies]
 
 

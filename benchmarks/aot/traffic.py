@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from benchmarks.aot import launches, schedule
+from benchmarks.shared import hlo
 
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (.*?)\s[a-z][a-z0-9-]*\((.*?)\)(?:, |$)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -32,7 +33,7 @@ def count(text):
     Raises:
       ValueError: what it moves depends on the data.
     """
-    found, entry = launches.computations(text)
+    found, entry = hlo.computations(text)
     computations = {}
     for name, lines in found.items():
         body = computations[name] = {}
@@ -54,7 +55,7 @@ def _moved(computations, body):
         if it.opcode == "conditional":
             raise ValueError(f"only one of its branches runs: {it.line.strip()}")
         if it.opcode in ("while", "call"):
-            times = launches.trips(it.line) if it.opcode == "while" else 1
+            times = hlo.trips(it.line) if it.opcode == "while" else 1
             total += times * _moved(computations, computations[_called(it)])
             continue
         if it.opcode.endswith("-done"):
@@ -103,7 +104,7 @@ def _written(computations, body, it):
 
 
 def _called(it):
-    return (launches.BODY if it.opcode == "while" else launches.CALLED).search(it.line)[1]
+    return (hlo.BODY if it.opcode == "while" else hlo.CALLED).search(it.line)[1]
 
 
 def _size(type_, anywhere=False):

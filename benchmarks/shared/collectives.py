@@ -1,13 +1,13 @@
 """What devices exchange, read from a program that XLA has compiled."""
 
+import math
 import re
 from typing import NamedTuple
 
+from benchmarks.shared import hlo
+
 KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-_CALL = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
 _ARRAY = re.compile(r"(pred|[a-z]+)(\d*)\w*\[([\d,]*)\]")
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
-_BODY = re.compile(r" while\(.*body=%?([\w.-]+)")
 
 
 class Exchange(NamedTuple):
@@ -28,15 +28,19 @@ class Exchange(NamedTuple):
 
 def found(text):
     """The ``Exchange``s of a program, in its HLO; what a loop's body calls counts as outside."""
-    bodies, where, exchanges = set(_BODY.findall(text)), None, []
-    for line in text.splitlines():
-        if begin := _COMPUTATION.match(line):
-            where = begin[1]
-        if call := _CALL.search(line):
-            arrays = [(kind, bits, _sizes(dims)) for kind, bits, dims in _ARRAY.findall(call[1])]
-            size = sum(_bytes(*array) for array in arrays)
-            shapes = tuple(sizes for *_, sizes in arrays)
-            exchanges.append(Exchange(call[2], shapes, size, where in bodies))
+    computations, _ = hlo.computations(text)
+    lines = [pair for body in computations.values() for pair in body]
+    bodies = {hlo.BODY.search(line)[1] for opcode, line in lines if opcode == "while"}
+    exchanges = []
+    for name, body in computations.items():
+        for opcode, line in body:
+            kind = opcode.removesuffix("-start")
+            if kind in KINDS:
+                types = line.partition(" = ")[2].partition(f" {opcode}(")[0]
+                arrays = [(k, bits, _sizes(dims)) for k, bits, dims in _ARRAY.findall(types)]
+                shapes = tuple(sizes for *_, sizes in arrays)
+                size = sum(_bytes(*array) for array in arrays)
+                exchanges.append(Exchange(kind, shapes, size, name in bodies))
     return exchanges
 
 
@@ -45,7 +49,4 @@ def _sizes(dims):
 
 
 def _bytes(kind, bits, sizes):
-    count = 1
-    for n in sizes:
-        count *= n
-    return count * (1 if kind == "pred" else int(bits) // 8)
+    return math.prod(sizes) * (1 if kind == "pred" else int(bits) // 8)

@@ -5,6 +5,8 @@ exchange a state at every step instead, and a kernel cannot. T steps of B rows m
 numbers, and T times the wait for an exchange; the weights are G H (I + H) numbers, once.
 """
 
+import functools
+
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -30,7 +32,12 @@ def _now(a, *, members):
     sharding = getattr(a, "sharding", None)
     if sharding is None or sharding.is_fully_replicated:
         return a
-    return jax.jit(lambda a: _gathered.bind(a, members=members))(a)
+    return _compiled(a, members)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _compiled(a, members):
+    return _gathered.bind(a, members=members)
 
 
 def _batched(args, dims, *, members):

@@ -150,7 +150,7 @@ def _run(cells, outputs, axis, chunk, params, state, xs, options):
     def cut(a, more=0):
         """[T, ...] as [chunks, chunk, ...], filled up with zeros, and so many chunks of them."""
         rest = jnp.zeros(((chunks + more) * chunk - steps, *a.shape[1:]), a.dtype)
-        return jnp.concatenate([a, rest]).reshape(-1, chunk, *a.shape[1:])
+        return jnp.concatenate([a, rest]).reshape(chunks + more, chunk, *a.shape[1:])
 
     xs = jax.tree.map(lambda a: cut(a, count - 1), xs)  # one for each turn of the first device
     flags = jax.tree.map(cut, (mask, options.starts))
@@ -205,7 +205,7 @@ def _run(cells, outputs, axis, chunk, params, state, xs, options):
         return lax.psum(a.astype(jnp.int32), axis) > 0 if a.dtype == bool else lax.psum(a, axis)
 
     state = tuple(of(i // each, own) for i, own in enumerate(state))
-    ys = jax.tree.map(lambda a: a[count - 1 :].reshape(-1, *a.shape[2:])[:steps], ys)
+    ys = jax.tree.map(lambda a: a[count - 1 :].reshape(chunks * chunk, *a.shape[2:])[:steps], ys)
     return state, of(count - 1, ys)
 
 
@@ -230,7 +230,7 @@ class _Message:
         return jnp.zeros((*self.lead, self.size), self.dtype)
 
     def write(self, a):
-        a = a.reshape(*self.lead, -1)
+        a = a.reshape(*self.lead, math.prod(a.shape[len(self.lead) :]))
         rest = jnp.zeros((*self.lead, self.size - a.shape[-1]), a.dtype)
         return jnp.concatenate([a, rest], -1)
 

@@ -20,7 +20,7 @@ class Problem(NamedTuple):
     window: int | None  # how many positions back a query sees, itself included; None: all
     plain: bool
     implementation: str | None
-    devices: Any = None  # see `placement.wants_devices`
+    devices: Any = None  # see ``sharding.wants_devices``
 
 
 class Operands(NamedTuple):
