@@ -495,7 +495,8 @@ def test_what_the_kernel_for_gpus_cannot_run():
     with instead((library, "missing", lambda: None), (compiler, "capabilities", lambda: (90,))):
         assert why(g) is None and why(given(dtype="complex64", constant=True)) is None
         assert "no GPU of compute capability 9.0 has run it" in why(g, None)
-        assert "jax.shard_map" in why(g, devices=4)
+        assert "inside of jax.shard_map it runs" in why(g, devices=4)
+        assert "over other mesh axes" in why(g, devices=4, mixed=True)
         assert "no row" in why(given(batch=(0,))) and "no row" in why(given(size=0))
         assert "no abacus is here" in why(g, chip="abacus")
 

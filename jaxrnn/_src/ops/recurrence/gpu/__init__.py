@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn._src.core.lowering_target import MIXED
 from jaxrnn._src.ops.recurrence import problem as p
 from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, source, tiling
 from jaxrnn._src.ops.recurrence.gpu.chips import KIB
@@ -41,8 +40,8 @@ _ROUNDED = (
 
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
-    why = launch.why_not(target) or (MIXED if target.mixed else None)
-    if why:
+    why = launch.why_not(target)
+    if why is not None:
         return why
     chip = launch.chip(target)
     sizes = (*operands.xs.shape, *operands.r.shape, operands.w.shape[2], target.members)

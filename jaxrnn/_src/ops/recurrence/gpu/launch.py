@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.core.lowering_target import MIXED, Target
 from jaxrnn._src.ops.recurrence.gpu import chips, cubins, library, tiling
 from jaxrnn._src.ops.recurrence.gpu.chips import Chip
 
@@ -30,8 +30,10 @@ EMULATED: Any = None  # in tests and benchmarks: has a kernel's source in place 
 
 def why_not(target: Target) -> str | None:
     """Why no kernel can be made for a target or launched there, or None."""
-    if EMULATED:
-        return None
+    return (None if EMULATED else _not_there(target)) or (MIXED if target.mixed else None)
+
+
+def _not_there(target):
     if target.platform not in ("cuda", "gpu"):
         return f"it is for NVIDIA GPUs, not for {target.platform}"
     # For no GPU in particular, all is there.
