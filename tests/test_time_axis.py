@@ -259,7 +259,8 @@ def test_a_nan_stays_in_its_episode():
     So do gradients: of a loss that is NaN too, those of the next episode.
     """
     memories = jaxrnn.mlstm, jaxrnn.delta_net, jaxrnn.gla, jaxrnn.attention
-    cell = jaxrnn.parallel(jaxrnn.lru(3), *(memory(2, heads=1) for memory in memories))
+    diagonal = jaxrnn.lru(3), jaxrnn.min_gru(2)
+    cell = jaxrnn.parallel(*diagonal, *(memory(2, heads=1) for memory in memories))
     params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, 4, 3))
     for row, step in enumerate((1, 9, 13)):
         xs = xs.at[step, row].set(jnp.nan)

@@ -28,7 +28,7 @@ def run(whole, operands, axis, reverse):
 def _combine(earlier, later):
     """Two neighbouring stretches as one: product of factors, end, and whether episodes begin."""
     (first, state, cut), (product, end, again) = earlier, later
-    state = select(~again, state, 0)  # a NaN stays in its episode
+    first, state = select(~again, (first, state), 0)  # a NaN stays in its episode
     return _times(product, first), _times(product, state) + end, cut | again
 
 
