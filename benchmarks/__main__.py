@@ -10,6 +10,7 @@ COMMANDS = {
     "peers": "the same LSTM and GRU in jaxrnn and in other libraries",
     "attention": "an attention layer in jaxrnn, PyTorch and Flax",
     "linear": "the linear recurrence, JAX's scans, and a copy of as many bytes",
+    "streams": "one step of a stream, and a reading of its weights",
     "cells": "a layer of every cell of the library",
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
     "plans": "every plan of the kernel for NVIDIA GPUs, on one: see `make accelerator-kernel`",
