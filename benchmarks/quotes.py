@@ -25,6 +25,7 @@ PAGES = (
     DOCS / "gpu-kernel.md",
     DOCS / "guides" / "long-sequences.md",
     DOCS / "guides" / "many-devices.md",
+    DOCS / "guides" / "serving.md",
 )
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 MODES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}

@@ -17,13 +17,14 @@ pytest.importorskip("optax", reason=NEEDED)
 pytest.importorskip("rich", reason=NEEDED)
 
 
-from cases import NO_KERNEL  # noqa: E402
+from cases import NO_KERNEL, error  # noqa: E402
 
 import jaxrnn  # noqa: E402
 from benchmarks import (  # noqa: E402
     __main__,
     attention,
     devices,
+    exported,
     int8,
     linear,
     peers,
@@ -240,6 +241,7 @@ WRITE |= {
         "cells",
         "accelerator",
         "plans",
+        "exported",
         "int8",
         "aot",
         "residuals",
@@ -464,6 +466,29 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
     assert content["words"] == peers.sentences(content["rows"])
     printed = " ".join(capsys.readouterr().out.split())
     assert all(sentence in printed for sentence in content["words"])
+
+
+@pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+def test_exported_programs(tmp_path, monkeypatch):
+    """With the kernel and without, of the same numbers; the words are those of the rows."""
+    shape = Shape("small", 2, 5, 3, 4)
+    monkeypatch.setitem(exported.SHAPES, "small", shape)
+    kept = []
+    monkeypatch.setattr(
+        exported,
+        "programs",
+        lambda *given, of=exported.programs: kept.append(of(*given)) or kept[0],
+    )
+    given = ["--cells", "gru", "--shapes", "small", "--seconds", "0", "--out", str(tmp_path)]
+    assert exported.main(given) == 0
+    content = json.loads((tmp_path / "exported-cpu.json").read_text())
+    [row], [calls] = content["rows"], kept
+    plain, with_kernel = (row["ratio"][name][0] for name in exported.EXPORTS)
+    assert f"takes {plain:.2f} times" in content["words"][0]
+    assert content["words"][0].endswith(f"{with_kernel:.2f} times.")
+    wanted = calls[exported.UNROLL]()
+    for name in exported.EXPORTS:
+        assert error(calls[name](), wanted) < 1e-6
 
 
 @pytest.mark.usefixtures("plain_jax")
