@@ -15,6 +15,7 @@ COMMANDS = {
     "plans": "every plan of the kernel for NVIDIA GPUs, on one: see `make accelerator-kernel`",
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
+    "memories": "what XLA moves and launches for a matrix memory, compiled for an H200",
     "int8": "what int8 weights cost in accuracy",
     "registers": "registers and spills of the kernels for GPUs, compiled without one",
     "devices": "what devices exchange that time is divided over, and their memory",

@@ -241,6 +241,7 @@ WRITE |= {
         "plans",
         "int8",
         "aot",
+        "memories",
         "residuals",
         "registers",
         "devices",
