@@ -55,23 +55,22 @@ def measure(case, way):
     """A row: the counts of one program."""
     function, arguments = program(case, way)
     with aot_gpu.heard():
-        program, seconds = compiled(function, *arguments)
-    text = program.as_text()
+        made, seconds = compiled(function, *arguments)
+    text = made.as_text()
     found, moved = launches.count(text), traffic.count(text)
     kernels = found.outside + sum(times * inside for times, inside in found.loops)
-    least = _bytes(arguments) + _bytes(jax.eval_shape(function, *arguments))
-    predicted = {
-        "kernels": kernels * LAUNCH,
-        "bytes": moved / BANDWIDTH,
-        "least": least / BANDWIDTH,
-    }
+    once = least(function, arguments)
     return {
         **case._asdict(),
         "way": way,
         "bytes": moved,
         "least": once,
         "kernels": kernels,
-        "milliseconds": {"kernels": kernels * LAUNCH, **predicted},
+        "milliseconds": {
+            "kernels": kernels * LAUNCH,
+            "bytes": moved / BANDWIDTH,
+            "least": once / BANDWIDTH,
+        },
         "compile_seconds": seconds,
     }
 

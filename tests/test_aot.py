@@ -372,7 +372,7 @@ def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
     factors, state, gates = 2 * 130 * heads * (4 + 4 + 5), 4 * heads * (4 * 5 + 1), 4 * 130 * heads
     ys, ms = 4 * 130 * heads * 5, gates
     assert row["least"] == factors + 2 * gates + 2 * state + ys + ms
-    assert row["bytes"] > row["least"] and row["kernels"] > 3 * 4  # three chunks
+    assert row["bytes"] > row["least"] and row["kernels"] > 3  # chunks
     assert row["milliseconds"]["kernels"] == row["kernels"] * 2e-3
     assert f"{row['kernels']:,} kernels" in capsys.readouterr().out
     both = memories.least(*memories.program(case, "forward and backward"))
