@@ -3,9 +3,9 @@
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
 kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of``, ``the exchanges of``, ``the clusters of``, ``the copies of`` and ``the readings
-of`` stand for tables of it. So the pages
-say what a command said of the result that is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the copies of`` and
+``the readings of`` stand for tables of it. So the pages say what a command said of the result that
+is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -285,6 +285,33 @@ def _registers(result):
     return _table(["chip", *columns], shown, columns)
 
 
+def _chunks(result):
+    """Of each matrix memory, what XLA's chunks move and launch, and the time that it predicts."""
+    columns = {
+        "bytes": "MB moved",
+        "least": "the least MB",
+        "kernels": "kernels",
+        "launching": "ms, 2 µs a kernel",
+        "moving": "ms, bytes moved",
+        "ideal": "ms, the least",
+    }
+    cases = {}
+    for row in result["rows"]:
+        predicted = row["milliseconds"]
+        case = (
+            f"{row['gate']}, {row['dtype']}, B={row['B']} N={row['N']} D={row['D']}, {row['way']}"
+        )
+        cases[case] = {
+            "bytes": f"{row['bytes'] / 1e6:,.0f}",
+            "least": f"{row['least'] / 1e6:,.0f}",
+            "kernels": f"{row['kernels']:,}",
+            "launching": f"{predicted['kernels']:.1f}",
+            "moving": f"{predicted['bytes']:.2f}",
+            "ideal": f"{predicted['least']:.2f}",
+        }
+    return _table([f"T={result['rows'][0]['T']:,}", *columns.values()], cases, columns)
+
+
 def _exchanges(result):
     """Of each cell, what devices exchange, forward and with the gradient, and their memory."""
     few, many = sorted(map(int, result["rows"][0]["memory"]))
@@ -376,4 +403,5 @@ SAYS = {
     "clusters": _clusters,
     "copies": _copies,
     "readings": _readings,
+    "chunks": _chunks,
 }

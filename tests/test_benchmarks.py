@@ -244,6 +244,7 @@ WRITE |= {
         "exported",
         "int8",
         "aot",
+        "memories",
         "residuals",
         "registers",
         "devices",
