@@ -32,6 +32,7 @@ from benchmarks import (  # noqa: E402
     registers,
     residuals,
     sequences,
+    streams,
 )
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
 from benchmarks.shared import ceiling, collectives, held, machine, record, text, timing  # noqa: E402
@@ -243,9 +244,11 @@ WRITE |= {
         "exported",
         "int8",
         "aot",
+        "memories",
         "residuals",
         "registers",
         "devices",
+        "streams",
     )
 }
 
@@ -507,6 +510,20 @@ def test_the_linear_recurrence(tmp_path, monkeypatch):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-4), given[0], other
             )
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_a_step_of_a_stream(tmp_path, monkeypatch):
+    """Two layers of a GRU of 3 units: 2 * (2 * 3 * 9 + 12) numbers are read."""
+    monkeypatch.setattr(streams, "LAYERS", (2,))
+    monkeypatch.setattr(streams, "SIZES", (3,))
+    given = ["--cells", "gru", "--peers", "linen"]
+    assert streams.main([*given, "--seconds", "0", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "streams-cpu.json").read_text())["rows"]
+    assert row["bytes"] == 132 * 4 and set(row["samples"]) == {"jaxrnn", "empty", "read", "linen"}
+    assert all(min(samples) > 0 for samples in row["samples"].values())
+    own = [a - b for a, b in zip(row["samples"]["jaxrnn"], row["samples"]["empty"])]
+    assert row["step"] == list(timing.summary(own))
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
