@@ -1,200 +1,152 @@
-"""Matrix memories by their rules: chunks and steps beside linear attention, and memory by T.
+"""Matrix memories on an H200 that is not there: what XLA's chunks move and launch, counted.
 
-Each rule runs in chunks, as accelerators run it, as a scan of the step, and as the library
-chooses; linear attention of the same size takes turns with it. How much memory a program needs is
-its compiler's plan, and nothing runs for it. A run goes on where another stopped: rows that the
-file has are not made again.
+Nothing runs. XLA compiles for the GPU described in ``aot/h200.txtpb``. The kernels of its program
+are counted, and the bytes that they move, beside the least: every input and result once.
 """
 
 import argparse
 import datetime
-import functools
-import itertools
-import json
-import os
+from typing import NamedTuple
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.shared import display, machine, memory, record, rules, timing
-from benchmarks.shared.options import several
-from benchmarks.shared.words import listed
+from benchmarks.aot import gpu as aot_gpu
+from benchmarks.aot import launches, traffic
+from benchmarks.shared import display, machine, record
+from benchmarks.shared.timing import compiled
+from jaxrnn._src.ops.matrix_memory import matrix_memory
 
-PARTS = ("memory", "times")
-LENGTHS = (1024, 4096, 16384)
-FORMS = {"chunks": rules.chunks, "jaxrnn": rules.ours, "scan": rules.scan}
-MOST = 3.0  # times linear attention's, a Householder step, that chunks may take
+WAYS = ("forward", "forward and backward")
+LAUNCH = 2e-3  # milliseconds of a kernel at least, supposed
+BANDWIDTH = 3.35e9  # bytes a millisecond, of an H100
 NOTES = {
-    "jaxrnn": "as the library chooses: on a CPU the steps of some rules, not chunks",
-    "samples": "seconds of the forward, the second of two calls in a row; sample i of all"
-    " contenders is from round i; those with `base` are linear attention's, of the same size",
-    "chunks, chosen": "time of chunks, and of what the library chooses, over that of linear"
-    " attention's; of a rule that writes several times a step, for each time:"
-    " [median, lower quartile, upper]",
-    "scan": "time of the scan of the step over jaxrnn's, in the same way",
-    "memory": f"{memory.NOTE}; of the forward, and of the gradient of all arrays",
+    "bytes": "that the program moves, as benchmarks/aot/traffic.py counts them",
+    "least": "bytes of every input and result once",
+    "kernels": "that it launches, those of a loop in each of its turns",
+    "milliseconds": "predicted: 2 microseconds for each kernel, or all bytes at 3.35 TB/s",
 }
+
+
+class Case(NamedTuple):
+    """A memory whose values are as wide as its keys; those of an ``exp`` gate have one more."""
+
+    gate: str
+    dtype: str
+    T: int
+    B: int
+    N: int
+    D: int
+
+    def __str__(self):
+        return f"{self.gate:<7} {self.dtype:<8} T={self.T} B={self.B} N={self.N} D={self.D}"
+
+
+CASES = (
+    Case("sigmoid", "bfloat16", 4096, 8, 4, 128),
+    Case("exp", "bfloat16", 4096, 8, 4, 128),
+    Case("exp", "float32", 4096, 8, 4, 128),
+    Case("exp", "bfloat16", 4096, 64, 4, 128),
+    Case("exp", "bfloat16", 4096, 8, 4, 256),
+)
+
+
+def measure(case, way):
+    """A row: the counts of one program."""
+    function, arguments = program(case, way)
+    with aot_gpu.heard():
+        made, seconds = compiled(function, *arguments)
+    text = made.as_text()
+    found, moved = launches.count(text), traffic.count(text)
+    kernels = found.outside + sum(times * inside for times, inside in found.loops)
+    once = least(function, arguments)
+    return {
+        **case._asdict(),
+        "way": way,
+        "bytes": moved,
+        "least": once,
+        "kernels": kernels,
+        "milliseconds": {
+            "kernels": kernels * LAUNCH,
+            "bytes": moved / BANDWIDTH,
+            "least": once / BANDWIDTH,
+        },
+        "compile_seconds": seconds,
+    }
+
+
+def program(case, way):
+    """What is compiled, and what its arguments look like."""
+    _, dtype, steps, *heads, width = case
+    stabilised = case.gate == "exp"
+    place = NamedSharding(aot_gpu.devices(1), PartitionSpec())
+
+    def array(*sizes, dtype="float32"):
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=place)
+
+    def forward(*operands):
+        return matrix_memory(*operands, stabilised=stabilised, implementation="xla")
+
+    def both(operands, cotangents):
+        return jax.vjp(forward, *operands)[1](cotangents)
+
+    keys = array(steps, *heads, width, dtype=dtype)
+    values = array(steps, *heads, width + stabilised, dtype=dtype)
+    gates = array(steps, *heads)
+    state = array(*heads, width, width + stabilised), array(*heads)
+    operands = keys, keys, values, gates, gates, state
+    if way == "forward":
+        return forward, operands
+    out = jax.eval_shape(forward, *operands)
+    return both, (operands, jax.tree.map(lambda a: array(*a.shape, dtype=a.dtype), out))
+
+
+def least(function, arguments):
+    """The bytes of every input and result once."""
+    arrays = arguments, jax.eval_shape(function, *arguments)
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(arrays))
 
 
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks memories",
-        description="Times the rules of matrix memories, and asks how much memory they take.",
+        description="Compiles matrix memories for an H200, and counts bytes and kernels.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    several(parser, "rules", rules.RULES)
-    several(parser, "parts", PARTS)
-    several(parser, "lengths", LENGTHS, kind=int)
-    for name, usual in dict(batch=1, heads=4, width=64).items():
-        parser.add_argument(f"--{name}", type=int, default=usual)
-    parser.add_argument("--seconds", type=float, default=5.0, help="to time each row, about")
+    parser.add_argument("--most", type=int, help="memories to compile; None for all")
     record.add_folder(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     """Runs the job; its exit status."""
-    chosen, console, about = parse(argv), display.console(), machine.describe()
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    path = chosen.out / f"memories-{about['platform']}.json"
-    sizes = {name: getattr(chosen, name) for name in ("batch", "heads", "width")}
-    before = _before(path, sizes)
-    rows, recorded = before.get("rows", []), before.get("recorded", {})
-    known = {_case(row) for row in rows}
-    wanted = [
-        (part, rule, length)
-        for part in chosen.parts
-        for length in chosen.lengths
-        for rule in chosen.rules
-    ]
-    cases = [case for case in wanted if case not in known]
-    console.print(f"[bold]Matrix memories[/]\n{machine.line(about)}")
-    console.print(f"{len(wanted) - len(cases)} of {len(wanted)} rows are there already\n")
-    with display.progress(console, len(cases)) as step:
-        for part, rule, length in cases:
-            size = rules.Size(length, *sizes.values())
-            with step(f"{part:<6} {rule:<16} {size}") as done:
-                row = {"part": part, "rule": rule, "T": length}
-                row |= planned(rule, size) if part == "memory" else timed(rule, size, chosen)
-                done(_brief(row))
-            rows.append(row)
-            recorded[part] = {"date": begin, "machine": about}
-            record.save(
-                path,
-                {
-                    "benchmark": "memories",
-                    "recorded": recorded,
-                    "options": sizes,
-                    "notes": NOTES,
-                    "words": sentences(rows),
-                    "rows": rows,
-                },
-            )
-    for sentence in sentences(rows):
-        console.print(sentence)
-    console.print(f"\nwritten: {path}")
+    chosen = parse(argv)
+    console = display.console()
+    if needed := aot_gpu.missing():
+        console.print(f"pip install {' '.join(needed)}", markup=False)
+        return 1
+    aot_gpu.prepare()
+    jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
+    rows = []
+    work = [(case, way) for case in CASES[: chosen.most] for way in WAYS]
+    with display.progress(console, len(work)) as step:
+        for case, way in work:
+            with step(f"{case} {way}") as done:
+                rows.append(measure(case, way))
+                done(brief(rows[-1]))
+    content = {
+        "benchmark": "memories",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe((*machine.PACKAGES, "jax-cuda13-plugin")),
+        "notes": NOTES,
+        "rows": rows,
+    }
+    record.save(chosen.out / "memories.json", content)
+    console.print(f"written: {chosen.out / 'memories.json'}", markup=False)
     return 0
 
 
-def planned(rule, size):
-    """How many bytes the programs need, forward and with a gradient."""
-
-    def loss(forward, taken):
-        return (forward(taken) ** 2).sum()
-
-    taken, found = jax.eval_shape(lambda: rules.arrays(rule, size)), {}
-    for name in ("jaxrnn", "scan"):
-        forward = functools.partial(FORMS[name], rule)
-        ways = {"forward": forward, "gradient": jax.grad(functools.partial(loss, forward))}
-        found[name] = {
-            way: memory.planned(timing.compiled(program, taken)[0])
-            for way, program in ways.items()
-        }
-    return {"memory": found}
-
-
-def timed(rule, size, chosen):
-    """Seconds of every form, and of linear attention in turn with them."""
-    calls, writes = {}, rules.RULES[rule].writes
-    for prefix, name in (("", rule), ("base ", rules.BASE)):
-        taken = rules.arrays(name, size)
-        for form in FORMS if not prefix else ("chunks", "jaxrnn"):
-            program, _ = timing.compiled(functools.partial(FORMS[form], name), taken)
-            calls[prefix + form] = functools.partial(program, taken)
-    samples = timing.interleaved(calls, seconds=chosen.seconds)
-    over = lambda a, b, by=1: [r / by for r in timing.ratio(samples[a], samples[b])]
-    return {
-        "samples": samples,
-        "chunks": over("chunks", "base chunks", writes),
-        "chosen": over("jaxrnn", "base jaxrnn", writes),
-        "scan": over("scan", "jaxrnn"),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
-def sentences(rows):
-    """What the rows say."""
-    said = []
-    for length in sorted({row["T"] for row in rows if row["part"] == "times"}):
-        times = {r["rule"]: r for r in rows if (r["part"], r["T"]) == ("times", length)}
-        over = [f"{n} {r['chunks'][0]:.1f}" for n, r in times.items() if r["chunks"][0] > MOST]
-        chosen, scan = (
-            _range((row[name][0], rule) for rule, row in times.items())
-            for name in ("chosen", "scan")
-        )
-        said.append(
-            f"T={length:,}: in chunks, {len(times) - len(over)} of {len(times)} rules take at most"
-            f" {MOST:.0f} times linear attention's time, a write"
-            f"{f'; more: {listed(over)}' if over else ''}. As the library chooses, they take"
-            f" {chosen} times linear attention's; a scan of the step takes {scan} times ours."
-        )
-    for way, name in itertools.product(("forward", "gradient"), ("jaxrnn", "scan")):
-        if growths := _growths(rows, name, way):
-            said.append(
-                f"memory, {way}, {name}: bytes a step at T={max(LENGTHS):,} are {_range(growths)}"
-                f" of those at T={min(LENGTHS):,}."
-            )
-    return said
-
-
-def _range(ratios):
-    """The least and the most of ``(ratio, rule)``."""
-    ratios = sorted(ratios)
-    (least, first), (most, last) = ratios[0], ratios[-1]
-    return f"{least:.2f} ({first}) to {most:.2f} ({last})"
-
-
-def _growths(rows, name, way):
-    """Bytes a step of the longest sequence over the shortest's: ``(ratio, rule)`` of each rule."""
-    bytes_of = {
-        (row["rule"], row["T"]): row["memory"][name][way] / row["T"]
-        for row in rows
-        if row["part"] == "memory"
-    }
-    least, most = min(LENGTHS), max(LENGTHS)
-    return [
-        (size / bytes_of[rule, least], rule)
-        for (rule, length), size in bytes_of.items()
-        if length == most and (rule, least) in bytes_of
-    ]
-
-
-def _brief(row):
-    if row["part"] == "memory":
-        found = row["memory"]["jaxrnn"]
-        return ", ".join(f"{way} {size / 2**20:.1f} MiB" for way, size in found.items())
-    chunks, scan = (f"{row[name][0]:.2f}" for name in ("chunks", "scan"))
-    return f"chunks {chunks} of linear attention's, scan {scan} of jaxrnn's"
-
-
-def _before(path, sizes):
-    """What a run that stopped has written."""
-    if not path.exists():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["options"] != sizes:
-        raise SystemExit(f"{path} is of {content['options']}, not of {sizes}: take another --out")
-    return content
-
-
-def _case(row):
-    return row["part"], row["rule"], row["T"]
+def brief(row):
+    """A row in a few words."""
+    moved, least = (f"{row[name] / 1e6:,.0f} MB" for name in ("bytes", "least"))
+    return f"{moved} in {row['kernels']:,} kernels, at least {least}"

@@ -17,24 +17,35 @@ pytest.importorskip("optax", reason=NEEDED)
 pytest.importorskip("rich", reason=NEEDED)
 
 
-from cases import NO_KERNEL  # noqa: E402
+from cases import NO_KERNEL, error  # noqa: E402
 
 import jaxrnn  # noqa: E402
 from benchmarks import (  # noqa: E402
     __main__,
     attention,
     devices,
+    exported,
     int8,
     linear,
-    memories,
     peers,
     programs,
     registers,
     residuals,
+    rules,
     sequences,
+    streams,
 )
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
-from benchmarks.shared import ceiling, collectives, held, machine, record, rules, text, timing  # noqa: E402
+from benchmarks.shared import (  # noqa: E402
+    ceiling,
+    collectives,
+    held,
+    machine,
+    memory_rules,
+    record,
+    text,
+    timing,
+)
 from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.shared.model import BYTES, Model  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
@@ -237,15 +248,18 @@ WRITE |= {
         "attention",
         "peers",
         "linear",
-        "memories",
+        "rules",
         "cells",
         "accelerator",
         "plans",
+        "exported",
         "int8",
         "aot",
+        "memories",
         "residuals",
         "registers",
         "devices",
+        "streams",
     )
 }
 
@@ -466,6 +480,29 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
     assert all(sentence in printed for sentence in content["words"])
 
 
+@pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+def test_exported_programs(tmp_path, monkeypatch):
+    """With the kernel and without, of the same numbers; the words are those of the rows."""
+    shape = Shape("small", 2, 5, 3, 4)
+    monkeypatch.setitem(exported.SHAPES, "small", shape)
+    kept = []
+    monkeypatch.setattr(
+        exported,
+        "programs",
+        lambda *given, of=exported.programs: kept.append(of(*given)) or kept[0],
+    )
+    given = ["--cells", "gru", "--shapes", "small", "--seconds", "0", "--out", str(tmp_path)]
+    assert exported.main(given) == 0
+    content = json.loads((tmp_path / "exported-cpu.json").read_text())
+    [row], [calls] = content["rows"], kept
+    plain, with_kernel = (row["ratio"][name][0] for name in exported.EXPORTS)
+    assert f"takes {plain:.2f} times" in content["words"][0]
+    assert content["words"][0].endswith(f"{with_kernel:.2f} times.")
+    wanted = calls[exported.UNROLL]()
+    for name in exported.EXPORTS:
+        assert error(calls[name](), wanted) < 1e-6
+
+
 @pytest.mark.usefixtures("plain_jax")
 def test_the_linear_recurrence(tmp_path, monkeypatch):
     shape = linear.Shape(5, 2, 3)
@@ -489,12 +526,12 @@ def test_the_linear_recurrence(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("plain_jax")
 def test_matrix_memories(tmp_path, monkeypatch):
     """Every form gives what the others do; a second run goes on with the rows that are missing."""
-    monkeypatch.setattr(memories, "LENGTHS", (2, 4))
+    monkeypatch.setattr(rules, "LENGTHS", (2, 4))
     sizes = "--batch", "1", "--heads", "2", "--width", "4", "--seconds", "0"
     given = [*sizes, "--rules", "delta_product", "--out", str(tmp_path), "--lengths"]
-    assert memories.main([*given, "4", "--parts", "times"]) == 0
-    assert memories.main([*given, "4", "--parts", "memory"]) == 0
-    content = json.loads((tmp_path / "memories-cpu.json").read_text())
+    assert rules.main([*given, "4", "--parts", "times"]) == 0
+    assert rules.main([*given, "4", "--parts", "memory"]) == 0
+    content = json.loads((tmp_path / "rules-cpu.json").read_text())
     kinds = [(row["part"], row["T"]) for row in content["rows"]]
     assert kinds == [("times", 4), ("memory", 4)]
     assert set(content["recorded"]) == {"times", "memory"}
@@ -507,16 +544,30 @@ def test_matrix_memories(tmp_path, monkeypatch):
     assert planned["memory"]["jaxrnn"]["forward"] >= 4 * 4 * 2 * 4 * (5 * 2 + 1)
     assert [said[:4] for said in content["words"]] == ["T=4:"]
     shorter = planned | {"T": 2}  # as many bytes for half of the steps
-    said = memories.sentences([*content["rows"], shorter])
+    said = rules.sentences([*content["rows"], shorter])
     assert len(said) == 5 and all("0.50 (delta_product) to 0.50" in each for each in said[1:])
-    assert memories.main([*given, "4"]) == 0
-    assert json.loads((tmp_path / "memories-cpu.json").read_text())["rows"] == content["rows"]
+    assert rules.main([*given, "4"]) == 0
+    assert json.loads((tmp_path / "rules-cpu.json").read_text())["rows"] == content["rows"]
     for rule in ("delta_product", "rwkv6", "mlstm"):
-        taken = rules.arrays(rule, rules.Size(6, 1, 2, 4))
-        forms = jax.jit(lambda taken, rule=rule: [f(rule, taken) for f in memories.FORMS.values()])
+        taken = memory_rules.arrays(rule, memory_rules.Size(6, 1, 2, 4))
+        forms = jax.jit(lambda taken, rule=rule: [f(rule, taken) for f in rules.FORMS.values()])
         ys = np.array(forms(taken))
         assert ys.shape == (3, 6, 1, 2, 4)
         np.testing.assert_allclose(ys, np.broadcast_to(ys[:1], ys.shape), 1e-4, 1e-5)
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_a_step_of_a_stream(tmp_path, monkeypatch):
+    """Two layers of a GRU of 3 units: 2 * (2 * 3 * 9 + 12) numbers are read."""
+    monkeypatch.setattr(streams, "LAYERS", (2,))
+    monkeypatch.setattr(streams, "SIZES", (3,))
+    given = ["--cells", "gru", "--peers", "linen"]
+    assert streams.main([*given, "--seconds", "0", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "streams-cpu.json").read_text())["rows"]
+    assert row["bytes"] == 132 * 4 and set(row["samples"]) == {"jaxrnn", "empty", "read", "linen"}
+    assert all(min(samples) > 0 for samples in row["samples"].values())
+    own = [a - b for a, b in zip(row["samples"]["jaxrnn"], row["samples"]["empty"])]
+    assert row["step"] == list(timing.summary(own))
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))

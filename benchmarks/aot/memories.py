@@ -13,14 +13,14 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.aot import schedule, traffic
 from benchmarks.aot import tpu as aot_tpu
-from benchmarks.shared import display, rules
+from benchmarks.shared import display, memory_rules
 from benchmarks.shared.timing import compiled
 
 # XLA would keep shorter arrays in VMEM; of longer ones a scan's gradient fits no HBM.
-SIZE = rules.Size(T=2048, B=8, N=8, D=128)
+SIZE = memory_rules.Size(T=2048, B=8, N=8, D=128)
 CHIPS = ("v5e", "v6e")
 WAYS = ("forward", "backward")
-CONTENDERS = {"jaxrnn": rules.ours, "scan": rules.scan}
+CONTENDERS = {"jaxrnn": memory_rules.ours, "scan": memory_rules.scan}
 
 
 class Case(NamedTuple):
@@ -39,7 +39,7 @@ def cases(chips):
     The scan of a rule that writes twice is that of twice the steps.
     """
     for chip in chips:
-        for name, rule in rules.RULES.items() if chip in CHIPS else ():
+        for name, rule in memory_rules.RULES.items() if chip in CHIPS else ():
             both = chip == "v6e" and rule.writes == 1
             yield Case(chip, name), tuple(CONTENDERS) if both else ("jaxrnn",)
 
@@ -85,7 +85,7 @@ def _function(contender, rule, way, place):
         return jax.tree.map(array, tree)
 
     function = functools.partial(contender, rule)
-    taken = jax.eval_shape(lambda: rules.arrays(rule, SIZE))
+    taken = jax.eval_shape(lambda: memory_rules.arrays(rule, SIZE))
     if way == "forward":
         return function, on_device(taken)
     ys, pull = jax.eval_shape(lambda taken: jax.vjp(function, taken), taken)
@@ -94,7 +94,7 @@ def _function(contender, rule, way, place):
 
 def least(rule, way):
     """The bytes of every input and result once: of the backward also ys and the gradients."""
-    taken = jax.eval_shape(lambda: rules.arrays(rule, SIZE))
+    taken = jax.eval_shape(lambda: memory_rules.arrays(rule, SIZE))
     given = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(taken))
     read = 4 * SIZE.T * SIZE.B * SIZE.N * SIZE.D
     return given + read if way == "forward" else 2 * given + read
@@ -120,7 +120,7 @@ def table(rows):
     for row in rows:
         figures = (
             _both(row, "cycles", ",.0f"),
-            " / ".join(f"{ratio:.1f}" for ratio in rules.over_base(row, rows)),
+            " / ".join(f"{ratio:.1f}" for ratio in memory_rules.over_base(row, rows)),
             _both(row, "microseconds", ".2f"),
             _both(row, "times_least", ".1f"),
         )
