@@ -548,7 +548,7 @@ def test_matrix_memories(tmp_path, monkeypatch):
     assert len(said) == 5 and all("0.50 (delta_product) to 0.50" in each for each in said[1:])
     assert rules.main([*given, "4"]) == 0
     assert json.loads((tmp_path / "rules-cpu.json").read_text())["rows"] == content["rows"]
-    for rule in ("delta_product", "rwkv6", "mlstm"):
+    for rule in ("rwkv6", "mlstm"):
         taken = memory_rules.arrays(rule, memory_rules.Size(6, 1, 2, 4))
         forms = jax.jit(lambda taken, rule=rule: [f(rule, taken) for f in rules.FORMS.values()])
         ys = np.array(forms(taken))
