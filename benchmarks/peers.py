@@ -12,7 +12,15 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 
 from benchmarks.shared import ceiling, display, machine, memory, record, timing
-from benchmarks.shared.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES, USUAL
+from benchmarks.shared.contenders import (
+    CELLS,
+    CONTENDERS,
+    DIRECTIONS,
+    MATMULS,
+    OURS,
+    TITLES,
+    USUAL,
+)
 from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES, Shape
 from benchmarks.shared.words import against, best, quotient
@@ -162,7 +170,8 @@ def measure(chosen, direction, cell, shape):
 def operations(row):
     """Of a layer's products."""
     shape = Shape(**row["shape"])
-    forward = 2 * shape.T * shape.B * CELLS[row["cell"]][1](shape.I, shape.H)
+    of_input, recurrent = MATMULS[row["cell"]]
+    forward = 2 * shape.T * shape.B * shape.H * (of_input * shape.I + recurrent * shape.H)
     return forward if row["direction"] == "forward" else 3 * forward
 
 

@@ -1,8 +1,5 @@
 """The kernel for loops whose steps have products, sums and programs."""
 
-import functools
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +15,7 @@ T, B, H, P = 4, 5, 19, 6
 
 
 def step(others, state, x, dot):
-    """Two products of which one takes two arrays, sums over one and two axes, values of one row."""
+    """Two products, the second of two arrays; sums over one and two axes; numbers of a row."""
     (h, c), (x, scale) = state, x
     z = dot("r", h).reshape(*h.shape[:-1], 2, H)
     z = z - z.mean((-2, -1), keepdims=True)
@@ -75,7 +72,7 @@ def test_a_row_has_its_bits_alone_and_in_any_batch():
     """And in every run."""
 
     def run(rows):
-        of_rows = lambda tree, axis: jax.tree.map(lambda a: a[(slice(None),) * axis + (rows,)], tree)
+        of_rows = lambda tree, axis: jax.tree.map(lambda a: a[:, rows] if axis else a[rows], tree)
         whole = drawn(dtype="float32")
         moving = whole | {n: of_rows(whole[n], 0) for n in ("state", "initial")}
         moving["xs"] = of_rows(whole["xs"], 1)

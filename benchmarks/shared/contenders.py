@@ -22,20 +22,23 @@ from benchmarks.shared.machine import cores
 from benchmarks.shared.memory import planned
 from benchmarks.shared.timing import compiled
 
-# By name, ``H -> Cell`` with outputs of size H, and what a row of one step multiplies.
+# By name, ``H -> Cell`` with outputs of size H.
 CELLS = {
-    "lstm": (jaxrnn.lstm, lambda I, H: 4 * H * (I + H)),
-    "gru": (jaxrnn.gru, lambda I, H: 3 * H * (I + H)),
-    "gru_reset_before": (
-        functools.partial(jaxrnn.gru, reset_after=False),
-        lambda I, H: 3 * H * (I + H),
-    ),
-    "lstm_projection": (
-        lambda hidden: jaxrnn.lstm(2 * hidden, projection=hidden),
-        lambda I, H: 8 * H * (I + H) + 2 * H * H,
-    ),
-    "layer_norm_lstm": (jaxrnn.layer_norm_lstm, lambda I, H: 4 * H * (I + H)),
-    "multiplicative_lstm": (jaxrnn.multiplicative_lstm, lambda I, H: 5 * H * (I + H)),
+    "lstm": jaxrnn.lstm,
+    "gru": jaxrnn.gru,
+    "gru_reset_before": functools.partial(jaxrnn.gru, reset_after=False),
+    "lstm_projection": lambda hidden: jaxrnn.lstm(2 * hidden, projection=hidden),
+    "layer_norm_lstm": jaxrnn.layer_norm_lstm,
+    "multiplicative_lstm": jaxrnn.multiplicative_lstm,
+}
+# What a row of one step multiplies: so many matrices [I, H], and so many [H, H].
+MATMULS = {
+    "lstm": (4, 4),
+    "gru": (3, 3),
+    "gru_reset_before": (3, 3),
+    "lstm_projection": (8, 10),
+    "layer_norm_lstm": (4, 4),
+    "multiplicative_lstm": (5, 5),
 }
 USUAL = ("lstm", "gru")  # what every library has
 DIRECTIONS = ("forward", "value_and_grad")
@@ -46,8 +49,7 @@ TITLES = {
 
 
 def ours(cell, shape, dtype, implementation=None):
-    make = CELLS[cell][0] if cell in CELLS else getattr(jaxrnn, cell)
-    layer = make(shape.H)
+    layer = (CELLS.get(cell) or getattr(jaxrnn, cell))(shape.H)
     params = jax.eval_shape(lambda: layer.init(jax.random.key(0), shape.I))
 
     def apply(params, xs):

@@ -44,7 +44,7 @@ class _Wanted(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """What a body is given beside what it carries: of each step and row, of each row, or of all."""
+    """What a body is given beside what it carries: for each step and row, a row, or all."""
 
     xs: Any
     mask: Any

@@ -41,8 +41,8 @@ class Parts(NamedTuple):
       widths: of the buffers. Each has an element for each unit of every row.
       parts: the parts, as numbers.
       programs: those that parts name.
-      carry: ``(array, offset, buffer, new)`` of each stretch of what is carried: the buffer that it
-        is in, and the one with its new value.
+      carry: ``(array, offset, buffer, new)`` of each stretch of what is carried: the buffer that
+        it is in, and the one with its new value.
       made: the widths of the arrays that a step writes.
       outputs: of each output of the body ``(kind, which)``: an array that a step writes, or an
         input that it equals.
