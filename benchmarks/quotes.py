@@ -3,8 +3,9 @@
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
 kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of``, ``the exchanges of`` and ``the clusters of`` stand for tables of it. So the pages
-say what a command said of the result that is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the copies of`` and
+``the readings of`` stand for tables of it. So the pages say what a command said of the result that
+is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -24,6 +25,7 @@ PAGES = (
     DOCS / "gpu-kernel.md",
     DOCS / "guides" / "long-sequences.md",
     DOCS / "guides" / "many-devices.md",
+    DOCS / "guides" / "serving.md",
 )
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 MODES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}
@@ -283,6 +285,33 @@ def _registers(result):
     return _table(["chip", *columns], shown, columns)
 
 
+def _chunks(result):
+    """Of each matrix memory, what XLA's chunks move and launch, and the time that it predicts."""
+    columns = {
+        "bytes": "MB moved",
+        "least": "the least MB",
+        "kernels": "kernels",
+        "launching": "ms, 2 µs a kernel",
+        "moving": "ms, bytes moved",
+        "ideal": "ms, the least",
+    }
+    cases = {}
+    for row in result["rows"]:
+        predicted = row["milliseconds"]
+        case = (
+            f"{row['gate']}, {row['dtype']}, B={row['B']} N={row['N']} D={row['D']}, {row['way']}"
+        )
+        cases[case] = {
+            "bytes": f"{row['bytes'] / 1e6:,.0f}",
+            "least": f"{row['least'] / 1e6:,.0f}",
+            "kernels": f"{row['kernels']:,}",
+            "launching": f"{predicted['kernels']:.1f}",
+            "moving": f"{predicted['bytes']:.2f}",
+            "ideal": f"{predicted['least']:.2f}",
+        }
+    return _table([f"T={result['rows'][0]['T']:,}", *columns.values()], cases, columns)
+
+
 def _exchanges(result):
     """Of each cell, what devices exchange, forward and with the gradient, and their memory."""
     few, many = sorted(map(int, result["rows"][0]["memory"]))
@@ -305,6 +334,41 @@ def _exchanges(result):
             "memory": " and ".join(f"{kib:,.0f}" for kib in memory),
         }
     return _table(["forward / gradient", *columns.values()], cases, columns)
+
+
+def _copies(result):
+    """Of the linear recurrence: its time by that of a copy, and others' times by its own."""
+    peers = {"xla": "XLA, ours", "associative": "associative_scan", "scan": "scan"}
+    columns = {"bytes": "MiB", "time": "µs", "copy": "by a copy's", **peers}
+    cases = {}
+    for row in result["rows"]:
+        sizes = " ".join(f"{letter}={size:,}" for letter, size in row["shape"].items())
+        ratios = {name: ratio[0] for name, ratio in row["ratio"].items()}
+        cases[f"{row['direction']}, {row['kind']}, {sizes}"] = {
+            "bytes": f"{row['bytes'] / 2**20:,.1f}",
+            "time": f"{1e6 * row['seconds']['jaxrnn']:,.0f}",
+            "copy": f"{ratios['copy']:.2f}",
+            **{name: f"{1 / ratios[name]:.2f}" for name in peers},
+        }
+    return _table(["", *columns.values()], cases, columns)
+
+
+def _readings(result):
+    """Of a step of a stream: its time beyond an empty call, in readings of the weights too."""
+    peers = {"linen": "Flax Linen", "torch": "PyTorch"}
+    columns = {"bytes": "MiB", "call": "µs a call", "step": "beyond an empty call"}
+    columns |= {"reads": "in readings", **peers}
+    cases = {}
+    for row in result["rows"]:
+        layers = "" if row["layers"] == 1 else f"{row['layers']} layers, "
+        cases[f"{row['cell'].upper()}, {layers}H={row['H']}"] = {
+            "bytes": f"{row['bytes'] / 2**20:.2f}",
+            "call": f"{1e6 * row['seconds']['jaxrnn']:.1f}",
+            "step": f"{1e6 * row['step'][0]:.1f}",
+            "reads": f"{row['reads'][0]:.2f}",
+            **{name: f"{row['ratio'][name][0]:.2f}" for name in peers},
+        }
+    return _table(["", *columns.values()], cases, columns)
 
 
 def _spilled(row):
@@ -337,4 +401,7 @@ SAYS = {
     "registers": _registers,
     "exchanges": _exchanges,
     "clusters": _clusters,
+    "copies": _copies,
+    "readings": _readings,
+    "chunks": _chunks,
 }

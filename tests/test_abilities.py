@@ -44,13 +44,17 @@ def test_word_problems(which, count, order):
     elements = np.eye(count, dtype=int)[list(itertools.permutations(range(count)))]
     if which == "a5":
         elements = elements[np.linalg.det(elements) > 0]
-    table = tasks.permutations(count, which == "a5")
+    table, generators = tasks.permutations(count, which == "a5")
     assert len(elements) == order and table.shape == (order, order)
     assert (elements[table] == elements[:, None] @ elements).all()
+    reached = {0}
+    for _ in range(order):
+        reached |= {int(table[a, b]) for a in reached for b in generators}
+    assert len(reached) == order and symbols.max() == len(generators) - 1
     for row, answers in zip(symbols, wanted):
         product = np.eye(count, dtype=int)
         for symbol, answer in zip(row, answers):
-            product = product @ elements[symbol]
+            product = product @ elements[generators[symbol]]
             assert (product == elements[answer]).all()
 
 
@@ -122,6 +126,7 @@ def test_what_is_right(monkeypatch):
 def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "LENGTHS", (4, 6))
     monkeypatch.setattr(training, "SHORT", 4)
+    training._programs.cache_clear()
     monkeypatch.setattr(training, "BATCH", 4)
     monkeypatch.setattr(training, "CHUNK", 2)
     common = ["--hidden", "8", "--steps", "2", "--out", str(tmp_path), "--seeds", "1"]

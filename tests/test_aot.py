@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
 
-from benchmarks import aot
+from benchmarks import aot, memories
 from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, schedule, traffic
 from benchmarks.aot import linear as aot_linear
@@ -355,6 +355,28 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert "jaxrnn[aot]" in shown
     assert "pip install libtpu jax-cuda13-plugin==1.2.3 nvidia-cuda-nvcc" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
+    """By hand, what is read and written at least: q k v, the gates, and C and m twice."""
+    devices = jax.sharding.Mesh(jax.devices("cpu")[:1], ("batch",))
+    monkeypatch.setattr(aot_gpu, "devices", lambda count: devices)
+    monkeypatch.setattr(aot_gpu, "missing", lambda: [])
+    monkeypatch.setattr(aot_gpu, "prepare", lambda: None)
+    case = memories.Case("exp", "bfloat16", 130, 2, 3, 4)
+    monkeypatch.setattr(memories, "CASES", (case,))
+    monkeypatch.setattr(memories, "WAYS", ("forward",))  # the other takes seconds to compile
+    assert memories.main(["--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "memories.json").read_text())["rows"]
+    heads = 2 * 3
+    factors, state, gates = 2 * 130 * heads * (4 + 4 + 5), 4 * heads * (4 * 5 + 1), 4 * 130 * heads
+    ys, ms = 4 * 130 * heads * 5, gates
+    assert row["least"] == factors + 2 * gates + 2 * state + ys + ms
+    assert row["bytes"] > row["least"] and row["kernels"] > 3  # chunks
+    assert row["milliseconds"]["kernels"] == row["kernels"] * 2e-3
+    assert f"{row['kernels']:,} kernels" in capsys.readouterr().out
+    both = memories.least(*memories.program(case, "forward and backward"))
+    assert both == 2 * (factors + 2 * gates + state) + state + ys + ms
 
 
 # what XLA makes for eight TPUs

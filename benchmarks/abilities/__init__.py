@@ -38,6 +38,7 @@ CELLS = (
     "delta_net_negative",
     "gated_delta_net",
 )
+USUAL = ("parity", "modular", "a5", "mqar", "copying", "adding")
 
 
 def parse(argv):
@@ -47,7 +48,7 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     several(parser, "cells", training.cells(), CELLS)
-    several(parser, "tasks", TASKS)
+    several(parser, "tasks", TASKS, USUAL)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--hidden", type=int, default=64, help="H")
     parser.add_argument("--steps", type=int, default=2000, help="of training, at most")

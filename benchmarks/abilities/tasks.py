@@ -43,27 +43,38 @@ def parity(key, length):
     return jax.nn.one_hot(bits, 2), jnp.cumsum(bits) % 2, jnp.ones(length, bool)
 
 
-def word_problem(products, key, length):
-    """The product of all elements so far, of a group given by its table of products."""
+def word_problem(products, generators, key, length):
+    """The product so far of elements that generate a group, which its table of products gives.
+
+    Words are of few generators: a table of all pairs of 60 elements would take more training to
+    learn than to follow.
+    """
     table = jnp.asarray(products)
-    elements = jax.random.randint(key, (length,), 0, len(products))
+    symbols = jax.random.randint(key, (length,), 0, len(generators))
 
     def step(before, element):
         after = table[before, element]
         return after, after
 
-    _, wanted = jax.lax.scan(step, jnp.int32(0), elements)
-    return jax.nn.one_hot(elements, len(products)), wanted, jnp.ones(length, bool)
+    _, wanted = jax.lax.scan(step, jnp.int32(0), jnp.asarray(generators)[symbols])
+    return jax.nn.one_hot(symbols, len(generators)), wanted, jnp.ones(length, bool)
 
 
 @functools.cache
 def permutations(count, even):
-    """The table of products of S_n or A_n: a, then b. The identity is element 0."""
+    """S_n or, of even ones, A_n for an odd n: the table of products, and what generates all.
+
+    A product is a, then b. The identity is element 0, and among the generators; the others are a
+    cycle of all and one of the first two, or of the first three.
+    """
     parity = lambda p: sum(a > b for a, b in itertools.combinations(p, 2)) % 2
     found = [p for p in itertools.permutations(range(count)) if not (even and parity(p))]
     place = {p: i for i, p in enumerate(found)}
     then = lambda a, b: place[tuple(b[i] for i in a)]
-    return np.array([[then(a, b) for b in found] for a in found], np.int32)
+    table = np.array([[then(a, b) for b in found] for a in found], np.int32)
+    cycle = lambda n: (*range(1, n), 0, *range(n, count))
+    generators = [place[p] for p in (cycle(1), cycle(3 if even else 2), cycle(count))]
+    return table, np.array(generators, np.int32)
 
 
 def recall(key, length):
@@ -121,9 +132,9 @@ def adding(key, length):
 
 
 def _word(count, even):
-    products = permutations(count, even)
-    make = functools.partial(word_problem, products)
-    return Task(make, len(products), len(products), "Merrill et al. 2024, arXiv:2404.08819")
+    products, generators = permutations(count, even)
+    make = functools.partial(word_problem, products, generators)
+    return Task(make, len(generators), len(products), "Liu et al. 2023, arXiv:2210.10749")
 
 
 def _expression(make):

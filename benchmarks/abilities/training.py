@@ -34,11 +34,14 @@ def model(name, task, hidden):
 
 def run(name, which, seed, *, hidden, steps, rate, progress=lambda steps, loss: None):
     """A row of the results: see ``abilities.NOTES``."""
-    task = TASKS[which]()
-    net = model(name, task, hidden)
+    task, net, rule, some = _programs(name, which, hidden, steps, rate)
     key = jax.random.key(seed)
     params = net.init(jax.random.fold_in(key, 0), task.inputs)
-    params, done, loss = _trained(net, task, params, key, steps, rate, progress)
+    state, done, loss = rule.init(params), 0, math.inf
+    while done < steps and loss > LEARNT:
+        params, state, losses = some(params, state, jax.random.fold_in(key, done + 1))
+        done, loss = done + CHUNK, float(losses.mean())
+        progress(done, loss)
     right = {str(length): float(share(net, task, params, length)) for length in LENGTHS}
     cell, own = net.made.args[-2], params[str(len(params) - 2)]
     return {
@@ -64,7 +67,11 @@ def longest(right):
     return found
 
 
-def _trained(net, task, params, key, steps, rate, progress):
+@functools.cache  # one program serves all seeds
+def _programs(name, which, hidden, steps, rate):
+    """The task, the model, the rule of its optimizer, and some steps of training."""
+    task = TASKS[which]()
+    net = model(name, task, hidden)
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20 + 1, steps)
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
@@ -85,14 +92,10 @@ def _trained(net, task, params, key, steps, rate, progress):
             updates, state = rule.update(gradient, state)
             return (optax.apply_updates(params, updates), state), value
 
-        return jax.lax.scan(one, (params, state), jax.random.split(key, CHUNK))
+        (params, state), losses = jax.lax.scan(one, (params, state), jax.random.split(key, CHUNK))
+        return params, state, losses
 
-    state, done, value = rule.init(params), 0, math.inf
-    while done < steps and value > LEARNT:
-        (params, state), values = some(params, state, jax.random.fold_in(key, done + 1))
-        done, value = done + CHUNK, float(values.mean())
-        progress(done, value)
-    return params, done, value
+    return task, net, rule, some
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))

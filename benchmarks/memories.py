@@ -1,0 +1,152 @@
+"""Matrix memories on an H200 that is not there: what XLA's chunks move and launch, counted.
+
+Nothing runs. XLA compiles for the GPU described in ``aot/h200.txtpb``. The kernels of its program
+are counted, and the bytes that they move, beside the least: every input and result once.
+"""
+
+import argparse
+import datetime
+from typing import NamedTuple
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks.aot import gpu as aot_gpu
+from benchmarks.aot import launches, traffic
+from benchmarks.shared import display, machine, record
+from benchmarks.shared.timing import compiled
+from jaxrnn._src.ops.matrix_memory import matrix_memory
+
+WAYS = ("forward", "forward and backward")
+LAUNCH = 2e-3  # milliseconds of a kernel at least, supposed
+BANDWIDTH = 3.35e9  # bytes a millisecond, of an H100
+NOTES = {
+    "bytes": "that the program moves, as benchmarks/aot/traffic.py counts them",
+    "least": "bytes of every input and result once",
+    "kernels": "that it launches, those of a loop in each of its turns",
+    "milliseconds": "predicted: 2 microseconds for each kernel, or all bytes at 3.35 TB/s",
+}
+
+
+class Case(NamedTuple):
+    """A memory whose values are as wide as its keys; those of an ``exp`` gate have one more."""
+
+    gate: str
+    dtype: str
+    T: int
+    B: int
+    N: int
+    D: int
+
+    def __str__(self):
+        return f"{self.gate:<7} {self.dtype:<8} T={self.T} B={self.B} N={self.N} D={self.D}"
+
+
+CASES = (
+    Case("sigmoid", "bfloat16", 4096, 8, 4, 128),
+    Case("exp", "bfloat16", 4096, 8, 4, 128),
+    Case("exp", "float32", 4096, 8, 4, 128),
+    Case("exp", "bfloat16", 4096, 64, 4, 128),
+    Case("exp", "bfloat16", 4096, 8, 4, 256),
+)
+
+
+def measure(case, way):
+    """A row: the counts of one program."""
+    function, arguments = program(case, way)
+    with aot_gpu.heard():
+        made, seconds = compiled(function, *arguments)
+    text = made.as_text()
+    found, moved = launches.count(text), traffic.count(text)
+    kernels = found.outside + sum(times * inside for times, inside in found.loops)
+    once = least(function, arguments)
+    return {
+        **case._asdict(),
+        "way": way,
+        "bytes": moved,
+        "least": once,
+        "kernels": kernels,
+        "milliseconds": {
+            "kernels": kernels * LAUNCH,
+            "bytes": moved / BANDWIDTH,
+            "least": once / BANDWIDTH,
+        },
+        "compile_seconds": seconds,
+    }
+
+
+def program(case, way):
+    """What is compiled, and what its arguments look like."""
+    _, dtype, steps, *heads, width = case
+    stabilised = case.gate == "exp"
+    place = NamedSharding(aot_gpu.devices(1), PartitionSpec())
+
+    def array(*sizes, dtype="float32"):
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=place)
+
+    def forward(*operands):
+        return matrix_memory(*operands, stabilised=stabilised, implementation="xla")
+
+    def both(operands, cotangents):
+        return jax.vjp(forward, *operands)[1](cotangents)
+
+    keys = array(steps, *heads, width, dtype=dtype)
+    values = array(steps, *heads, width + stabilised, dtype=dtype)
+    gates = array(steps, *heads)
+    state = array(*heads, width, width + stabilised), array(*heads)
+    operands = keys, keys, values, gates, gates, state
+    if way == "forward":
+        return forward, operands
+    out = jax.eval_shape(forward, *operands)
+    return both, (operands, jax.tree.map(lambda a: array(*a.shape, dtype=a.dtype), out))
+
+
+def least(function, arguments):
+    """The bytes of every input and result once."""
+    arrays = arguments, jax.eval_shape(function, *arguments)
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(arrays))
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks memories",
+        description="Compiles matrix memories for an H200, and counts bytes and kernels.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--most", type=int, help="memories to compile; None for all")
+    record.add_folder(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Runs the job; its exit status."""
+    chosen = parse(argv)
+    console = display.console()
+    if needed := aot_gpu.missing():
+        console.print(f"pip install {' '.join(needed)}", markup=False)
+        return 1
+    aot_gpu.prepare()
+    jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
+    rows = []
+    work = [(case, way) for case in CASES[: chosen.most] for way in WAYS]
+    with display.progress(console, len(work)) as step:
+        for case, way in work:
+            with step(f"{case} {way}") as done:
+                rows.append(measure(case, way))
+                done(brief(rows[-1]))
+    content = {
+        "benchmark": "memories",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe((*machine.PACKAGES, "jax-cuda13-plugin")),
+        "notes": NOTES,
+        "rows": rows,
+    }
+    record.save(chosen.out / "memories.json", content)
+    console.print(f"written: {chosen.out / 'memories.json'}", markup=False)
+    return 0
+
+
+def brief(row):
+    """A row in a few words."""
+    moved, least = (f"{row[name] / 1e6:,.0f} MB" for name in ("bytes", "least"))
+    return f"{moved} in {row['kernels']:,} kernels, at least {least}"
