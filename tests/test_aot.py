@@ -142,6 +142,16 @@ custom-call(%x, %w), custom_call_target="tpu_custom_call"
 }
 """
 
+# For TPUs XLA does not say how often a loop runs; its condition does.
+CONDITION = """
+%{} (p: (s32[])) -> pred[] {{
+  %p = (s32[]{{:T(128)}}) parameter(0)
+  %end = s32[]{{:T(128)}} constant({})
+  %i = s32[]{{:T(128)}} get-tuple-element(%p), index=0
+  ROOT %less = pred[]{{:T(512)}} compare(%i, %end), direction=LT
+}}
+"""
+
 
 def test_a_schedule_is_read():
     found = schedule.program(BUNDLES.splitlines())
@@ -165,7 +175,7 @@ def test_the_cycles_and_bytes_of_a_step(tmp_path):
     (came,) = schedule.loops(TPU, kernels, 384)
     assert came == schedule.Step(7 + 1 + 8, 128 * 128 * 2 + 2 * 16 * 128 * 2)
     # All of it: the kernel, each of its loops once, and 384 times XLA's.
-    text = TPU.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"384"}}')
+    text = TPU + CONDITION.format("cond", 384)
     assert schedule.whole(text, kernels) == 2 + 4 + 384 * (7 + 1 + 8)
 
 
@@ -222,8 +232,11 @@ def test_bytes_are_counted():
     whole, row = 64 * 16 * 4, 16 * 4
     loop, ends, copy, split = 64 * 2 * row, whole / 2, whole / 4, 2 * whole
     assert traffic.count(MOVES) == loop + ends + copy + split + (2 + 1 / 4) * whole
-    with pytest.raises(ValueError, match="number of iterations"):
-        traffic.count(MOVES.replace('"known_trip_count":{"n":"64"}', ""))
+    unknown = MOVES.replace('"known_trip_count":{"n":"64"}', "")
+    assert traffic.count(unknown + CONDITION.format("c", 64)) == traffic.count(MOVES)
+    for condition in ("", CONDITION.format("c", 64).replace("LT", "NE")):
+        with pytest.raises(ValueError, match="number of iterations"):
+            traffic.count(unknown + condition)
 
 
 def test_the_cycles_of_a_linear_recurrence():
