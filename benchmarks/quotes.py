@@ -3,8 +3,9 @@
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
 kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of``, ``the exchanges of``, ``the clusters of`` and ``the chunks of`` stand for tables of
-it. So the pages say what a command said of the result that is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of`` and ``the products
+of`` stand for tables of it. So the pages say what a command said of the result that is kept, and
+nothing is copied by hand.
 """
 
 import argparse
@@ -310,6 +311,22 @@ def _chunks(result):
     return _table([f"T={result['rows'][0]['T']:,}", *columns.values()], cases, columns)
 
 
+def _products(result):
+    """Of our kernels for a matrix memory, the registers on each chip, and the bytes spilled."""
+    cases, chips, names = {}, {}, {}
+    for row in result["kernels"]:
+        case = f"{row['gate']}, {row['dtype']}, D={row['D']}"
+        spilled = f" ({max(row['spilled'])})" if any(row["spilled"]) else ""
+        found = cases.setdefault(case, {}).setdefault(row["architecture"], {})
+        found[row["kernel"]] = f"{row['registers']}{spilled}"
+        chips.setdefault(row["architecture"]), names.setdefault(row["kernel"])
+    shown = {
+        case: {chip: " / ".join(found[chip].values()) for chip in chips}
+        for case, found in cases.items()
+    }
+    return _table([" / ".join(names), *chips], shown, chips)
+
+
 def _exchanges(result):
     """Of each cell, what devices exchange, forward and with the gradient, and their memory."""
     few, many = sorted(map(int, result["rows"][0]["memory"]))
@@ -365,4 +382,5 @@ SAYS = {
     "exchanges": _exchanges,
     "clusters": _clusters,
     "chunks": _chunks,
+    "products": _products,
 }
