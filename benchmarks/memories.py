@@ -111,19 +111,17 @@ def least(function, arguments):
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(arrays))
 
 
-def kernels(case):
-    """A row for each of our kernels, on each architecture."""
-    for name, chip in registers.CHIPS.items():
-        if chip.clusters:
-            continue
-        function, arguments = program(case, WAYS[1], implementation="gpu")
-        with registers.recorder(chip) as found:
-            jax.jit(function).lower(*arguments)
-        for text in dict.fromkeys(found.texts):
-            said = registers.compiled(text, chip.architecture)
-            loop = said.pop("loop")
-            said["a_tile"] = loop and loop["a_step"]
-            yield {"architecture": name, **case._asdict(), "kernel": _named(text), **said}
+def kernels(case, architecture):
+    """A row for each of our kernels, on an architecture."""
+    chip = registers.CHIPS[architecture]
+    function, arguments = program(case, WAYS[1], implementation="gpu")
+    with registers.recorder(chip) as found:
+        jax.jit(function).lower(*arguments)
+    for text in dict.fromkeys(found.texts):
+        said = registers.compiled(text, chip.architecture)
+        loop = said.pop("loop")
+        said["a_tile"] = loop and loop["a_step"]
+        yield {"architecture": architecture, **case._asdict(), "kernel": _named(text), **said}
 
 
 def _named(text):
@@ -155,32 +153,43 @@ def main(argv=None):
         return 1
     aot_gpu.prepare()
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
-    rows, ours, cases = [], [], CASES[: chosen.most]
-    with display.progress(console, len(cases) * (1 + len(WAYS))) as step:
-        for case in cases:
-            for way in WAYS:
-                with step(f"{case} {way}") as done:
-                    rows.append(measure(case, way))
-                    done(brief(rows[-1]))
-            with step(f"{case} kernels") as done:
-                ours += kernels(case)
-                spilled = max((max(row["spilled"]) for row in ours), default=0)
-                done(f"{len(ours)} kernels, which spill {spilled} bytes at most")
+    cases = CASES[: chosen.most]
     content = {
         "benchmark": "memories",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine.describe((*machine.PACKAGES, "jax-cuda13-plugin")),
         "nvrtc": ".".join(map(str, compiler.version())),
         "notes": NOTES,
-        "rows": rows,
-        "kernels": ours,
+        "rows": [],
+        "kernels": [],
     }
-    record.save(chosen.out / "memories.json", content)
-    console.print(f"written: {chosen.out / 'memories.json'}", markup=False)
+    work = [("rows", case, way) for case in cases for way in WAYS]
+    work += [("kernels", case, chip) for case in cases if _other(case) for chip in _chips()]
+    path = chosen.out / "memories.json"
+    with display.progress(console, len(work)) as step:
+        for what, case, which in work:
+            with step(f"{case} {which}") as done:
+                found = [measure(case, which)] if what == "rows" else [*kernels(case, which)]
+                content[what] += found
+                record.save(path, content)
+                done(brief(found))
+    console.print(f"written: {path}", markup=False)
     return 0
 
 
-def brief(row):
-    """A row in a few words."""
-    moved, least = (f"{row[name] / 1e6:,.0f} MB" for name in ("bytes", "least"))
-    return f"{moved} in {row['kernels']:,} kernels, at least {least}"
+def _other(case):
+    """Whether its kernels are others than those of the cases before it: rows make none."""
+    return case.gate == "exp" and case.B == CASES[0].B
+
+
+def _chips():
+    return [name for name, chip in registers.CHIPS.items() if not chip.clusters]
+
+
+def brief(rows):
+    """What was found in one step, in a few words."""
+    if "kernel" in rows[0]:
+        return ", ".join(f"{row['kernel']} {row['registers']}" for row in rows) + " registers"
+    (row,) = rows
+    moved, once = (f"{row[name] / 1e6:,.0f} MB" for name in ("bytes", "least"))
+    return f"{moved} in {row['kernels']:,} kernels, at least {once}"

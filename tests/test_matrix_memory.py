@@ -172,8 +172,8 @@ def test_what_is_not_finite_stays_in_its_episode(gate, implementation):
 
 
 def on_gpu(dtype, stabilised):
-    """Operands, flags and cotangents: heads of odd widths, two chunks and a part of one."""
-    steps, rows, heads, keys, values = 130, 3, 2, 20, 37
+    """Operands, flags and cotangents: heads of odd widths, a chunk and a part of one."""
+    steps, rows, heads, keys, values = 70, 2, 2, 12, 37
     rng = np.random.default_rng(0)
 
     def random(*sizes, dtype="float32"):
@@ -187,21 +187,23 @@ def on_gpu(dtype, stabilised):
     log_i = log_i if stabilised else np.minimum(log_i, 0)
     memory = random(rows, heads, keys, values)
     mask, starts = rng.random((steps, rows)) < 0.8, rng.random((steps, rows)) < 0.03
-    starts[:, 2] = np.arange(steps) % 50 == 20
-    mask[25, 2] = True  # which a test spoils
+    starts[:, 1] = np.arange(steps) % 30 == 20
+    mask[45, 1] = True  # which a test spoils
     weights = random(*memory.shape), random(*m.shape), random(*v.shape), random(*log_f.shape)
     return (q, k, v, log_f, log_i, (memory, m)), dict(mask=mask, starts=starts), weights
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def memory(implementation, stabilised, reverse, operands, flags, weights):
-    """C, m, ys and ms, and the gradients of the operands, flat."""
+    """C, m, ys and ms, and with ``weights`` the gradients of the operands, flat."""
 
     def run(*operands):
         options = dict(stabilised=stabilised, reverse=reverse, implementation=implementation)
         state, out = matrix_memory.matrix_memory(*operands, **flags, **options)
         return *state, *out
 
+    if weights is None:
+        return jax.tree.leaves(run(*operands))
     out, pull = jax.vjp(run, *operands)
     return jax.tree.leaves((out, pull(weights)))
 
@@ -212,21 +214,25 @@ def memory(implementation, stabilised, reverse, operands, flags, weights):
     [("float32", True, True, 2e-6), ("bfloat16", False, False, 1e-2)],
 )
 def test_chunks_on_a_gpu_are_the_scan_of_the_step(dtype, stabilised, reverse, most):
-    """What is masked is never looked at; what is not finite stays in its row and episode."""
+    """What is masked is never looked at; what is not finite stays in its row and episode.
+
+    In bfloat16 forward alone: g++ compiles each of the kernels.
+    """
     operands, flags, weights = on_gpu(dtype, stabilised)
+    weights = weights if dtype == "float32" else None
     wide = jax.tree.map(lambda a: a.astype("float64"), (operands, weights))
     wanted = memory("reference", stabilised, reverse, wide[0], flags, wide[1])
     spoiled = [np.array(a) for a in operands[:5]]
     for a in spoiled:
         a[~flags["mask"]] = np.nan
-    spoiled[1][25, 2, 0, 3] = np.nan
+    spoiled[1][45, 1, 0, 3] = np.nan
     with emulated(shared=64 << 10), jax.default_matmul_precision("highest"):
         came = memory("gpu", stabilised, reverse, (*spoiled, operands[5]), flags, weights)
-    assert np.isnan(came[2][25, 2, 0]).all() and np.isfinite(came[2][25, 2, 1]).all()
+    assert np.isnan(came[2][45, 1, 0]).all() and np.isfinite(came[2][45, 1, 1]).all()
     for found, true in zip(came, wanted, strict=True):
         found, true = np.array(found, "float64"), np.array(true)
         if len(found) == len(operands[0]):  # time leads
-            found[20:70, 2, 0] = true[20:70, 2, 0] = 0
+            found[20:50, 1, 0] = true[20:50, 1, 0] = 0
         assert cases.error(found, true) < most
 
 
@@ -241,9 +247,9 @@ def test_what_the_kernel_for_gpus_cannot_run():
     with instead((library, "missing", lambda: None), (compiler, "capabilities", lambda: (90,))):
         assert why() is None and why("float32") is None
         assert "no GPU of compute capability 9.0 has run it" in why(implementation=None)
-        assert "float64; the kernel knows float32, bfloat16, float16" in why("float64")
+        assert "int32; the kernel knows float32, bfloat16, float16" in why("int32")
         with instead((gpu, "TILES", ())):
-            assert "keys of 20 and values of 37 in bfloat16 do not fit into 227 KiB" in why()
+            assert "keys of 12 and values of 37 in bfloat16 do not fit into 227 KiB" in why()
     # Wider heads have fewer columns in a block, then none.
     widths = {width: gpu.tile(width, width, 2, 227 << 10) for width in (64, 256, 1024, 2048)}
     assert [found and found[:2] for found in widths.values()] == [(64, 32), (64, 32), None, None]

@@ -250,7 +250,7 @@ struct Vectors {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) run(const __grid_constant__ Args args) {
+extern "C" __global__ void __launch_bounds__(THREADS, 2) run(const __grid_constant__ Args args) {
   SHARED_MEMORY(memory);
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int thread = threadIdx.x, warp = thread / 32;
