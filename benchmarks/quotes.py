@@ -3,9 +3,9 @@
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
 kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of`` and ``the products
-of`` stand for tables of it. So the pages say what a command said of the result that is kept, and
-nothing is copied by hand.
+registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the products of``,
+``the copies of`` and ``the readings of`` stand for tables of it. So the pages say what a command
+said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -25,6 +25,7 @@ PAGES = (
     DOCS / "gpu-kernel.md",
     DOCS / "guides" / "long-sequences.md",
     DOCS / "guides" / "many-devices.md",
+    DOCS / "guides" / "serving.md",
 )
 MARKED = re.compile(r"(<!-- the (\w+) of ([\w-]+) -->\n)[^<]*(<!-- -->)")
 MODES = {"forward": "Forward", "train": "Training", "decode": "Decoding"}
@@ -351,6 +352,41 @@ def _exchanges(result):
     return _table(["forward / gradient", *columns.values()], cases, columns)
 
 
+def _copies(result):
+    """Of the linear recurrence: its time by that of a copy, and others' times by its own."""
+    peers = {"xla": "XLA, ours", "associative": "associative_scan", "scan": "scan"}
+    columns = {"bytes": "MiB", "time": "µs", "copy": "by a copy's", **peers}
+    cases = {}
+    for row in result["rows"]:
+        sizes = " ".join(f"{letter}={size:,}" for letter, size in row["shape"].items())
+        ratios = {name: ratio[0] for name, ratio in row["ratio"].items()}
+        cases[f"{row['direction']}, {row['kind']}, {sizes}"] = {
+            "bytes": f"{row['bytes'] / 2**20:,.1f}",
+            "time": f"{1e6 * row['seconds']['jaxrnn']:,.0f}",
+            "copy": f"{ratios['copy']:.2f}",
+            **{name: f"{1 / ratios[name]:.2f}" for name in peers},
+        }
+    return _table(["", *columns.values()], cases, columns)
+
+
+def _readings(result):
+    """Of a step of a stream: its time beyond an empty call, in readings of the weights too."""
+    peers = {"linen": "Flax Linen", "torch": "PyTorch"}
+    columns = {"bytes": "MiB", "call": "µs a call", "step": "beyond an empty call"}
+    columns |= {"reads": "in readings", **peers}
+    cases = {}
+    for row in result["rows"]:
+        layers = "" if row["layers"] == 1 else f"{row['layers']} layers, "
+        cases[f"{row['cell'].upper()}, {layers}H={row['H']}"] = {
+            "bytes": f"{row['bytes'] / 2**20:.2f}",
+            "call": f"{1e6 * row['seconds']['jaxrnn']:.1f}",
+            "step": f"{1e6 * row['step'][0]:.1f}",
+            "reads": f"{row['reads'][0]:.2f}",
+            **{name: f"{row['ratio'][name][0]:.2f}" for name in peers},
+        }
+    return _table(["", *columns.values()], cases, columns)
+
+
 def _spilled(row):
     """The part of a step's instructions that spill."""
     return row["loop"]["spilled_in_loop"] / row["loop"]["a_step"]
@@ -381,6 +417,8 @@ SAYS = {
     "registers": _registers,
     "exchanges": _exchanges,
     "clusters": _clusters,
+    "copies": _copies,
+    "readings": _readings,
     "chunks": _chunks,
     "products": _products,
 }

@@ -83,6 +83,7 @@ class RNN(nn.Module):
         seq_lengths: InputArray | Sequence[int] | None = None,
         mask: InputArray | None = None,
         starts: InputArray | None = None,
+        segment_ids: InputArray | None = None,
         reverse: bool = False,
         time_major: bool = False,
         deterministic: bool | None = None,
@@ -95,8 +96,9 @@ class RNN(nn.Module):
           state, initial_state: two names of the cell's state; None for the initial one.
           lengths, seq_lengths: two names of int [...batch].
           mask, starts: bool [...batch, T].
+          segment_ids: int [...batch, T], of packed rows.
           reverse: from the last step to the first.
-          time_major: time leads in xs, mask, starts and ys: [T, ...batch, I].
+          time_major: time leads in xs, mask, starts, segment_ids and ys: [T, ...batch, I].
           deterministic: True if the cell draws nothing, False if it has to; None leaves it to
             whether ``apply`` was given the stream "dropout".
           return_state: whether to return the final state too.
@@ -128,6 +130,7 @@ class RNN(nn.Module):
             seq_lengths=seq_lengths,
             mask=mask,
             starts=starts,
+            segment_ids=segment_ids,
             reverse=reverse,
             time_major=time_major,
             key=self.make_rng("dropout") if draw else None,

@@ -102,6 +102,7 @@ class RNN(nnx.Module):
         seq_lengths: InputArray | Sequence[int] | None = None,
         mask: InputArray | None = None,
         starts: InputArray | None = None,
+        segment_ids: InputArray | None = None,
         reverse: bool = False,
         time_major: bool = False,
         deterministic: bool | None = None,
@@ -114,8 +115,9 @@ class RNN(nnx.Module):
           state, initial_state: two names of the cell's state; None for the initial one.
           lengths, seq_lengths: two names of int [...batch].
           mask, starts: bool [...batch, T].
+          segment_ids: int [...batch, T], of packed rows.
           reverse: from the last step to the first.
-          time_major: time leads in xs, mask, starts and ys: [T, ...batch, I].
+          time_major: time leads in xs, mask, starts, segment_ids and ys: [T, ...batch, I].
           deterministic: whether the cell draws nothing in this call; None is the module's own.
           return_state: whether to return the final state too.
           return_states: whether to return the final state and those after all steps.
@@ -138,6 +140,7 @@ class RNN(nnx.Module):
             seq_lengths=seq_lengths,
             mask=mask,
             starts=starts,
+            segment_ids=segment_ids,
             reverse=reverse,
             time_major=time_major,
             key=None if self.rngs is None or deterministic else self.rngs(),

@@ -17,13 +17,14 @@ pytest.importorskip("optax", reason=NEEDED)
 pytest.importorskip("rich", reason=NEEDED)
 
 
-from cases import NO_KERNEL  # noqa: E402
+from cases import NO_KERNEL, error  # noqa: E402
 
 import jaxrnn  # noqa: E402
 from benchmarks import (  # noqa: E402
     __main__,
     attention,
     devices,
+    exported,
     int8,
     linear,
     peers,
@@ -31,6 +32,7 @@ from benchmarks import (  # noqa: E402
     registers,
     residuals,
     sequences,
+    streams,
 )
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
 from benchmarks.shared import ceiling, collectives, held, machine, record, text, timing  # noqa: E402
@@ -239,12 +241,14 @@ WRITE |= {
         "cells",
         "accelerator",
         "plans",
+        "exported",
         "int8",
         "aot",
         "memories",
         "residuals",
         "registers",
         "devices",
+        "streams",
     )
 }
 
@@ -465,6 +469,29 @@ def test_every_peer_has_a_ratio_or_a_reason(tmp_path, monkeypatch, capsys):
     assert all(sentence in printed for sentence in content["words"])
 
 
+@pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+def test_exported_programs(tmp_path, monkeypatch):
+    """With the kernel and without, of the same numbers; the words are those of the rows."""
+    shape = Shape("small", 2, 5, 3, 4)
+    monkeypatch.setitem(exported.SHAPES, "small", shape)
+    kept = []
+    monkeypatch.setattr(
+        exported,
+        "programs",
+        lambda *given, of=exported.programs: kept.append(of(*given)) or kept[0],
+    )
+    given = ["--cells", "gru", "--shapes", "small", "--seconds", "0", "--out", str(tmp_path)]
+    assert exported.main(given) == 0
+    content = json.loads((tmp_path / "exported-cpu.json").read_text())
+    [row], [calls] = content["rows"], kept
+    plain, with_kernel = (row["ratio"][name][0] for name in exported.EXPORTS)
+    assert f"takes {plain:.2f} times" in content["words"][0]
+    assert content["words"][0].endswith(f"{with_kernel:.2f} times.")
+    wanted = calls[exported.UNROLL]()
+    for name in exported.EXPORTS:
+        assert error(calls[name](), wanted) < 1e-6
+
+
 @pytest.mark.usefixtures("plain_jax")
 def test_the_linear_recurrence(tmp_path, monkeypatch):
     shape = linear.Shape(5, 2, 3)
@@ -483,6 +510,20 @@ def test_the_linear_recurrence(tmp_path, monkeypatch):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-4), given[0], other
             )
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_a_step_of_a_stream(tmp_path, monkeypatch):
+    """Two layers of a GRU of 3 units: 2 * (2 * 3 * 9 + 12) numbers are read."""
+    monkeypatch.setattr(streams, "LAYERS", (2,))
+    monkeypatch.setattr(streams, "SIZES", (3,))
+    given = ["--cells", "gru", "--peers", "linen"]
+    assert streams.main([*given, "--seconds", "0", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "streams-cpu.json").read_text())["rows"]
+    assert row["bytes"] == 132 * 4 and set(row["samples"]) == {"jaxrnn", "empty", "read", "linen"}
+    assert all(min(samples) > 0 for samples in row["samples"].values())
+    own = [a - b for a, b in zip(row["samples"]["jaxrnn"], row["samples"]["empty"])]
+    assert row["step"] == list(timing.summary(own))
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))

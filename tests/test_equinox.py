@@ -19,14 +19,16 @@ def test_it_is_unroll_by_rows_and_in_a_batch():
     rnn = jaxrnn.equinox.RNN(CELL, INPUTS, key=jax.random.key(0), inference=True)
     cell, params = rnn.cell_and_params()
     assert cell == CELL and params.keys() == {"0", "1", "2"}
-    lengths, starts = np.array([5, 1, 3], np.int32), np.arange(T * B).reshape(T, B) % 4 == 0
-    options = {"lengths": lengths, "starts": starts, "reverse": True}
+    lengths, ids = np.array([5, 1, 3], np.int32), np.arange(T * B).reshape(T, B) // 4
+    options = {"lengths": lengths, "segment_ids": ids, "reverse": True}
     run = eqx.filter_jit(lambda rnn, **options: rnn(XS, return_states=True, **options))
-    want = jaxrnn.unroll(cell, params, XS, return_states=True, **options)
+    mask, starts = jaxrnn.from_segment_ids(ids)
+    flags = {"mask": mask, "starts": starts, "lengths": lengths, "reverse": True}
+    want = jaxrnn.unroll(cell, params, XS, return_states=True, **flags)
     came = run(rnn, **options)
     assert error(jax.tree.leaves(came), jax.tree.leaves(want)) < 1e-6
-    row = lambda x, n, s: rnn(x, lengths=n, starts=s, reverse=True, return_state=True)
-    state, ys = jax.vmap(row, (1, 0, 1), (0, 1))(XS, lengths, starts)
+    row = lambda x, n, s: rnn(x, lengths=n, segment_ids=s, reverse=True, return_state=True)
+    state, ys = jax.vmap(row, (1, 0, 1), (0, 1))(XS, lengths, ids)
     assert error((jax.tree.leaves(state), ys), (jax.tree.leaves(want[0]), want[1][0])) < 1e-6
     state, y = rnn.step(rnn.initial_state((B,)), XS[0])
     assert error(y, rnn(XS)[0]) < 1e-6

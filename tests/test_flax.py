@@ -206,6 +206,7 @@ def test_errors_are_those_of_unroll(library, run):
         (ValueError, "seq_lengths: got values from 7 to 7", dict(seq_lengths=jnp.full(B, T + 1))),
         (ValueError, f"mask: {shape}", dict(mask=flags)),
         (ValueError, f"starts: {shape}", dict(starts=flags)),
+        (ValueError, f"segment_ids: {shape}", dict(segment_ids=flags.astype(int))),
         (ValueError, "state: got .*, want .*float32\\[4, 4\\]", dict(initial_state=XS)),
     )
     for kind, text, options in bad:
@@ -230,6 +231,14 @@ def test_both_vocabularies(library, run):
         XS.swapaxes(0, 1), **ours, mask=mask.T, starts=mask.T, time_major=True, return_state=True
     )
     assert error(came, wanted) == 0
+    ids = np.int32([[1, 1, 2, 0, 2, 3], [0, 0, 5, 5, 4, 4], [1] * 6, [0] * 6])
+    flags = dict(zip(("mask", "starts"), jaxrnn.from_segment_ids(ids.T)))
+    packed = rnn(XS, segment_ids=ids)
+    assert error(packed, rnn(XS, **{name: flag.T for name, flag in flags.items()})) == 0
+    assert (
+        error(rnn(XS.swapaxes(0, 1), segment_ids=ids.T, time_major=True), packed.swapaxes(0, 1))
+        < 1e-6
+    )
     assert error((swapped[0], swapped[1].swapaxes(0, 1)), wanted) < 1e-6
     for theirs, ours in (("initial_state", "state"), ("seq_lengths", "lengths")):
         with pytest.raises(ValueError, match=f"{theirs}: got it and {ours}, want one"):

@@ -1,5 +1,7 @@
 """Ragged sequences, several to a row: nothing is lost, and no state crosses between them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,14 +43,20 @@ def test_each_sequence_is_run_by_itself(reverse):
     params = cell.init(jax.random.key(0), 2)
     sequences = [one["xs"] for one in ragged()]
     xs, ids = jaxrnn.pack(sequences, T)
-    mask, starts = jaxrnn.from_segment_ids(ids)
-    options = {"mask": mask, "starts": starts, "reverse": reverse}
-    came = jaxrnn.unpack(jaxrnn.unroll(cell, params, jnp.asarray(xs), **options)[1], ids)
+    run = functools.partial(jaxrnn.unroll, cell, params, xs, reverse=reverse)
+    ys = run(segment_ids=ids)[1]
+    came = jaxrnn.unpack(ys, ids)
     padded = np.stack([np.pad(x, ((0, T - len(x)), (0, 0))) for x in sequences], 1)
     lengths = np.array(LENGTHS, np.int32)
     wanted = jaxrnn.unroll(cell, params, jnp.asarray(padded), lengths=lengths, reverse=reverse)[1]
     for i, n in enumerate(LENGTHS):
         assert error(came[i], wanted[:n, i]) < 1e-6
+    mask, starts = jaxrnn.from_segment_ids(ids)
+    assert error(run(mask=mask, starts=starts)[1], ys) == 0
+    holes = np.broadcast_to(np.arange(T)[:, None] % 3 > 0, ids.shape)
+    lengths = [T - 1, 2, 0, T]
+    came = run(segment_ids=ids, mask=holes, lengths=lengths)  # real if all say so
+    assert error(came, run(mask=mask & holes, lengths=lengths, starts=starts)) == 0
 
 
 def truth(ids):

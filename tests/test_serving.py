@@ -149,6 +149,17 @@ def test_a_program_that_keeps_the_kernel(tmp_path):
     assert all(np.array_equal(came[f"arr_{i}"], a) for i, a in enumerate(wanted))
 
 
+@pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
+def test_other_kernels_are_kept_of_known_sizes():
+    cell = jaxrnn.stack(jaxrnn.attention(4, heads=2), jaxrnn.mlstm(4, heads=2), jaxrnn.lru(4))
+    run = jax.jit(functools.partial(jaxrnn.unroll, cell))
+    given = begun(cell), jnp.array(XS)
+    kept = jaxrnn.export_with_kernels(run, platforms=PLATFORMS)(*given)
+    names = ("attend", "matrix_memory", "linear_scan")
+    assert all(f"jaxrnn_{name}_forward_" in kept.mlir_module() for name in names)
+    assert cases.error(jax.jit(kept.call)(*given), run(*given)) == 0
+
+
 def test_a_program_without_a_kernel_to_keep():
     with pytest.raises(ValueError, match="in which the C.. kernel runs nothing"):
         jaxrnn.export_with_kernels(jnp.sin, platforms=["cpu"])(jnp.ones(3))

@@ -293,17 +293,20 @@ def test_a_cell_inside_of_shard_map():
     cell = jaxrnn.lru(4)
     params, xs = cell.init(jax.random.key(0), 4), jax.random.normal(jax.random.key(1), (T, 2, 4))
     lengths = jnp.array([13, T])
+    # A segment that goes on in the next stretch, and over one that is padding.
+    ids = np.stack([np.arange(T) // 3, np.where(np.arange(T) // 5 == 1, 0, 7)], 1)
     mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
-    run = lambda params, xs, lengths, **options: jaxrnn.unroll(
-        cell, params, xs, lengths=lengths, **options
-    )
     sharded = jax.shard_map(
-        functools.partial(run, time_axis="time"),
+        lambda params, xs, lengths, ids: jaxrnn.unroll(
+            cell, params, xs, lengths=lengths, segment_ids=ids, time_axis="time"
+        ),
         mesh=mesh,
-        in_specs=(P(), P("time"), P()),
+        in_specs=(P(), P("time"), P(), P("time")),
         out_specs=(P(), P("time")),
     )
-    check(jax.jit(sharded)(params, xs, lengths), run(params, xs, lengths))
+    mask, starts = jaxrnn.from_segment_ids(ids)
+    want = jaxrnn.unroll(cell, params, xs, lengths=lengths, mask=mask, starts=starts)
+    check(jax.jit(sharded)(params, xs, lengths, ids), want)
 
 
 @pytest.mark.parametrize(

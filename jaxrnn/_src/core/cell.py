@@ -33,7 +33,7 @@ from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.params_tree import Called, OfDicts, OfInputs, dicts
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.sharding import automatic, varying
-from jaxrnn._src.core.time_axis import mapped, own_lengths
+from jaxrnn._src.core.time_axis import mapped, own_lengths, segment_starts
 from jaxrnn._src.core.time_division import divided
 from jaxrnn._src.core.typing import (
     Array,
@@ -363,6 +363,7 @@ def unroll(
     lengths: InputArray | Sequence[int] | None = None,
     mask: InputArray | None = None,
     starts: InputArray | None = None,
+    segment_ids: InputArray | None = None,
     reverse: bool = False,
     key: PRNGKey | None = None,
     deterministic: bool | None = None,
@@ -385,6 +386,11 @@ def unroll(
         real if both say so. Whatever stands in padding, NaN included, changes nothing.
       starts: bool [T, ...batch], true where a new episode begins before this step: no state
         crosses from the step before, whichever way the sequence is run.
+      segment_ids: int [T, ...batch], of packed rows, as ``jaxrnn.pack`` makes them: 0 for padding,
+        another number for the steps of each segment. They are ``mask`` and ``starts`` in one, see
+        ``jaxrnn.from_segment_ids``. Each segment begins with the initial state, so neither
+        ``state`` nor ``starts`` is given beside them. With ``lengths`` or ``mask``, a step is real
+        if all say so.
       reverse: runs from the last step to the first. ``ys[t]`` still belongs to ``xs[t]``.
       key: a ``jax.random`` key for cells that draw random numbers; None is evaluation.
       deterministic: says which is meant: False is training, for which a cell that draws has to be
@@ -423,7 +429,8 @@ def unroll(
     """
     check_cell("cell", cell)
     checks.check_bool("return_states", return_states)
-    checks.check_sequence(xs, mask, starts, reverse, key, implementation)
+    checks.check_sequence(xs, mask, starts, segment_ids, reverse, key, implementation)
+    checks.check_segments(segment_ids, state, starts)
     params = dicts(params)
     if deterministic is not None:
         check_deterministic(cell, deterministic, key)
@@ -432,6 +439,9 @@ def unroll(
     if time_axis is not None and lengths is not None:
         lengths = own_lengths(time_axis, jnp.asarray(lengths), inputs.leading(xs)[0])
     mask = checks.combined_mask(xs, lengths, mask)
+    if segment_ids is not None:
+        segment_ids = jnp.asarray(segment_ids)
+        mask = segment_ids != 0 if mask is None else mask & (segment_ids != 0)
     starts = None if starts is None else jnp.asarray(starts)
     options = Options(mask, starts, reverse, key, implementation)
     batch = inputs.leading(xs)[1:]
@@ -441,24 +451,26 @@ def unroll(
         )
     xs = select(options.mask, xs, 0)  # what stands in padding never meets a weight
 
-    def run(params, state, xs, options):
+    def run(params, state, xs, options, segment_ids):
+        if segment_ids is not None:
+            options = options.replace(starts=segment_starts(segment_ids))
         return every_step.run(cell, params, state, xs, options, every=return_states)
 
     if time_axis is not None:
 
         def stretch(timed, others):
-            (xs, mask, starts), (params, state, options) = timed, others
+            (xs, mask, starts, ids), (params, state, options) = timed, others
             # Else a gradient would be summed over devices before it is summed over time.
             params, xs = varying((params, xs))
             with divided(time_axis):
-                return run(params, state, xs, options.replace(mask=mask, starts=starts))
+                return run(params, state, xs, options.replace(mask=mask, starts=starts), ids)
 
-        timed = xs, options.mask, options.starts
+        timed = xs, options.mask, options.starts, segment_ids
         others = params, state, options.replace(mask=None, starts=None)
         return mapped(stretch, time_axis, timed, others)
     features = jax.tree.leaves(xs)[0].ndim - 1 - len(batch)
     run = automatic(run, jax.tree.leaves(xs)[0], features)
-    return run(params, state, xs, options)
+    return run(params, state, xs, options, segment_ids)
 
 
 def explain(

@@ -23,12 +23,14 @@ _SWAPPED = "are time and batch swapped here, or in xs?"
 PLATFORM_NAMES = ("gpu", *PLATFORMS)
 
 
-def check_sequence(xs, mask, starts, reverse, key, implementation):
+def check_sequence(xs, mask, starts, segment_ids, reverse, key, implementation):
     """Checks the arguments of ``unroll`` that are alike for all cells."""
     check_all_inputs(xs, "[T, ...batch, I]")
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
             check_flags(name, flags, inputs.leading(xs), "[T, ...batch]")
+    if segment_ids is not None:
+        check_segment_ids(segment_ids, inputs.leading(xs), "[T, ...batch]")
     check_bool("reverse", reverse)
     if key is not None:
         check_key(key)
@@ -114,10 +116,32 @@ def check_flags(name, flags, shape, layout):
     check_array(name, flags, f"a bool array {shape}")
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name}: got {flags.dtype}, want bool: {name}.astype(bool)")
-    if flags.shape != shape:
-        swapped = flags.ndim > 1 and sorted(flags.shape) == sorted(shape)
+    _check_shape(name, flags, shape, layout)
+
+
+def check_segment_ids(ids, shape, layout):
+    """An int array of a shape."""
+    check_array("segment_ids", ids, f"an int array {shape}")
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"segment_ids: got {ids.dtype}, want an integer type")
+    _check_shape("segment_ids", ids, shape, layout)
+
+
+def check_segments(segment_ids, state, starts):
+    """Nothing else says where an episode begins, or with what."""
+    for name, value, why in (
+        ("state", state, "each segment begins with the initial state"),
+        ("starts", starts, "an episode begins where a segment does"),
+    ):
+        if segment_ids is not None and value is not None:
+            raise ValueError(f"{name}: got it and segment_ids, want one: {why}")
+
+
+def _check_shape(name, array, shape, layout):
+    if array.shape != shape:
+        swapped = array.ndim > 1 and sorted(array.shape) == sorted(shape)
         hint = f"; {_SWAPPED}" if swapped else ""
-        raise ValueError(f"{name}: got shape {flags.shape}, want {layout} = {shape}{hint}")
+        raise ValueError(f"{name}: got shape {array.shape}, want {layout} = {shape}{hint}")
 
 
 def check_key(key):

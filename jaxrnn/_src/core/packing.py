@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrnn._src.core import checks
-from jaxrnn._src.core.sequence import select
+from jaxrnn._src.core import checks, sequence
 from jaxrnn._src.core.typing import Array, InputArray, State
 
 
@@ -37,10 +36,9 @@ def pack(sequences: Iterable[Any], length: int, *, rows: int | None = None) -> t
     >>> xs, segment_ids = jaxrnn.pack(sequences, 6)
     >>> xs.shape, segment_ids.T.tolist()
     ((6, 2, 2), [[2, 2, 2, 2, 2, 0], [1, 1, 1, 3, 3, 0]])
-    >>> mask, starts = jaxrnn.from_segment_ids(segment_ids)
     >>> cell = jaxrnn.gru(4)
     >>> params = cell.init(jax.random.key(0), 2)
-    >>> ys = jaxrnn.unroll(cell, params, jnp.asarray(xs), mask=mask, starts=starts)[1]
+    >>> ys = jaxrnn.unroll(cell, params, xs, segment_ids=segment_ids)[1]
     >>> [y.shape for y in jaxrnn.unpack(ys, segment_ids)]
     [(3, 4), (5, 4), (2, 4)]
     """
@@ -106,6 +104,9 @@ def unpack(packed: Any, segment_ids: InputArray) -> list[Any]:
 def from_segment_ids(segment_ids: InputArray) -> tuple[Array, Array]:
     """``mask`` and ``starts`` of packed rows, from the number of the segment of each step.
 
+    ``jaxrnn.unroll`` takes ``segment_ids`` itself; this is for ``jaxrnn.linear_scan``, a loss, and
+    other functions that have a mask.
+
     Args:
       segment_ids: int [T, ...batch]: 0 for padding, another number for the steps of each segment.
         Padding may lie anywhere, within a segment too.
@@ -122,12 +123,7 @@ def from_segment_ids(segment_ids: InputArray) -> tuple[Array, Array]:
     [ True  True False  True  True] [ True False False  True False]
     """
     ids = _ids(segment_ids)
-    mask = ids != 0
-    time = lax.broadcasted_iota(jnp.int32, ids.shape, 0)
-    real = lax.cummax(jnp.where(mask, time, -1), axis=0)  # the last real step, this one included
-    before = jnp.concatenate([jnp.full_like(real[:1], -1), real[:-1]])
-    last = jnp.take_along_axis(ids, jnp.maximum(before, 0), 0) if len(ids) else ids
-    return mask, mask & ((before < 0) | (ids != last))
+    return ids != 0, sequence.segment_starts(ids, jnp.zeros(ids.shape[1:], ids.dtype))
 
 
 def final_states(
@@ -152,10 +148,9 @@ def final_states(
     >>> import numpy as np
     >>> sequences = [np.ones((steps, 2), np.float32) for steps in (3, 5, 2)]
     >>> xs, segment_ids = jaxrnn.pack(sequences, 6)
-    >>> mask, starts = jaxrnn.from_segment_ids(segment_ids)
     >>> cell = jaxrnn.lstm(4)
-    >>> options = {"mask": mask, "starts": starts, "return_states": True}
     >>> params = cell.init(jax.random.key(0), 2)
+    >>> options = {"segment_ids": segment_ids, "return_states": True}
     >>> _, (ys, states) = jaxrnn.unroll(cell, params, xs, **options)
     >>> h, c = jaxrnn.final_states(states, segment_ids, 3)
     >>> c.shape, bool((c[0] == states[1][2, 1]).all())
@@ -177,16 +172,15 @@ def final_states(
     row = none.at[at].max(row, mode="drop")
     last = jnp.where(last < 0, 0, steps - 1 - last if reverse else last)
     index = (last, *(jnp.unravel_index(jnp.maximum(row, 0), tuple(batch)) if batch else ()))
-    return jax.tree.map(lambda a: select(row >= 0, a[index], 0), states)
+    return jax.tree.map(lambda a: sequence.select(row >= 0, a[index], 0), states)
 
 
 def _ids(segment_ids: InputArray) -> Array:
     """Checked, as an array of JAX's."""
-    checks.check_array("segment_ids", segment_ids, "an int array [T, ...batch]")
-    if segment_ids.ndim == 0:
-        raise ValueError("segment_ids: got shape (), want [T, ...batch], one axis at least")
-    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
-        raise TypeError(f"segment_ids: got {segment_ids.dtype}, want an integer type")
+    layout = "[T, ...batch]"
+    if getattr(segment_ids, "ndim", None) == 0:
+        raise ValueError(f"segment_ids: got shape (), want {layout}, one axis at least")
+    checks.check_segment_ids(segment_ids, getattr(segment_ids, "shape", layout), layout)
     return jnp.asarray(segment_ids)
 
 

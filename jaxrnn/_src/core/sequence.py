@@ -34,6 +34,20 @@ def select(condition: InputArray | None, new: Tree, old: Any) -> Tree:
     return jax.tree.map(pick, new, old)
 
 
+def segment_starts(ids, before):
+    """Where the segments of packed rows begin: bool [T, ...batch].
+
+    Args:
+      ids: int [T, ...batch]: 0 for padding, another number for the steps of each segment.
+      before: int [...batch], the last such number before the first step; 0 if there is none.
+    """
+    ids = jnp.concatenate([before[None], ids])
+    time = lax.broadcasted_iota(jnp.int32, ids.shape, 0)
+    real = lax.cummax(jnp.where(ids != 0, time, 0), axis=0)  # the last real step, or `before`
+    ids, last = ids[1:], jnp.take_along_axis(ids, real[:-1], 0)
+    return (ids != 0) & (ids != last)
+
+
 def resets(starts, mask, reverse):
     """Where the state is put back, in the order of processing: bool [T, ...batch] or None.
 

@@ -48,6 +48,20 @@ def of_last(tree, axis, reverse=False):
     return jax.tree.map(lambda a: lax.psum(jnp.where(last, a, jnp.zeros_like(a)), axis), tree)
 
 
+def segment_starts(ids):
+    """``sequence.segment_starts`` of whole rows, also where time is divided."""
+    axis, before_first = time_division.axis(), jnp.zeros(ids.shape[1:], ids.dtype)
+    if axis is not None:
+        real = jnp.where(ids != 0, lax.broadcasted_iota(jnp.int32, ids.shape, 0), 0)
+        last = jnp.take_along_axis(ids, real.max(0, keepdims=True), 0)[0]
+
+        def combine(earlier, later):
+            return jnp.where(later != 0, later, earlier)
+
+        before_first = before(combine, before_first, last, axis)
+    return sequence.segment_starts(ids, before_first)
+
+
 def resets(starts, mask, reverse):
     """``sequence.resets``, also where time is divided."""
     axis = time_division.axis()

@@ -23,9 +23,9 @@ FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests
 # Which exported programs may hold.
 CALLS = (
     *("forward", "backward", "linear_scan_forward", "linear_scan_backward"),
-    *("matrix_memory_forward", "matrix_memory_backward"),
+    *("matrix_memory_forward", "matrix_memory_backward", "attend_forward", "attend_backward"),
 )
-_FUNCTIONS = (*CALLS, "evaluate", "attend_forward", "attend_backward")
+_FUNCTIONS = (*CALLS, "evaluate")
 
 
 def exported(name):

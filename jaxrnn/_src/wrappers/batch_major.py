@@ -26,11 +26,12 @@ def run(
     seq_lengths: InputArray | Sequence[int] | None,
     mask: InputArray | None,
     starts: InputArray | None,
+    segment_ids: InputArray | None,
     time_major: bool,
     return_states: bool = False,
     **options: Any,
 ) -> tuple[State, Outputs]:
-    """``jaxrnn.unroll`` of xs [...batch, T, I], mask and starts [...batch, T].
+    """``jaxrnn.unroll`` of xs [...batch, T, I], mask, starts and segment_ids [...batch, T].
 
     Parameters and inputs are cast to ``dtype``, unless it is None. ``initial_state`` and
     ``seq_lengths`` are Flax's names of ``state`` and ``lengths``. If ``time_major``, all arrays
@@ -45,11 +46,15 @@ def run(
         for flags in (("mask", mask), ("starts", starts)):
             if flags[1] is not None:
                 checks.check_flags(*flags, inputs.leading(xs), "[...batch, T]")
+        if segment_ids is not None:
+            checks.check_segment_ids(segment_ids, inputs.leading(xs), "[...batch, T]")
         time = len(inputs.leading(xs)) - 1
         xs = jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), xs)
-        mask, starts = (a if a is None else jnp.moveaxis(a, -1, 0) for a in (mask, starts))
+        time_first = lambda a: None if a is None else jnp.moveaxis(a, -1, 0)
+        mask, starts, segment_ids = map(time_first, (mask, starts, segment_ids))
     mask = checks.combined_mask(xs, lengths, mask, name)
-    options |= {"mask": mask, "starts": starts, "return_states": return_states}
+    options |= {"mask": mask, "starts": starts, "segment_ids": segment_ids}
+    options |= {"return_states": return_states}
     with memory_order.batch_first(not time_major):
         state, ys = unroll(cell, params, xs, state, **options)
     return state, ys if time_major else jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), ys)
