@@ -28,6 +28,7 @@ NOTES = {
     "least": "bytes of every input and result once",
     "kernels": "that it launches, those of a loop in each of its turns",
     "a_tile": "instructions of the loop over tiles of time, of which inner loops count once",
+    "spilled_in_loop": "those of them that store a register in memory, or load it again",
     "milliseconds": "predicted: 2 microseconds for each kernel, or all bytes at 3.35 TB/s",
 }
 
@@ -120,7 +121,9 @@ def kernels(case, architecture):
     for text in dict.fromkeys(found.texts):
         said = registers.compiled(text, chip.architecture)
         loop = said.pop("loop")
-        said["a_tile"] = loop and loop["a_step"]
+        said |= (
+            {"a_tile": loop["a_step"], "spilled_in_loop": loop["spilled_in_loop"]} if loop else {}
+        )
         yield {"architecture": architecture, **case._asdict(), "kernel": _named(text), **said}
 
 

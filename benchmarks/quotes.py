@@ -313,11 +313,14 @@ def _chunks(result):
 
 
 def _products(result):
-    """Of our kernels for a matrix memory, the registers on each chip, and the bytes spilled."""
+    """Of our kernels for a matrix memory, the registers on each chip, and what spills."""
     cases, chips, names = {}, {}, {}
     for row in result["kernels"]:
         case = f"{row['gate']}, {row['dtype']}, D={row['D']}"
         spilled = f" ({max(row['spilled'])})" if any(row["spilled"]) else ""
+        if max(row["spilled"]) > 16:
+            part = row["spilled_in_loop"] / row["a_tile"]
+            spilled = f" ({max(row['spilled'])}: {part:.1%} of a tile)"
         found = cases.setdefault(case, {}).setdefault(row["architecture"], {})
         found[row["kernel"]] = f"{row['registers']}{spilled}"
         chips.setdefault(row["architecture"]), names.setdefault(row["kernel"])
