@@ -188,6 +188,8 @@ struct Gates {
       if (real[n]) {
         if (STABILISED) top = larger(log_f[n] + top, log_i[n]);
         sum += log_f[n];
+        // A forget gate of 0 ends an episode, too: the difference of two -inf would be NaN.
+        if (log_f[n] == -INFINITE) sum = 0, ++number;
       }
       kept[n] = sum, m[n] = top, episode[n] = number;
     }
