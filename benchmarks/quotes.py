@@ -325,7 +325,7 @@ def _products(result):
         found[row["kernel"]] = f"{row['registers']}{spilled}"
         chips.setdefault(row["architecture"]), names.setdefault(row["kernel"])
     shown = {
-        case: {chip: " / ".join(found[chip].values()) for chip in chips}
+        case: {chip: " / ".join(found.get(chip, {}).values()) for chip in chips}
         for case, found in cases.items()
     }
     return _table([" / ".join(names), *chips], shown, chips)
