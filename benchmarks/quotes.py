@@ -6,6 +6,9 @@ kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the ste
 registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the copies of``,
 ``the readings of``, ``the rules of`` and ``the sizes of`` stand for tables of it. So the pages say
 what a command said of the result that is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the products of``,
+``the copies of`` and ``the readings of`` stand for tables of it. So the pages say what a command
+said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -313,6 +316,25 @@ def _chunks(result):
     return _table([f"T={result['rows'][0]['T']:,}", *columns.values()], cases, columns)
 
 
+def _products(result):
+    """Of our kernels for a matrix memory, the registers on each chip, and what spills."""
+    cases, chips, names = {}, {}, {}
+    for row in result["kernels"]:
+        case = f"{row['gate']}, {row['dtype']}, D={row['D']}"
+        spilled = f" ({max(row['spilled'])})" if any(row["spilled"]) else ""
+        if max(row["spilled"]) > 16:
+            part = row["spilled_in_loop"] / row["a_tile"]
+            spilled = f" ({max(row['spilled'])}: {part:.1%} of a tile)"
+        found = cases.setdefault(case, {}).setdefault(row["architecture"], {})
+        found[row["kernel"]] = f"{row['registers']}{spilled}"
+        chips.setdefault(row["architecture"]), names.setdefault(row["kernel"])
+    shown = {
+        case: {chip: " / ".join(found.get(chip, {}).values()) for chip in chips}
+        for case, found in cases.items()
+    }
+    return _table([" / ".join(names), *chips], shown, chips)
+
+
 def _exchanges(result):
     """Of each cell, what devices exchange, forward and with the gradient, and their memory."""
     few, many = sorted(map(int, result["rows"][0]["memory"]))
@@ -444,4 +466,5 @@ SAYS = {
     "chunks": _chunks,
     "rules": _rules,
     "sizes": _sizes,
+    "products": _products,
 }
