@@ -323,7 +323,8 @@ def _products(result):
             spilled = f" ({max(row['spilled'])}: {part:.1%} of a tile)"
         found = cases.setdefault(case, {}).setdefault(row["architecture"], {})
         found[row["kernel"]] = f"{row['registers']}{spilled}"
-        chips.setdefault(row["architecture"]), names.setdefault(row["kernel"])
+        chips.setdefault(row["architecture"])
+        names.setdefault(row["kernel"])
     shown = {
         case: {chip: " / ".join(found.get(chip, {}).values()) for chip in chips}
         for case, found in cases.items()
