@@ -1,21 +1,25 @@
 """What devices exchange, and what memory each takes, where time is divided over them.
 
 Every cell that ``unroll(time_axis=)`` can run, forward and with its gradient, compiled for eight
-devices of this machine's CPU. Nothing runs: exchanges, bytes and memory are the compiler's.
+devices of this machine's CPU. Exchanges, bytes and memory are the compiler's. What runs is a short
+sequence in float64, whose results are compared with those of one device.
 """
 
 import argparse
 import datetime
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxrnn
 from benchmarks.shared import collectives, display, machine, memory, record, zoo
 from benchmarks.shared.options import several
 
-SIZES = {"T": 4096, "B": 2, "H": 16}
+SIZES = {"T": 4104, "B": 2, "H": 16}  # a state of 512 numbers would look like time
+SMALL = {"T": 32, "B": 3, "H": 8}  # of what runs
 COUNTS = (2, 8)  # devices
 NOTES = {
     "exchanges": "collective operations of a program for eight devices",
@@ -24,6 +28,8 @@ NOTES = {
     "long": "gathers and sums of an array that is as long as the sequence or a stretch",
     "looped": "exchanges in the body of a loop",
     "memory": "bytes a device, of arguments, results and temporary arrays, by number of devices",
+    "error": "of outputs, final states and gradients in float64, with padding, lengths and resets:"
+    " the largest difference from one device, by the largest number of an array",
 }
 
 
@@ -53,10 +59,11 @@ def main(argv=None):
                     refused.append(name)
                     done("refuses")
                 else:
-                    rows.append(row)
+                    rows.append(row | {"error": error(name, **SMALL)})
                     done(f"{row['gradient']['exchanges']} exchanges")
             content = {"benchmark": "devices", "date": begin, "machine": about, "notes": NOTES}
-            record.save(path, content | {"sizes": SIZES, "refused": refused, "rows": rows})
+            content |= {"sizes": SIZES, "small": SMALL, "refused": refused, "rows": rows}
+            record.save(path, content)
     console.print(f"written: {path}")
     return 0
 
@@ -81,8 +88,7 @@ def measure(name, T, B, H):
 
 def compiled(name, count, T, B, H):
     """The programs of a cell over so many devices, forward and gradient; None if it refuses."""
-    cell = zoo.cell(name, H)
-    mesh = jax.make_mesh((count,), ("time",), axis_types=(AxisType.Auto,))
+    cell, mesh = zoo.cell(name, H), _mesh(count)
     place = lambda spec: (
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
     )
@@ -95,8 +101,7 @@ def compiled(name, count, T, B, H):
 
     def loss(params, xs):
         state, ys = run(params, xs)
-        floats = (s for s in jax.tree.leaves(state) if jnp.issubdtype(s.dtype, jnp.inexact))
-        return (ys**2).sum() + sum((jnp.abs(s) ** 2).sum() for s in floats)
+        return (ys**2).sum() + _squares(state)
 
     with jax.set_mesh(mesh):
         try:
@@ -107,6 +112,44 @@ def compiled(name, count, T, B, H):
             raise
         functions = run, jax.grad(loss, (0, 1))
         return [jax.jit(function).lower(params, xs).compile() for function in functions]
+
+
+def error(name, T, B, H):
+    """The largest error over eight devices, in float64, of a forward pass and its gradient."""
+    draw, count = np.random.default_rng(0), max(COUNTS)
+    mask, starts = draw.random((2, T, B)) < [[[0.8]], [[0.2]]]
+    mask[:, 0], starts[:, 0] = True, np.arange(T) % (T // count) == 0  # at all seams
+    flags = {"mask": mask, "starts": starts, "lengths": np.array([T, T // 2 + 1] + [T] * (B - 2))}
+    cell, mesh = zoo.cell(name, H), _mesh(count)
+
+    def loss(params, xs, flags, weights, **options):
+        state, ys = jaxrnn.unroll(cell, params, xs, **flags, **options)
+        return (ys * weights).sum() + _squares(state), (state, ys)
+
+    def run(*given, **options):
+        function = jax.value_and_grad(functools.partial(loss, **options), (0, 1), has_aux=True)
+        return jax.tree.leaves(jax.jit(function)(*given))
+
+    with jax.enable_x64(True):
+        params = cell.init(jax.random.key(0), zoo.in_size(name, H))
+        inputs = zoo.inputs(name, (T, B, H))
+        xs = jax.tree.map(lambda a: draw.normal(size=a.shape), inputs)
+        given = params, xs, flags, draw.normal(size=(T, B, H))
+        wanted = run(*given)
+        with jax.set_mesh(mesh):
+            found = run(*given, time_axis="time")
+        pairs = zip(*(map(np.asarray, arrays) for arrays in (found, wanted)), strict=True)
+        return float(max(np.abs(a - b).max() / (np.abs(b).max() or 1.0) for a, b in pairs))
+
+
+def _mesh(count):
+    return jax.make_mesh((count,), ("time",), axis_types=(AxisType.Auto,))
+
+
+def _squares(state):
+    """Of all that has a gradient."""
+    floats = (s for s in jax.tree.leaves(state) if jnp.issubdtype(s.dtype, jnp.inexact))
+    return sum((jnp.abs(s) ** 2).sum() for s in floats)
 
 
 def counted(text, lengths):

@@ -355,6 +355,7 @@ def _exchanges(result):
         "sums": "bytes of sums",
         "long": "gathers or sums over time",
         "memory": f"KiB a device, {few} and {many} devices",
+        "error": "error",
     }
     cases = {}
     for row in result["rows"]:
@@ -366,6 +367,7 @@ def _exchanges(result):
         cases[f"`{row['cell']}`"] = {
             **{name: " / ".join(counts) for name, counts in ways.items()},
             "memory": " and ".join(f"{kib:,.0f}" for kib in memory),
+            "error": f"{row['error']:.0e}",
         }
     return _table(["forward / gradient", *columns.values()], cases, columns)
 

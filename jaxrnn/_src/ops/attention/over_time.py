@@ -291,9 +291,8 @@ class _Ring:
             return self._pairs(keys, (0,), (0,), made, earlier)
         if isinstance(number, int) and number == 0:
             return self._pairs(keys, (1,), (0,), made, True)
-        later = jnp.where(
-            earlier, 0, 1
-        )  # both of its parts see the early one, or the late one both
+        # Both of its parts see the early one of these keys, or its late one sees both.
+        later = jnp.where(earlier, 0, 1)
         return self._pairs(keys, (1, later), (0, later), made, True)
 
     def _pairs(self, keys, queries, others, made, which):
