@@ -137,6 +137,18 @@ def test_a_file_that_was_cut_off_is_made_anew(compiling, tmp_path, left):
         assert code("a", "sm_90") == whole and len(compiling) == 2
 
 
+def test_the_oldest_files_go(compiling, tmp_path, monkeypatch):
+    monkeypatch.setattr(cubins, "_MOST", 3)
+    for source in "abcde":
+        code(source, "sm_90")
+        for path in tmp_path.rglob("*.cubin"):
+            os.utime(path, (0, path.stat().st_mtime - 9))
+    assert len(list(tmp_path.rglob("*.cubin"))) == 3 and len(compiling) == 5
+    for source in "edc":
+        code(source, "sm_90")
+    assert len(compiling) == 5, "those that are left are the last three"
+
+
 def test_a_folder_that_is_none_costs_time_alone(compiling, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

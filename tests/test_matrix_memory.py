@@ -97,6 +97,29 @@ def test_gates_of_any_size(gate, i, f):
         assert all(bool(jnp.isfinite(a).all()) for a in leaves), name
 
 
+@pytest.mark.usefixtures("x64")
+@every_gate
+def test_a_forget_gate_of_zero(gate):
+    """Its logarithm is -inf: of one head, at any steps, the first and the last of a chunk too."""
+    e, weights = example(gate)
+    closed = np.random.default_rng(2).random((MOST, 3)) < 0.1
+    closed[[0, 63, 64]] = True
+    switch = {name: e.params[name].at[-1].set(0) for name in "wu"}
+    switch["u"] = switch["u"].at[-1, 1, 0].set(1e200)
+    e = e._replace(params=e.params | switch, xs=e.xs.at[..., -1].set(jnp.where(closed, -1e200, 0)))
+    moving, some, given = first(MOST, e, weights)
+
+    def compared(found):
+        """Without the gradients of the weights of the switch, which is too large a number."""
+        out, (d_params, *others) = found
+        return out, others, {n: a[:-1] if n in "wu" else a for n, a in d_params.items()}
+
+    wanted = compared(truth(e, weights, MOST))
+    for name in FAST:
+        came = run(e.cell, moving, some, **given, reverse=False, implementation=name)
+        assert cases.error(compared(came), wanted) < 1e-12, name
+
+
 @every_gate
 def test_a_start_puts_back_what_is_not_finite(gate):
     cell = jaxrnn.mlstm(4, heads=2, gate=gate)

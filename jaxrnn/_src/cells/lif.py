@@ -73,7 +73,7 @@ def lif(
 
     Raises:
       ValueError: an argument is not as above.
-      TypeError: ``surrogate`` is neither a name nor a function.
+      TypeError: ``surrogate`` is neither a name nor a function; another argument is no number.
 
     >>> cell = jaxrnn.lif(hidden=4, decay=0.9)
     >>> params = cell.init(jax.random.key(0), 2)
@@ -81,7 +81,7 @@ def lif(
     >>> ys.shape, sorted(set(ys.ravel().tolist()))
     ((7, 3, 4), [0.0, 1.0])
     """
-    decay = checks.probability("decay", decay)
+    decay = checks.fraction("decay", decay)
     threshold = checks.number("threshold", threshold, above=0)
     if not callable(surrogate):
         want = f"one of {tuple(_SURROGATES)} or a function"

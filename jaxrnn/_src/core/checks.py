@@ -393,8 +393,15 @@ def heads(hidden, number, name="hidden"):
 
 def probability(name, value):
     """``value``, which is from 0 to 1."""
+    return fraction(name, value, "a probability")
+
+
+def fraction(name, value, what="a number"):
+    """``value``, which is from 0 to 1; ``what`` is what it is there for."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {described(value)}, want {what} from 0 to 1")
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}: got {value}, want a probability from 0 to 1")
+        raise ValueError(f"{name}: got {value}, want {what} from 0 to 1")
     return value
 
 

@@ -104,22 +104,30 @@ def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):
     # other episodes: a step that writes what is not finite writes nothing, and its episode is NaN
     # from there on. So is one whose memory is lost.
     broken = ~(jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1) & (log_f + log_i < jnp.inf))
+    if stabilised:  # both gates 0: the step divides 0 by 0
+        broken |= jnp.maximum(log_f, log_i) == -jnp.inf
     unread = ~jnp.isfinite(q).all(-1)
     lost = ~(jnp.isfinite(memory).all((-2, -1)) & (m < jnp.inf))
     memory, m = select(~lost, (memory, m), 0)
     q = jnp.where(unread[..., None], 0, q)
     k, v = (jnp.where(broken[..., None], 0, a) for a in (k, v))
     log_f, log_i = jnp.where(broken, 0, log_f), jnp.where(broken, -jnp.inf, log_i)
-    episode = lax.cumsum(starts.astype(jnp.int32), axis=starts.ndim - 1)
+    # What a forget gate of 0 ends is no sum of logarithms: the difference of two -inf is NaN.
+    closed = log_f == -jnp.inf  # [B, N, L]
+    log_f = jnp.where(closed, 0, log_f)
+    count = lambda flags: lax.cumsum(flags.astype(jnp.int32), axis=flags.ndim - 1)
+    episode, closings = count(starts), count(closed)
     first = episode == 0  # the episode that C and m are of
     steps = jnp.arange(starts.shape[-1])
     causal = jnp.broadcast_to(steps[:, None] >= steps[None, :], (*starts.shape, steps.size))
-    seen = causal & (episode[..., :, None] == episode[..., None, :])  # [B, 1, L, L]
+    episodes = causal & (episode[..., :, None] == episode[..., None, :])  # [B, 1, L, L]
+    seen = episodes & (closings[..., :, None] == closings[..., None, :])  # [B, N, L, L]
+    forgotten = (episodes & closed[..., None, :]).any(-1)
     # What is left at each step: of the memory before the chunk, and of each step s of the chunk.
     left = jnp.where(seen, log_f[..., None, :], 0).sum(-1)
     of_step = left[..., :, None] - left[..., None, :] + log_i[..., None, :]
     of_step = jnp.where(seen, of_step, -jnp.inf)
-    of_memory = left + jnp.where(first, m[..., None], 0)
+    of_memory = jnp.where(forgotten, -jnp.inf, left + jnp.where(first, m[..., None], 0))
     top = jnp.maximum(of_memory, _most(of_step)) if stabilised else jnp.zeros_like(left)
     of_step, of_memory = jnp.exp(of_step - top[..., None]), jnp.exp(of_memory - top)[..., None]
 
@@ -129,7 +137,7 @@ def _chunk(stabilised, state, q, k, v, log_f, log_i, starts):
     memory = select(first[..., -1], of_memory[..., -1:, :] * memory, 0)
     written = of_step[..., -1, :, None] * k.astype(total)
     memory += product("...sd,...se->...de", written, v, dtype, total)
-    spoiled = (seen & broken[..., None, :]).any(-1) | (first & lost[..., None])
+    spoiled = (episodes & broken[..., None, :]).any(-1) | (first & lost[..., None])
     memory = jnp.where(spoiled[..., -1:, None], jnp.nan, memory)
     ys = jnp.where((spoiled | unread)[..., None], jnp.nan, ys)
     return (memory, top[..., -1]), (ys, top)

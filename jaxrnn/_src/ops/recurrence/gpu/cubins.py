@@ -32,6 +32,7 @@ def machine_code(source: str, architecture: str) -> np.ndarray:
 
 
 _HASH = 32  # bytes, before the code
+_MOST = 1000  # files, of which one has some 100 KB: beyond them the oldest go
 _NO_FILE = OSError, RuntimeError  # the latter is what `Path.home` raises where there is none
 
 
@@ -52,3 +53,6 @@ def _write(path, content):
     except BaseException:
         os.unlink(temporary)
         raise
+    oldest = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-_MOST]
+    for file in oldest:
+        file.unlink(missing_ok=True)
