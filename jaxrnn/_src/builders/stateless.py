@@ -99,6 +99,7 @@ def layer_norm(*, epsilon: float = 1e-6) -> Cell:
 
     def init(key, in_size):
         del key
+        in_size = checks.size("in_size", in_size)
         return {"scale": jnp.ones(in_size), "bias": jnp.zeros(in_size)}
 
     def apply(params, x):
@@ -139,7 +140,7 @@ def rms_norm(*, epsilon: float = 1e-6, groups: int = 1) -> Cell:
 
     def init(key, in_size):
         del key
-        check_groups(in_size)
+        check_groups(checks.size("in_size", in_size))
         return {"scale": jnp.ones(in_size)}
 
     def apply(params, x):
