@@ -6,7 +6,7 @@ from jaxrnn import inside
 from jaxrnn._src.builders.diagonal import diagonal
 from jaxrnn._src.builders.gated import gated
 from jaxrnn._src.builders.lifted import lifted
-from jaxrnn._src.builders.stateless import layer_norm, project, rms_norm, stateless
+from jaxrnn._src.builders.stateless import layer_norm, project, rms_norm, soft_cap, stateless
 from jaxrnn._src.cells.additive import atr, cfn, minimal_rnn, ran, star
 from jaxrnn._src.cells.attention import attention, transformer_block
 from jaxrnn._src.cells.conv1d import conv1d
@@ -39,7 +39,8 @@ from jaxrnn._src.cells.mamba3 import mamba3
 from jaxrnn._src.cells.mamba_block import mamba2_block, mamba_block
 from jaxrnn._src.cells.mgu import mgu
 from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
-from jaxrnn._src.cells.mlstm import mlstm
+from jaxrnn._src.cells.mlstm import mlstm, mlstm_memory
+from jaxrnn._src.cells.mlstm_block import mlstm_block
 from jaxrnn._src.cells.multiplicative_lstm import multiplicative_lstm
 from jaxrnn._src.cells.para_rnn import para_gru, para_lstm
 from jaxrnn._src.cells.qrnn import qrnn
@@ -156,6 +157,8 @@ __all__ = [
     "min_lstm",
     "minimal_rnn",
     "mlstm",
+    "mlstm_block",
+    "mlstm_memory",
     "multiplicative_lstm",
     "newton",
     "online",
@@ -184,6 +187,7 @@ __all__ = [
     "s5",
     "sample",
     "slstm",
+    "soft_cap",
     "sru",
     "ssd",
     "stack",

@@ -1,5 +1,7 @@
 """Language models of transformers: a tiny random one gives the same logits."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (3, 9))  # [B, T]
 SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "state_size": 4}
 MAMBA2 = SIZES | {"num_heads": 4, "head_dim": 4, "n_groups": 2, "chunk_size": 4}
 RWKV = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "context_length": 16}
+XLSTM = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_heads": 2}
+XLSTM |= {"chunk_size": 4, "ffn_round_up_to_multiple_of": 6}
 WIDE = {"layer_norm_epsilon": 0.1}
 MODELS = {
     "mamba": ("Mamba", SIZES | {"time_step_rank": 3}),
@@ -20,6 +24,7 @@ MODELS = {
     "mamba2": ("Mamba2", MAMBA2),
     "rwkv": ("Rwkv", RWKV),
     "rwkv_sizes": ("Rwkv", RWKV | WIDE | {"attention_hidden_size": 12, "intermediate_size": 5}),
+    "xlstm": ("xLSTM", XLSTM | {"gate_soft_cap": 2.0, "output_logit_soft_cap": 3.0}),
     "mamba2_bias": ("Mamba2", MAMBA2 | WIDE | {"use_bias": True}),
 }
 
@@ -63,6 +68,30 @@ def test_a_file_and_its_config(name, given):
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, same))
 
 
+def test_fused_products():
+    """An xLSTM may hold the products of the same input as one array."""
+    theirs = model("xlstm")
+    arrays = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    fused = dict(arrays)
+    together = {
+        "mlstm_layer.qkv_opreact": ("q", "k", "v", "ogate_preact"),
+        "mlstm_layer.ifgate_preact": ("igate_preact", "fgate_preact"),
+        "ffn.proj_up_gate_z": ("proj_up_gate", "proj_up"),
+    }
+    for i, (one, parts) in itertools.product(range(2), together.items()):
+        place, _, name = f"backbone.blocks.{i}.{one}".rpartition(".")
+        for kind in ("weight", "bias"):
+            found = [fused.pop(f"{place}.{part}.{kind}", None) for part in parts]
+            if found[0] is not None:
+                fused[f"{place}.{name}.{kind}"] = np.concatenate(found)
+    assert len(fused) < len(arrays)
+    config = theirs.config.to_dict()
+    wanted = jaxrnn.interop.from_transformers(arrays, config=config)
+    came = jaxrnn.interop.from_transformers(fused, config=config | {"weight_mode": "fused"})
+    assert came[0] == wanted[0]
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), came[1], wanted[1]))
+
+
 def test_a_rescaled_model():
     """transformers divides weights to run them: then they are no longer the model's.
 
@@ -86,6 +115,13 @@ def test_what_has_no_counterpart():
         read(arrays, config=config | {"hidden_act": "gelu"})
     with pytest.raises(ValueError, match="model_type='bert', want one of"):
         read(arrays, config=config | {"model_type": "bert"})
+    for options, words in (
+        ({"use_bias": True}, "use_bias=True, want False"),
+        ({"weight_mode": "double"}, "weight_mode='double', want one of"),
+        ({"num_heads": 5}, "v_dim_factor for a width of 8, want num_heads=5 to divide"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read({}, config=XLSTM | {"model_type": "xlstm"} | options)
     with pytest.raises(TypeError, match="config: got None"):
         read(arrays)
     with pytest.raises(TypeError, match="source: got int"):

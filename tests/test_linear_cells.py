@@ -85,6 +85,16 @@ def test_rg_lru_where_nothing_is_forgotten():
         (lambda: jaxrnn.rg_lru(4, heads=3), "heads: got 3, want a divisor of hidden=4"),
         (lambda: jaxrnn.ssd(4, heads=2, groups=4), "groups: got 4, want a divisor of heads=2"),
         (lambda: jaxrnn.mamba_block(4, width=0), "width: got 0"),
+        (lambda: jaxrnn.mlstm_block(4, heads=3), "heads: got 3, want a divisor of width=4"),
+        (lambda: jaxrnn.mlstm_memory(4, cap=0), "cap: got 0, want a number above 0"),
+        (
+            lambda: jaxrnn.mlstm_memory(4).init(jax.random.key(0), 4),
+            "in_size: got 4, want 2 N D + H + 2 N = 20",
+        ),
+        (
+            lambda: jaxrnn.layer_norm(groups=3).init(None, 4),
+            "groups: got 3, want a divisor of I=4",
+        ),
         (lambda: jaxrnn.mamba2_block(4, heads=3), "heads: got 3, want a divisor of width=8"),
         (
             lambda: jaxrnn.ssd(4, heads=2, state=3).init(jax.random.key(0), 4),

@@ -39,6 +39,7 @@ PEERS = {
     "mamba": ("transformers",),
     "mamba2_block": ("transformers",),
     "mamba_block": ("transformers",),
+    "mlstm_block": ("transformers",),
     "rwkv4": ("transformers",),
     "rwkv4_channels": ("transformers",),
     "ugrnn": ("Flax",),

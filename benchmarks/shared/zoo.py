@@ -28,8 +28,8 @@ def names():
     """Of all public constructors of a cell with a state."""
     found = {n: c for n, c in vars(jaxrnn).items() if isinstance(c, jaxrnn.constructor)}
     sized = [name for name, make in found.items() if "hidden" in make.__signature__.parameters]
-    # `project` has no state, and `ssd`, the memory of `mamba2`, takes what a block makes for it.
-    return sorted(set(sized) - {"project", "ssd"})
+    # `project` has no state; `ssd` and `mlstm_memory` take what a block makes for them.
+    return sorted(set(sized) - {"mlstm_memory", "project", "ssd"})
 
 
 def of_one_array():

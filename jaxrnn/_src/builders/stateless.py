@@ -79,34 +79,71 @@ def project(hidden: int, *, activation: Activation | None = None, bias: bool = T
 
 
 @constructor
-def layer_norm(*, epsilon: float = 1e-6) -> Cell:
+def soft_cap(cap: float) -> Cell:
+    """Keeps every feature between -cap and cap: ``cap tanh(x / cap)``, close to x near zero.
+
+    Args:
+      cap: a number above 0.
+
+    Returns:
+      A ``Cell`` without a state and without parameters. The arithmetic is float32 at least.
+
+    Raises:
+      ValueError: ``cap`` is not above 0.
+
+    >>> cell = jaxrnn.soft_cap(30.0)
+    >>> jaxrnn.unroll(cell, {}, jnp.array([[0.0, 1e9]]))[1]
+    Array([[ 0., 30.]], dtype=float32)
+    """
+    cap = checks.number("cap", cap, above=0)
+
+    def apply(params, x):
+        del params
+        z = x.astype(promoted(x.dtype, jnp.dtype("float32")))
+        return (cap * jnp.tanh(z / cap)).astype(x.dtype)
+
+    return stateless(lambda key, in_size: {}, apply)
+
+
+@constructor
+def layer_norm(*, epsilon: float = 1e-6, groups: int = 1, bias: bool = True) -> Cell:
     """Layer normalisation over the features (Ba et al. 2016, arXiv:1607.06450).
 
         (x - mean) / sqrt(variance + epsilon) * scale + bias
 
     Args:
       epsilon: added to the variance.
+      groups: G, how many parts of the features have a mean and a variance of their own.
+      bias: whether there is one.
 
     Returns:
-      A ``Cell`` without a state; parameters ``scale`` and ``bias``, each [I]. The arithmetic is
-      float32 at least.
+      A ``Cell`` without a state; parameters ``scale`` and, with a bias, ``bias``, each [I]. The
+      arithmetic is float32 at least.
+
+    Raises:
+      ValueError: ``groups`` does not divide I.
 
     >>> cell = jaxrnn.layer_norm()
     >>> ys = jaxrnn.unroll(cell, cell.init(None, 2), jnp.array([[1.0, 3.0]]))[1]
     >>> ys.round(3)
     Array([[-1.,  1.]], dtype=float32)
     """
+    groups = checks.size("groups", groups)
 
     def init(key, in_size):
         del key
-        in_size = checks.size("in_size", in_size)
-        return {"scale": jnp.ones(in_size), "bias": jnp.zeros(in_size)}
+        _check_groups(groups, checks.size("in_size", in_size))
+        scale = {"scale": jnp.ones(in_size)}
+        return scale | ({"bias": jnp.zeros(in_size)} if bias else {})
 
     def apply(params, x):
-        want = {"scale": x.shape[-1:], "bias": x.shape[-1:]}
+        want = dict.fromkeys(("scale", "bias") if bias else ("scale",), x.shape[-1:])
         checks.check_params(params, want, "scale", x)
-        y = normalised(x, params["scale"], params["bias"], epsilon=epsilon)
-        return y.astype(x.dtype)
+        _check_groups(groups, x.shape[-1])
+        parts = lambda a: a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+        shift = parts(params["bias"]) if bias else None
+        y = normalised(parts(x), parts(params["scale"]), shift, epsilon=epsilon)
+        return y.reshape(x.shape).astype(x.dtype)
 
     return stateless(init, apply)
 
@@ -134,18 +171,14 @@ def rms_norm(*, epsilon: float = 1e-6, groups: int = 1) -> Cell:
     """
     groups = checks.size("groups", groups)
 
-    def check_groups(features):
-        if features % groups:
-            raise ValueError(f"groups: got {groups}, want a divisor of I={features}")
-
     def init(key, in_size):
         del key
-        check_groups(checks.size("in_size", in_size))
+        _check_groups(groups, checks.size("in_size", in_size))
         return {"scale": jnp.ones(in_size)}
 
     def apply(params, x):
         checks.check_params(params, {"scale": x.shape[-1:]}, "scale", x)
-        check_groups(x.shape[-1])
+        _check_groups(groups, x.shape[-1])
         scale = params["scale"]
         z = x.astype(promoted(x.dtype, scale.dtype, jnp.dtype("float32")))
         z = z.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
@@ -154,3 +187,8 @@ def rms_norm(*, epsilon: float = 1e-6, groups: int = 1) -> Cell:
         return (z * jnp.broadcast_to(scale.astype(z.dtype), z.shape)).astype(x.dtype)
 
     return stateless(init, apply)
+
+
+def _check_groups(groups, features):
+    if features % groups:
+        raise ValueError(f"groups: got {groups}, want a divisor of I={features}")

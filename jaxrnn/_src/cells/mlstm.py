@@ -1,16 +1,18 @@
-"""The LSTM with a matrix for its memory."""
+"""The LSTM with a matrix for its memory, and that memory alone."""
 
+import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
+from jaxrnn._src.builders.memory import by_head, keys, spread
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.streaming import streamed
-from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.tags import tag, tag_all
 from jaxrnn._src.ops import matrix_memory
 
 _LEAST = 1e-6  # what is divided by at least, for exp(-m) may be 0; the authors' code adds it
@@ -70,28 +72,119 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
         "w": ((param_spec.INPUTS, 4, hidden), param_spec.input_init),
         "b": ((4, hidden), param_spec.zeros),
         "u": ((param_spec.INPUTS, 2, heads), param_spec.zeros),
-        "c": ((2, heads), _gate_bias),
+        "c": ((2, heads), _gate_bias(0)),
     }
-
-    def initial_state(params, batch_shape):
-        shapes = ((width, width), (width,), ()) if stabilised else ((width, width),)
-        dtype = arithmetic(params)
-        return tuple(jnp.zeros((*batch_shape, heads, *shape), dtype) for shape in shapes)
 
     def inputs(params, x):
         """The output gate, and what the memory takes."""
-        param_spec.check(spec, params, x)
-        total, product = arithmetic(params), promoted(x.dtype, params["w"].dtype)
-        by_head = (a.reshape(*a.shape[:-1], heads, width) for a in linear.gates(params, x))
-        q, k, v, o = (a.astype(total) for a in by_head)
+        total = arithmetic(params)
+        q, k, v, o = (by_head(a, heads).astype(total) for a in linear.gates(params, x))
         q, k, v = tag("mlstm.q", q), tag("mlstm.k", k / width**0.5), tag("mlstm.v", v)
-        o = tag("mlstm.o", o)
-        if stabilised:  # the value 1, so that n is the last column of C
-            v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
         gates = linear.affine(x, params["u"], params["c"]).astype(total)
         i, f = tag("mlstm.i", gates[..., 0, :]), tag("mlstm.f", gates[..., 1, :])
+        return tag("mlstm.o", o), (q, k, v, i, f)
+
+    def outputs(o, y):
+        y = sigmoid(o) * y
+        return tag("mlstm.h", y.reshape(*y.shape[:-2], hidden))
+
+    return _memory(spec, (heads, width, width), inputs, outputs, stabilised=stabilised)
+
+
+@constructor
+def mlstm_memory(
+    hidden: int, *, heads: int = 4, key: int | None = None, cap: float | None = None
+) -> Cell:
+    """The memory of ``jaxrnn.mlstm`` alone, for what a block has made of its input before.
+
+        q, z, v, a, b = x      k = z / sqrt(D)      i = cap(a + c_i)      f = cap(b + c_f)
+        p = m                  m = max(logsigmoid(f) + p, i)
+        C = exp(logsigmoid(f) + p - m) C + exp(i - m) k v'
+        n = exp(logsigmoid(f) + p - m) n + exp(i - m) k
+        y = C' q / max(|n' q|, exp(-m))
+
+    With a number for ``cap``, cap(a) is cap tanh(a / cap) (Beck et al. 2025, arXiv:2503.13427).
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values v together.
+      heads: N, a divisor of ``hidden``.
+      key: D, the width of a head's q and z; None for that of its values, E = H / N.
+      cap: what keeps i and f between -cap and cap; None for no bound.
+
+    Returns:
+      A ``Cell``. Its input is q, z, v, a and b side by side: 2 N D + H + 2 N features. State
+      ``(C, n, m)``, [..., N, D, E], [..., N, D] and [..., N], as that of ``jaxrnn.mlstm``.
+      Parameters ``c`` [2, N], of i and f, which begin at -10 and from 3 to 6, as the authors
+      have it.
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``, ``cap`` is not above 0, or the input has
+        another size.
+
+    >>> cell = jaxrnn.mlstm_memory(hidden=8, heads=2, key=3)
+    >>> params = cell.init(jax.random.key(0), 2 * 2 * 3 + 8 + 2 * 2)
+    >>> (C, n, m), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 24)))
+    >>> ys.shape, C.shape, n.shape, m.shape
+    ((100, 5, 8), (5, 2, 3, 4), (5, 2, 3), (5, 2))
+    """
+    hidden, heads, width = keys(hidden, heads, key)
+    cap = None if cap is None else checks.number("cap", cap, above=0)
+    ends = (heads * width, 2 * heads * width, 2 * heads * width + hidden)
+    features = ends[-1] + 2 * heads
+    spec = {"c": ((2, heads), _gate_bias(-10))}
+
+    def inputs(params, x):
+        checks.check_features(x, features)
+        q, k, v, gates = jnp.split(x.astype(arithmetic(params)), ends, -1)
+        q, k, v = (by_head(a, heads) for a in (q, k / width**0.5, v))
+        q, k, v = tag_all("mlstm_memory", q=q, k=k, v=v)
+        gates = by_head(gates, 2)
+        gates = gates + spread(params["c"], gates)
+        gates = gates if cap is None else cap * jnp.tanh(gates / cap)
+        i, f = tag_all("mlstm_memory", i=gates[..., 0, :], f=gates[..., 1, :])
+        return None, (q, k, v, i, f)
+
+    def outputs(_, y):
+        return tag("mlstm_memory.y", y.reshape(*y.shape[:-2], hidden))
+
+    def init(key, in_size):
+        if in_size != features:
+            want = f"2 N D + H + 2 N = {features}"
+            raise ValueError(f"in_size: got {checks.described(in_size)}, want {want}")
+        return param_spec.made(spec, key, in_size)
+
+    cell = _memory(spec, (heads, width, hidden // heads), inputs, outputs)
+    return dataclasses.replace(cell, init=init)
+
+
+def _memory(spec, sizes, inputs, outputs, stabilised=True):
+    """A cell with the memory of ``ops.matrix_memory``.
+
+    Args:
+      spec: the parameters: see ``param_spec.made``.
+      sizes: ``(N, D, E)``, heads and the widths of a key and of a value.
+      inputs: ``(params, x) -> (beside, (q, k, v, i, f))``, with the gates before their functions.
+      outputs: ``(beside, y) -> y``, [..., N, E] -> [..., O], with what ``inputs`` gave.
+      stabilised: i is the logarithm of the input gate, and y is divided by the greater of |n' q|
+        and exp(-m); else i is what a sigmoid makes the gate of.
+    """
+    heads, width, values = sizes
+
+    def initial_state(params, batch_shape):
+        shapes = ((width, values), (width,), ()) if stabilised else ((width, values),)
+        dtype = arithmetic(params)
+        return tuple(jnp.zeros((*batch_shape, heads, *shape), dtype) for shape in shapes)
+
+    def given(params, x):
+        """What ``outputs`` needs, and what the memory takes."""
+        param_spec.check(spec, params, x)
+        beside, (q, k, v, i, f) = inputs(params, x)
+        if stabilised:  # the value 1, so that n is the last column of C
+            v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
+        weight = params["w"] if "w" in params else params["c"]
+        product = promoted(x.dtype, weight.dtype)
         taken = (a.astype(product) for a in (q, k, v))
-        return o, (*taken, log_sigmoid(f), i if stabilised else log_sigmoid(i))
+        return beside, (*taken, log_sigmoid(f), i if stabilised else log_sigmoid(i))
 
     def packed(state):
         if not stabilised:
@@ -102,23 +195,20 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
         memory, m = state
         return (memory[..., :-1], memory[..., -1], m) if stabilised else (memory,)
 
-    def outputs(o, y, m):
-        y = _normalised(y, m[..., None]) if stabilised else y
-        y = sigmoid(o) * y
-        return y.reshape(*y.shape[:-2], hidden)
+    def read(beside, y, m):
+        return outputs(beside, _normalised(y, m[..., None]) if stabilised else y)
 
     def step(params, state, x, key=None):
         del key
         state = checks.completed_state(initial_state, params, state, x.shape[:-1])
-        o, taken = inputs(params, x)
-        state, read = matrix_memory.one(stabilised, packed(state), taken)
-        h = tag("mlstm.h", outputs(o, *read))
-        return unpacked(state), h.astype(x.dtype)
+        beside, taken = given(params, x)
+        state, found = matrix_memory.one(stabilised, packed(state), taken)
+        return unpacked(state), read(beside, *found).astype(x.dtype)
 
     def unroll(params, state, xs, options):
-        o, (q, k, v, log_f, log_i) = inputs(params, xs)
+        beside, (q, k, v, log_f, log_i) = given(params, xs)
         state = initial_state(params, xs.shape[1:-1]) if state is None else state
-        state, read = matrix_memory.matrix_memory(
+        state, found = matrix_memory.matrix_memory(
             q,
             k,
             v,
@@ -131,10 +221,11 @@ def mlstm(hidden: int, *, heads: int = 4, gate: Literal["exp", "sigmoid"] = "exp
             reverse=options.reverse,
             implementation=options.implementation,
         )
-        return unpacked(state), select(options.mask, outputs(o, *read), 0).astype(xs.dtype)
+        ys = select(options.mask, read(beside, *found), 0)
+        return unpacked(state), ys.astype(xs.dtype)
 
     init = lambda key, n: param_spec.made(spec, key, n)
-    whole = streamed(unroll, initial_state, inputs)
+    whole = streamed(unroll, initial_state, given)
     return Cell(init, initial_state, step, whole, states=("C", "n", "m") if stabilised else ("C",))
 
 
@@ -145,6 +236,11 @@ def _normalised(y, m):
     return y[..., :-1] / jnp.maximum(jnp.abs(y[..., -1:]), least)
 
 
-def _gate_bias(key, shape, dtype):
-    del key
-    return jnp.stack([jnp.zeros(shape[1], dtype), jnp.linspace(3, 6, shape[1], dtype=dtype)])
+def _gate_bias(i):
+    """An initializer of [2, N]: i for the input gate, and from 3 to 6 for the forget gate."""
+
+    def init(key, shape, dtype):
+        del key
+        return jnp.stack([jnp.full(shape[1], i, dtype), jnp.linspace(3, 6, shape[1], dtype=dtype)])
+
+    return init

@@ -5,10 +5,10 @@ from typing import Any
 
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params, Theirs
-from jaxrnn.interop.transformers import mamba, rwkv
+from jaxrnn.interop.transformers import mamba, rwkv, xlstm
 from jaxrnn.interop.transformers.weights import Weights
 
-_MODELS = {"mamba": mamba.mamba, "mamba2": mamba.mamba2, "rwkv": rwkv.rwkv}
+_MODELS = {"mamba": mamba.mamba, "mamba2": mamba.mamba2, "rwkv": rwkv.rwkv, "xlstm": xlstm.xlstm}
 
 
 def from_transformers(
@@ -17,9 +17,9 @@ def from_transformers(
     """A cell with the weights of a recurrent language model of Hugging Face's transformers.
 
     Args:
-      source: a ``MambaForCausalLM``, ``Mamba2ForCausalLM`` or ``RwkvForCausalLM`` (version 4);
-        or the ``state_dict`` of one, a mapping from names to tensors or NumPy arrays, as
-        ``safetensors`` reads it.
+      source: a ``MambaForCausalLM``, ``Mamba2ForCausalLM``, ``RwkvForCausalLM`` (version 4) or
+        ``xLSTMForCausalLM``; or the ``state_dict`` of one, a mapping from names to tensors or
+        NumPy arrays, as ``safetensors`` reads it.
       config: of a ``state_dict``, which does not say it: the model's configuration, or the mapping
         that its ``config.json`` is.
 
@@ -27,9 +27,10 @@ def from_transformers(
       ``(cell, params)``. The cell reads tokens, integers [T, ...batch], and gives logits
       [T, ...batch, V]: a ``jaxrnn.stack`` of ``embedding``; of ``residual`` layers, each of
       ``rms_norm`` and ``mamba_block`` or ``mamba2_block``; of ``rms_norm`` and ``project``. For
-      RWKV, layers are ``rwkv4`` and ``rwkv4_channels`` in turn, and norms are ``layer_norm``. An
-      embedding that is tied to the last product there is two arrays here, which training moves
-      apart.
+      RWKV, layers are ``rwkv4`` and ``rwkv4_channels`` in turn, and norms are ``layer_norm``. For
+      xLSTM they are ``mlstm_block`` and a gated network of ``project`` in turn, and ``soft_cap``
+      comes last. An embedding that is tied to the last product there is two arrays here, which
+      training moves apart.
 
     Raises:
       TypeError: ``source`` is neither, or ``config`` is missing.
