@@ -445,12 +445,12 @@ def heads(hidden, number, name="hidden"):
     return hidden, number
 
 
-def probability(name, value):
+def probability(name: str, value: float) -> float:
     """``value``, which is from 0 to 1."""
     return fraction(name, value, "a probability")
 
 
-def fraction(name, value, what="a number"):
+def fraction(name: str, value: float, what: str = "a number") -> float:
     """``value``, which is from 0 to 1; ``what`` is what it is there for."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {described(value)}, want {what} from 0 to 1")
