@@ -12,7 +12,15 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 
 from benchmarks.shared import ceiling, display, machine, memory, record, timing
-from benchmarks.shared.contenders import CELLS, CONTENDERS, DIRECTIONS, OURS, TITLES
+from benchmarks.shared.contenders import (
+    CELLS,
+    CONTENDERS,
+    DIRECTIONS,
+    MATMULS,
+    OURS,
+    TITLES,
+    USUAL,
+)
 from benchmarks.shared.options import several
 from benchmarks.shared.shapes import SHAPES, Shape
 from benchmarks.shared.words import against, best, quotient
@@ -20,7 +28,7 @@ from benchmarks.shared.words import against, best, quotient
 PACKAGES = (*machine.PACKAGES, "keras", "equinox", "torch")
 # What is said in words: ours against the fastest of each group, shape by shape.
 GROUPS = {
-    "the best of all": ("linen", "nnx", "keras", "equinox", "torch"),
+    "the best of all": ("linen", "nnx", "keras", "equinox", "scan", "torch"),
     "the faster of linen and nnx": ("linen", "nnx"),
     "the faster of keras and equinox": ("keras", "equinox"),
     "torch": ("torch",),
@@ -28,7 +36,6 @@ GROUPS = {
 # How often a row's weights and inputs are put into memory anew: where they happen to lie moves the
 # time of one and the same program.
 PLACES = 4
-GATES = {"lstm": 4, "gru": 3}
 LARGE = 8192  # numbers in a state, from which on a layer's rate is compared with a large product's
 NOTES = ceiling.NOTES | {
     "product_rate": "the ceiling's of XLA",
@@ -48,13 +55,13 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     peers = [name for name in CONTENDERS if name != OURS]
-    for option, known in (
-        ("shapes", SHAPES),
-        ("cells", CELLS),
-        ("directions", DIRECTIONS),
-        ("peers", peers),
+    for option, known, usual in (
+        ("shapes", SHAPES, SHAPES),
+        ("cells", CELLS, USUAL),
+        ("directions", DIRECTIONS, DIRECTIONS),
+        ("peers", peers, peers),
     ):
-        several(parser, option, known)
+        several(parser, option, known, usual)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float32")
     parser.add_argument(
         "--seconds",
@@ -163,7 +170,8 @@ def measure(chosen, direction, cell, shape):
 def operations(row):
     """Of a layer's products."""
     shape = Shape(**row["shape"])
-    forward = 2 * shape.T * shape.B * GATES[row["cell"]] * shape.H * (shape.I + shape.H)
+    of_input, recurrent = MATMULS[row["cell"]]
+    forward = 2 * shape.T * shape.B * shape.H * (of_input * shape.I + recurrent * shape.H)
     return forward if row["direction"] == "forward" else 3 * forward
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import truth
-from case import LIFTED, NO_KERNEL, RECUR, Case  # noqa: F401, for others
+from case import NO_KERNEL, RECUR, Case  # noqa: F401, for others
 from families import ROWS
 
 import jaxrnn
@@ -82,7 +82,7 @@ GATED = {
     "gru_states": Case(lambda h: jaxrnn.gru(h, residuals="states"), truth.gru),
     "gru_heads": Case(lambda h: jaxrnn.gru(h, heads=3), truth.gru, heads=3),
     "gru_reset_before": Case(
-        lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, LIFTED
+        lambda h: jaxrnn.gru(h, reset_after=False), truth.gru_reset_before, RECUR
     ),
     "mgu": Case(mgu, truth.mgu, TPU),
     "candidate_first": Case(candidate_first, truth.turned(truth.mgu)),
@@ -97,6 +97,22 @@ ATTENTION = {
     ),
     "attention_heads": Case(
         lambda h: jaxrnn.attention(h, heads=2, context=16), truth.attention, ATTEND, heads=2
+    ),
+    "attention_grouped": Case(
+        lambda h: jaxrnn.grouped_attention(
+            h,
+            heads=4,
+            kv_heads=2,
+            width=6,
+            rotary=4,
+            base=100.0,
+            norm=0.1,
+            gate=True,
+            bias=True,
+            window=4,
+        ),
+        functools.partial(truth.grouped_attention, rotary=4, base=100.0, epsilon=0.1, window=4),
+        ATTEND,
     ),
 }
 MADE_OF_OTHERS = {

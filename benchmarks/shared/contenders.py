@@ -1,6 +1,6 @@
 """The same layer in jaxrnn and in other libraries, each as its own documentation would run it.
 
-A contender compiles, for a cell ("lstm", "gru"), a shape and a type, one of two directions:
+A contender compiles, for a cell of ``CELLS``, a shape and a type, one of two directions:
 
   forward          xs -> ys
   value_and_grad   of sum(ys * weights): the gradients of all parameters and of xs
@@ -17,11 +17,30 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from benchmarks.shared import by_hand
 from benchmarks.shared.machine import cores
 from benchmarks.shared.memory import planned
 from benchmarks.shared.timing import compiled
 
-CELLS = ("lstm", "gru")
+# By name, ``H -> Cell`` with outputs of size H.
+CELLS = {
+    "lstm": jaxrnn.lstm,
+    "gru": jaxrnn.gru,
+    "gru_reset_before": functools.partial(jaxrnn.gru, reset_after=False),
+    "lstm_projection": lambda hidden: jaxrnn.lstm(2 * hidden, projection=hidden),
+    "layer_norm_lstm": jaxrnn.layer_norm_lstm,
+    "multiplicative_lstm": jaxrnn.multiplicative_lstm,
+}
+# What a row of one step multiplies: so many matrices [I, H], and so many [H, H].
+MATMULS = {
+    "lstm": (4, 4),
+    "gru": (3, 3),
+    "gru_reset_before": (3, 3),
+    "lstm_projection": (8, 10),
+    "layer_norm_lstm": (4, 4),
+    "multiplicative_lstm": (5, 5),
+}
+USUAL = ("lstm", "gru")  # what every library has
 DIRECTIONS = ("forward", "value_and_grad")
 TITLES = {
     "forward": "forward: ys",
@@ -30,7 +49,7 @@ TITLES = {
 
 
 def ours(cell, shape, dtype, implementation=None):
-    layer = getattr(jaxrnn, cell)(shape.H)
+    layer = (CELLS.get(cell) or getattr(jaxrnn, cell))(shape.H)
     params = jax.eval_shape(lambda: layer.init(jax.random.key(0), shape.I))
 
     def apply(params, xs):
@@ -42,7 +61,7 @@ def ours(cell, shape, dtype, implementation=None):
 def linen(cell, shape, dtype):
     from flax import linen as nn
 
-    kind = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[cell]
+    kind = _known(cell, {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell})
     rnn = nn.RNN(kind(shape.H, dtype=dtype), time_major=True)
     size = 1, shape.B, shape.I
     return rnn.apply, jax.eval_shape(lambda: rnn.init(jax.random.key(0), jnp.zeros(size)))
@@ -52,7 +71,7 @@ def nnx(cell, shape, dtype):
     from flax import nnx
 
     rngs = nnx.Rngs(0)
-    kind = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}[cell]
+    kind = _known(cell, {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell})
     rnn = nnx.RNN(kind(shape.I, shape.H, dtype=dtype, rngs=rngs), time_major=True)
     graph, params, rest = nnx.split(rnn, nnx.Param, ...)
     carry = (jnp.zeros((shape.B, shape.H), dtype),) * 2
@@ -69,7 +88,9 @@ def keras(cell, shape, dtype):
 
     if keras.backend.backend() != "jax":
         raise ImportError(f"keras runs on {keras.backend.backend()}: set KERAS_BACKEND=jax")
-    kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[cell]
+    before = functools.partial(keras.layers.GRU, reset_after=False)
+    known = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "gru_reset_before": before}
+    kind = _known(cell, known)
     layer = kind(shape.H, return_sequences=True, dtype=jnp.dtype(dtype).name)
     layer.build((shape.B, shape.T, shape.I))
     fixed = [v.value for v in layer.non_trainable_variables]
@@ -83,7 +104,7 @@ def keras(cell, shape, dtype):
 def equinox(cell, shape, dtype):
     import equinox as eqx
 
-    kind = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[cell]
+    kind = _known(cell, {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell})
     params, static = eqx.partition(kind(shape.I, shape.H, key=jax.random.key(0)), eqx.is_array)
     zeros = jnp.zeros((shape.B, shape.H), dtype)
 
@@ -165,12 +186,20 @@ def torch(cell, shape, direction, dtype):
         torch.backends.cudnn.CUDNN_TENSOR_DTYPES.add(torch.bfloat16)
     torch.set_num_threads(cores())
     device = "cuda" if on_gpu else "cpu"
-    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
     dtype = getattr(torch, jnp.dtype(dtype).name)
     data = _data(shape, np.float32)
 
+    def built():
+        if cell == "lstm_projection":
+            return torch.nn.LSTM(shape.I, 2 * shape.H, proj_size=shape.H)
+        if cell not in USUAL:
+            return by_hand.in_torch(cell, shape, device, dtype)
+        return {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell](shape.I, shape.H)
+
     def place():
-        layer = kind(shape.I, shape.H).to(device, dtype).train(direction != "forward")
+        layer = built()
+        if isinstance(layer, torch.nn.Module):
+            layer = layer.to(device, dtype).train(direction != "forward")
         xs, weights = (torch.tensor(_random(a)).to(device, dtype) for a in data)
 
         def forward():
@@ -184,6 +213,12 @@ def torch(cell, shape, direction, dtype):
         return forward if direction == "forward" else value_and_grad
 
     return place, 0.0, None
+
+
+def _known(cell, kinds):
+    if cell not in kinds:
+        raise ImportError(f"it has no {cell}")
+    return kinds[cell]
 
 
 def _data(shape, dtype, batch_first=False):
@@ -219,6 +254,7 @@ CONTENDERS = {
     "nnx": functools.partial(with_jax, nnx),
     "keras": functools.partial(with_jax, keras),
     "equinox": functools.partial(with_jax, equinox),
+    "scan": functools.partial(with_jax, by_hand.scan),
     "torch": torch,
 }
 """Each ``(cell, shape, direction, dtype) -> (place, seconds to compile, bytes or None)``."""

@@ -78,6 +78,7 @@ class Reader {
     for (int i = 0; i < count; ++i) out.push_back(result(name, shape, storage));
     return out;
   }
+  bool more_results() const { return ret_ < rets_.size(); }
   void end() {
     require(arg_ == args_.size() && ret_ == rets_.size(), "too many arrays");
   }

@@ -13,6 +13,7 @@
 #include "backward.h"
 #include "attention.h"
 #include "linear_scan.h"
+#include "loop.h"
 #include "matrix_memory.h"
 #include "ceiling.h"
 
@@ -46,6 +47,7 @@ constexpr Kernels<T> kKernels = {
     {kLanes<T>, forward<T>, backward<T>, evaluate<T>},
     {attention_forward<T>, attention_backward<T>},
     {scan_forward<T>, scan_backward<T>},
+    {loop_size<T>, loop_run<T>},
     {memory_forward<T>, memory_backward<T>},
     multiply_adds<T>,
 };

@@ -4,6 +4,7 @@
 
 #include "attention_task.h"
 #include "linear_scan_task.h"
+#include "loop_task.h"
 #include "matrix_memory_task.h"
 #include "task.h"
 
@@ -16,6 +17,7 @@ struct Kernels {
   Kernel<T> recurrence;
   AttentionKernel<T> attention;
   LinearScanKernel<T> linear_scan;
+  LoopKernel<T> loop;
   MatrixMemoryKernel<T> matrix_memory;
   T (*multiply_adds)(int64_t rounds);  // kChains vectors of them a round
 };

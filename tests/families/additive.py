@@ -2,7 +2,7 @@
 
 import numpy as np
 import truth
-from case import LIFTED, Case
+from case import PARTS, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -56,5 +56,5 @@ ROWS = {
     "atr": Case(jaxrnn.atr, atr),
     "cfn": Case(jaxrnn.cfn, cfn),
     "star": Case(jaxrnn.star, star),
-    "minimal_rnn": Case(jaxrnn.minimal_rnn, minimal_rnn, LIFTED),
+    "minimal_rnn": Case(jaxrnn.minimal_rnn, minimal_rnn, PARTS),
 }

@@ -1,7 +1,7 @@
 """Coupled oscillatory recurrent network."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import PARTS, Case
 
 import jaxrnn
 
@@ -18,8 +18,8 @@ def cornn(dt, gamma, epsilon):
 
 
 ROWS = {
-    "cornn": Case(jaxrnn.cornn, cornn(0.042, 2.7, 4.7), LIFTED),
+    "cornn": Case(jaxrnn.cornn, cornn(0.042, 2.7, 4.7), PARTS),
     "cornn_other": Case(
-        lambda h: jaxrnn.cornn(h, dt=0.25, gamma=1.5, epsilon=0.5), cornn(0.25, 1.5, 0.5), LIFTED
+        lambda h: jaxrnn.cornn(h, dt=0.25, gamma=1.5, epsilon=0.5), cornn(0.25, 1.5, 0.5), PARTS
     ),
 }

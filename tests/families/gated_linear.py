@@ -1,7 +1,7 @@
 """SRU, RG-LRU and Mamba, whose input is part of the output: behind a projection to its size."""
 
 import numpy as np
-from case import LIFTED, LINEAR, Case
+from case import LINEAR, PARTS, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -114,9 +114,9 @@ def _silu(a):
 
 
 ROWS = {
-    "sru": Case(behind(jaxrnn.sru), projected(sru(np.sqrt(3))), LIFTED),
+    "sru": Case(behind(jaxrnn.sru), projected(sru(np.sqrt(3))), PARTS),
     "sru_project": Case(
-        lambda h: jaxrnn.sru(h, project=True, highway_bias=-1.0), sru(None), LIFTED
+        lambda h: jaxrnn.sru(h, project=True, highway_bias=-1.0), sru(None), PARTS
     ),
     "mamba": Case(behind(lambda h: jaxrnn.mamba(h, state=4, rank=2)), projected(mamba), LINEAR),
     "mamba_block": Case(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import truth
-from case import LIFTED, Case
+from case import PARTS, Case
 
 import jaxrnn
 
@@ -74,9 +74,9 @@ ROWS = {
     "mgu2": Case(lambda h: jaxrnn.mgu(h, variant=2), mgu(2)),
     "mgu3": Case(lambda h: jaxrnn.mgu(h, variant=3), mgu(3)),
     "mgu_heads": Case(lambda h: jaxrnn.mgu(h, variant=1, heads=2), mgu(1), heads=2),
-    "mgu_before": Case(lambda h: jaxrnn.mgu(h, reset_after=False), mgu(0, True), LIFTED),
+    "mgu_before": Case(lambda h: jaxrnn.mgu(h, reset_after=False), mgu(0, True), PARTS),
     "mgu3_before": Case(
-        lambda h: jaxrnn.mgu(h, variant=3, reset_after=False), mgu(3, True), LIFTED
+        lambda h: jaxrnn.mgu(h, variant=3, reset_after=False), mgu(3, True), PARTS
     ),
     "janet": Case(jaxrnn.janet, janet(1)),
     "janet_beta": Case(lambda h: jaxrnn.janet(h, beta=0.25, longest=50), janet(0.25)),

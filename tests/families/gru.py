@@ -2,7 +2,7 @@
 
 import numpy as np
 import truth
-from case import LIFTED, Case
+from case import PARTS, Case
 
 import jaxrnn
 from families.lstm import relu6_sigmoid
@@ -28,6 +28,6 @@ ROWS = {
     "gru_reset_before_activations": Case(
         lambda h: jaxrnn.gru(h, reset_after=False, activation="sin", gate_activation="tanh"),
         gru(np.tanh, np.sin, reset_after=False),
-        LIFTED,
+        PARTS,
     ),
 }

@@ -1,7 +1,7 @@
 """The GRU for missing values: Che et al. 2016."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import PARTS, Case
 from dicts import observed, of_dict
 from truth import relu, sigmoid
 
@@ -28,4 +28,4 @@ def gru_d(params, state, x):
     return (h, last - mean, (1 - m) * delta), h
 
 
-ROWS = {"gru_d": Case(lambda h: of_dict(observed, jaxrnn.gru_d(h)), gru_d, LIFTED, inputs=7)}
+ROWS = {"gru_d": Case(lambda h: of_dict(observed, jaxrnn.gru_d(h)), gru_d, PARTS, inputs=7)}

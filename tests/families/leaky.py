@@ -2,7 +2,7 @@
 
 import numpy as np
 import truth
-from case import LIFTED, Case
+from case import PARTS, Case
 
 import jaxrnn
 
@@ -46,6 +46,6 @@ ROWS = {
         leaky(0.5, np.tanh, True),
         heads=2,
     ),
-    "indrnn": Case(jaxrnn.indrnn, indrnn(truth.relu), LIFTED),
-    "indrnn_tanh": Case(lambda h: jaxrnn.indrnn(h, activation="tanh"), indrnn(np.tanh), LIFTED),
+    "indrnn": Case(jaxrnn.indrnn, indrnn(truth.relu), PARTS),
+    "indrnn_tanh": Case(lambda h: jaxrnn.indrnn(h, activation="tanh"), indrnn(np.tanh), PARTS),
 }

@@ -1,7 +1,7 @@
 """Long expressive memory."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import PARTS, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -21,6 +21,6 @@ def lem(dt):
 
 
 ROWS = {
-    "lem": Case(jaxrnn.lem, lem(1.0), LIFTED),
-    "lem_slow": Case(lambda h: jaxrnn.lem(h, dt=0.25), lem(0.25), LIFTED),
+    "lem": Case(jaxrnn.lem, lem(1.0), PARTS),
+    "lem_slow": Case(lambda h: jaxrnn.lem(h, dt=0.25), lem(0.25), PARTS),
 }

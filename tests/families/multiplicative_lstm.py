@@ -1,7 +1,7 @@
 """Multiplicative long short-term memory."""
 
 import truth
-from case import LIFTED, Case
+from case import PARTS, Case
 
 import jaxrnn
 
@@ -13,4 +13,4 @@ def multiplicative_lstm(params, state, x):
     return (h, c), h
 
 
-ROWS = {"multiplicative_lstm": Case(jaxrnn.multiplicative_lstm, multiplicative_lstm, LIFTED)}
+ROWS = {"multiplicative_lstm": Case(jaxrnn.multiplicative_lstm, multiplicative_lstm, PARTS)}

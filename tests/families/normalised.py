@@ -1,7 +1,7 @@
 """LSTMs whose output is projected (Sak et al. 2014), and cells whose gates are normalised."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import LIFTED, PARTS, RECUR, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -84,17 +84,17 @@ def dreamer_gru(params, state, x):
 
 
 ROWS = {
-    "lstm_projection": Case(lambda h: jaxrnn.lstm(h, projection=4), projected_lstm, LIFTED),
-    "lstm_projection_wide": Case(lambda h: jaxrnn.lstm(h, projection=9), projected_lstm, LIFTED),
-    "layer_norm_lstm": Case(jaxrnn.layer_norm_lstm, layer_norm_lstm(False), LIFTED),
+    "lstm_projection": Case(lambda h: jaxrnn.lstm(h, projection=4), projected_lstm, RECUR),
+    "lstm_projection_wide": Case(lambda h: jaxrnn.lstm(h, projection=9), projected_lstm, PARTS),
+    "layer_norm_lstm": Case(jaxrnn.layer_norm_lstm, layer_norm_lstm(False), PARTS),
     "layer_norm_lstm_per_gate": Case(
-        lambda h: jaxrnn.layer_norm_lstm(h, per_gate=True), layer_norm_lstm(True), LIFTED
+        lambda h: jaxrnn.layer_norm_lstm(h, per_gate=True), layer_norm_lstm(True), RECUR
     ),
-    "layer_norm_gru": Case(jaxrnn.layer_norm_gru, layer_norm_gru(False), LIFTED),
+    "layer_norm_gru": Case(jaxrnn.layer_norm_gru, layer_norm_gru(False), PARTS),
     "layer_norm_gru_per_gate": Case(
-        lambda h: jaxrnn.layer_norm_gru(h, per_gate=True), layer_norm_gru(True), LIFTED
+        lambda h: jaxrnn.layer_norm_gru(h, per_gate=True), layer_norm_gru(True), PARTS
     ),
-    "dreamer_gru": Case(jaxrnn.dreamer_gru, dreamer_gru, LIFTED),
+    "dreamer_gru": Case(jaxrnn.dreamer_gru, dreamer_gru, PARTS),
     "dreamer_gru_heads": Case(
         lambda h: jaxrnn.dreamer_gru(h, heads=2), dreamer_gru, LIFTED, heads=2
     ),

@@ -1,7 +1,7 @@
 """The GRU and the LSTM of ParaRNN: Danieli et al. 2025."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import PARTS, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -26,6 +26,6 @@ def para_lstm(params, state, x):
 
 
 ROWS = {
-    "para_gru": Case(jaxrnn.para_gru, para_gru, LIFTED),
-    "para_lstm": Case(jaxrnn.para_lstm, para_lstm, LIFTED),
+    "para_gru": Case(jaxrnn.para_gru, para_gru, PARTS),
+    "para_lstm": Case(jaxrnn.para_lstm, para_lstm, PARTS),
 }

@@ -1,7 +1,7 @@
 """Recurrent highway network."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import PARTS, RECUR, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -28,7 +28,7 @@ def rhn(depth, coupled):
 
 
 ROWS = {
-    "rhn": Case(jaxrnn.rhn, rhn(4, True), LIFTED),
-    "rhn_shallow": Case(lambda h: jaxrnn.rhn(h, depth=1), rhn(1, True), LIFTED),
-    "rhn_uncoupled": Case(lambda h: jaxrnn.rhn(h, depth=2, coupled=False), rhn(2, False), LIFTED),
+    "rhn": Case(jaxrnn.rhn, rhn(4, True), RECUR),
+    "rhn_shallow": Case(lambda h: jaxrnn.rhn(h, depth=1), rhn(1, True), PARTS),
+    "rhn_uncoupled": Case(lambda h: jaxrnn.rhn(h, depth=2, coupled=False), rhn(2, False), PARTS),
 }

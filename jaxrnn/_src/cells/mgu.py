@@ -70,8 +70,8 @@ def mgu(
         gate has less: f = sigmoid(R_f h + b_f), sigmoid(R_f h) or sigmoid(b_f). Their gates save
         parameters, but no time: kernels take a product with zeros.
       reset_after: where the gate acts: on the recurrent product, or on the state before it, as in
-        the papers. The latter needs two dependent products a step and is lifted from its step: no
-        fused implementation, no ``heads``, no ``residuals``. See ``jaxrnn.gru``.
+        the papers. The latter needs two dependent products a step and is lifted from its step:
+        fused on a CPU alone, no ``heads``, no ``residuals``. See ``jaxrnn.gru``.
       heads, residuals: see ``jaxrnn.gated``.
 
     Returns:

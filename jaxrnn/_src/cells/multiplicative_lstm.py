@@ -16,8 +16,8 @@ def multiplicative_lstm(hidden: int, *, forget_bias: float = 1.0) -> Cell:
         i, f, o = sigmoid(W x + R m + b)          g = tanh(W_g x + R_g m + b_g)
         c = f * c + i * g                         h = o * tanh(c)
 
-    An LSTM whose gates see m in place of h: two products a step, one after the other. It has no
-    fused kernel. It is not xLSTM's mLSTM, whose memory is a matrix.
+    An LSTM whose gates see m in place of h: two products a step, one after the other. It is fused
+    on a CPU alone. It is not xLSTM's mLSTM, whose memory is a matrix.
 
     Args:
       hidden: H, the size of m, the state and the output.

@@ -24,6 +24,7 @@ FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests
 CALLS = (
     *("forward", "backward", "linear_scan_forward", "linear_scan_backward"),
     *("matrix_memory_forward", "matrix_memory_backward", "attend_forward", "attend_backward"),
+    "loop",
 )
 _FUNCTIONS = (*CALLS, "evaluate")
 
@@ -75,7 +76,7 @@ class Library(NamedTuple):
 CALLERS = {
     "cpu.so": (
         *("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
-        "matrix_memory/cpu.py",
+        *("matrix_memory/cpu.py", "step_loop/cpu.py", "step_loop/parts.py"),
     ),
     "gpu.so": ("recurrence/gpu/launch.py",),
 }

@@ -191,10 +191,10 @@ class _Followed:
             return out
         if name == "cond":
             return self.cond(eqn.params, args)
-        if name in _SAME:
+        if name in SAME:
             return args
-        if name in _MOVES:
-            moved = _MOVES[name](eqn, *args)
+        if name in MOVES:
+            moved = MOVES[name](eqn, *args)
             return moved if isinstance(moved, list) else [moved]
         if name in _REDUCTIONS:
             return [self.reduced(eqn, *args)]
@@ -260,9 +260,9 @@ class _Followed:
         if name not in ELEMENTWISE or others:
             raise Unknown(name)
         if all(a.dtype != object for a in args):
-            computed = _computed(name, eqn, args)
-            if computed is not None:
-                return computed
+            found = computed(name, eqn, args)
+            if found is not None:
+                return found
         flat = [np.broadcast_to(a, aval.shape).ravel().astype(object) for a in args]
         return _filled(aval.shape, [self.element(name, eqn, e) for e in zip(*flat)])
 
@@ -352,7 +352,7 @@ _CALLS_WITH_RULES = {
 }
 CALLS = _CALLS | _CALLS_WITH_RULES
 _LOOPS = {"scan": _Followed.scan, "while": _Followed.repeat}
-_SAME = {"copy", "copy_p", "stop_gradient", "optimization_barrier", "name"}
+SAME = {"copy", "copy_p", "stop_gradient", "optimization_barrier", "name"}
 _REDUCTIONS = {
     "reduce_sum": "add",
     "reduce_prod": "mul",
@@ -452,7 +452,7 @@ def _split(eqn, array):
     return np.split(array, np.cumsum(p["sizes"])[:-1], p["axis"])
 
 
-_MOVES = {
+MOVES = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshaped,
     "squeeze": lambda eqn, array: array.reshape(eqn.outvars[0].aval.shape),
@@ -475,7 +475,7 @@ _MOVES = {
 # What is known before the program runs, as the count of a loop, is computed here.
 
 
-def _computed(name, eqn, args):
+def computed(name, eqn, args):
     """The array that an operation gives of known ones; None if it is not computed here."""
     dtype = eqn.outvars[0].aval.dtype
     if name == "convert_element_type":

@@ -44,13 +44,13 @@ def compiled(function, avals, operations) -> Program:
       Unknown: it cannot be.
     """
     closed = jax.make_jaxpr(lambda *flat: jax.tree.leaves(function(*flat)))(*avals)
-    graph = _Graph(operations, avals[0].dtype)
+    graph = Graph(operations, avals[0].dtype)
     outputs = [graph.owned(node) for node in follow(closed, graph)]
     outputs = graph.fused(outputs)
     return graph.allocated(outputs, len(avals))
 
 
-class _Graph(Nodes):
+class Graph(Nodes):
     """The operations of a function whose numbers are all of one type, or true or false."""
 
     def __init__(self, operations, dtype):

@@ -1,4 +1,4 @@
-"""A loop over time whose matrix products are known by name: one contract, two implementations.
+"""A loop over time whose matrix products are known by name: one contract, several implementations.
 
     state, y = step(others, state, x, dot)        dot(name, a) is a times weights[name]
 
@@ -17,10 +17,10 @@ from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
-from jaxrnn._src.ops.step_loop import newton, reference, xla
+from jaxrnn._src.ops.step_loop import cpu, newton, reference, xla
 from jaxrnn._src.ops.step_loop.problem import Operands, Problem, split
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"xla": xla}  # `reference` runs only if asked
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "xla": xla}
 
 
 def one(step, x, weights, others, state, *, product, bilinear=None):

@@ -109,6 +109,15 @@ def gradient(a, d, w, dtype, total, bilinear=None):
     return jax.vmap(contract, (-2, -2))(a, d)
 
 
+def gradients(weights, names, factors, moves, *kind):
+    """Those of all weights: what each product of a step, by name, gives back to its weight."""
+    found = {name: jnp.zeros_like(w) for name, w in weights.items()}
+    for name, a, d in zip(names, factors, moves, strict=True):
+        more = gradient(a, d, weights[name], *kind)
+        found[name] = found[name].astype(more.dtype) + more
+    return found
+
+
 def split(gates, count):
     """[..., count * H] as ``count`` arrays [..., H]."""
     return tuple(jnp.split(gates, count, -1))
