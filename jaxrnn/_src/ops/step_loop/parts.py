@@ -353,8 +353,15 @@ class _Plan:
             results = results if kind == "product" else results[:1]
             texts.append(((self.rank(kind, index), 0), [*text, *count, *results]))
         text = [n for _, part in sorted(texts) for n in part]
-        every = self.widths, text, programs, carry, made, outputs, self.weights
-        return Parts(*map(tuple, every))
+        return Parts(
+            widths=tuple(self.widths),
+            parts=tuple(text),
+            programs=tuple(programs),
+            carry=tuple(carry),
+            made=tuple(made),
+            outputs=tuple(outputs),
+            weights=tuple(self.weights),
+        )
 
     def carry(self, array, old, new):
         for begin, end in list(_runs(old, new)):
