@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.core
 import numpy as np
 from jax.extend.core import Primitive
 
@@ -345,8 +346,9 @@ class _Plan:
             outputs.append(known[key])
         texts, programs = [], []
         while self.wanted:  # the last first: it may want more of those before it
-            key = max(self.wanted)
-            texts.append((key, self.program(*key, self.wanted.pop(key), programs)))
+            level, size = key = max(self.wanted)
+            values = self.wanted.pop(key)
+            texts.append((key, self.program(level, size, values, programs)))
         for (kind, index), text in self.taken.items():
             results = self.results(kind, index)
             count = [len(results) // 2] if kind == "product" else []
