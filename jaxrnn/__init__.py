@@ -12,13 +12,21 @@ from jaxrnn._src.cells.attention import attention, transformer_block
 from jaxrnn._src.cells.conv1d import conv1d
 from jaxrnn._src.cells.conv_lstm import conv_gru, conv_lstm
 from jaxrnn._src.cells.cornn import cornn
-from jaxrnn._src.cells.delta_net import delta_net, delta_product, gated_delta_net, kimi_delta
+from jaxrnn._src.cells.delta_net import (
+    delta_net,
+    delta_product,
+    gated_delta_memory,
+    gated_delta_net,
+    kimi_delta,
+)
 from jaxrnn._src.cells.dreamer import dreamer_gru
 from jaxrnn._src.cells.elman import elman
 from jaxrnn._src.cells.embedding import embedding
 from jaxrnn._src.cells.fast_grnn import fast_grnn
+from jaxrnn._src.cells.gated_delta_block import gated_delta_block
 from jaxrnn._src.cells.gilr import gilr
 from jaxrnn._src.cells.gla import gla, hgrn2
+from jaxrnn._src.cells.grouped_attention import grouped_attention
 from jaxrnn._src.cells.gru import gru
 from jaxrnn._src.cells.gru_d import gru_d
 from jaxrnn._src.cells.indrnn import indrnn
@@ -115,10 +123,13 @@ __all__ = [
     "from_dones",
     "from_segment_ids",
     "gated",
+    "gated_delta_block",
+    "gated_delta_memory",
     "gated_delta_net",
     "generate",
     "gilr",
     "gla",
+    "grouped_attention",
     "gru",
     "gru_d",
     "hgrn2",

@@ -17,6 +17,7 @@ HOMES = {
     "diagonal": ("diagonal", "diagonal"),
     "convolved": ("convolved", "convolved"),
     "memory": ("memory", "memory"),
+    "attention": ("attention", "attending"),
     "stateless": ("stateless", "stateless"),
     "views": ("views", "views"),
     "cell": ("cell", "cell"),
@@ -38,6 +39,7 @@ REPRESENTATIVES = {
     "diagonal": ("gilr", "lru"),
     "convolved": ("conv1d_dilated", "qrnn"),
     "memory": ("retention", "delta_product"),
+    "attention": ("attention", "attention_window", "attention_grouped"),
     "stateless": ("project",),
     "views": ("stack", "rg_lru", "dropout_sequence", "parallel_function", "zoneout", "attentive"),
     "cell": ("smooth",),
@@ -65,7 +67,7 @@ def _home(function):
 
 MADE_BY = {name: builder(case.make(12)) for name, case in CELLS.items()}
 ALONE = tuple(name for name, made in MADE_BY.items() if made is None)
-FIRST = (*(names[0] for names in REPRESENTATIVES.values()), "attention", "mlstm")
+FIRST = (*(names[0] for names in REPRESENTATIVES.values()), "mlstm")
 USUAL = (*(name for names in REPRESENTATIVES.values() for name in names), *ALONE)
 
 # Which cells the run is about, and which of them are held to all laws: `pytest --cells`.

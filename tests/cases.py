@@ -98,6 +98,22 @@ ATTENTION = {
     "attention_heads": Case(
         lambda h: jaxrnn.attention(h, heads=2, context=16), truth.attention, ATTEND, heads=2
     ),
+    "attention_grouped": Case(
+        lambda h: jaxrnn.grouped_attention(
+            h,
+            heads=4,
+            kv_heads=2,
+            width=6,
+            rotary=4,
+            base=100.0,
+            norm=0.1,
+            gate=True,
+            bias=True,
+            window=4,
+        ),
+        functools.partial(truth.grouped_attention, rotary=4, base=100.0, epsilon=0.1, window=4),
+        ATTEND,
+    ),
 }
 MADE_OF_OTHERS = {
     "smooth": Case(smooth, faster=()),

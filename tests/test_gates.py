@@ -138,7 +138,10 @@ def para_lstm_update(state, x, r, af, ao, ag, pf, po):
 
 @pytest.mark.usefixtures("x64")
 def test_no_gate_is_recurrent():
-    """The paper's numbers and gradients, also by Newton's method and forward in time."""
+    """The paper's numbers and gradients, also by Newton's method and forward in time.
+
+    No unit sees another, so what e-prop takes into account is all there is.
+    """
     units = dict.fromkeys(("af", "ao", "ag", "pf", "po"), jax.nn.initializers.zeros)
     make = jaxrnn.gated(
         para_lstm_update, gates=("f", "o", "g"), states=("h", "c"), unit=units, recurrent=()
@@ -159,7 +162,8 @@ def test_no_gate_is_recurrent():
 
     @jax.jit
     def every(given):
-        runs = (other, None), (cell, None), (cell, "newton"), (jaxrnn.online(cell), None)
+        rules = [(jaxrnn.online(cell, rule), None) for rule in ("rtrl", "eprop")]
+        runs = (other, None), (cell, None), (cell, "newton"), *rules
         both = jax.value_and_grad(loss, has_aux=True)
         return [both(given, *run) for run in runs]
 
@@ -174,6 +178,17 @@ def test_no_gate_is_recurrent():
         assert error(came, wanted) < 1e-12
     how = jaxrnn.explain(cell, params(given), xs, implementation="newton").choices[0].how
     assert how.startswith("diagonal Jacobian, 4 blocks 2 x 2")
+    (choice,) = jaxrnn.explain(cell, params(given), xs).choices
+    assert (choice.gates, choice.states) == (("f", "o", "g"), ("h", "c"))
+    shown = jax.jit(functools.partial(jaxrnn.trace, cell))(params(given), xs)
+    assert sorted(shown) == ["a_f", "a_g", "a_o", "c", "h", "y"]
+    gates = np.einsum("tbi,igh->gtbh", xs, given["w"]) + given["b"][:, None, None]
+    for name, gate in zip(("a_f", "a_o", "a_g"), gates, strict=True):
+        assert error(shown[name], gate) < 1e-12
+    with pytest.raises(TypeError, match="want a cell with recurrent gates"):
+        jaxrnn.variational_dropout(cell, 0.5)
+    near = jaxrnn.online(cell, "snap1")
+    jax.eval_shape(near.step, params(given), near.initial_state(params(given), (2,)), xs[0])
     for argument, value in (("heads", 2), ("residuals", "chunks")):
         with pytest.raises(ValueError, match=f"{argument}: got {value!r}, want"):
             make(4, **{argument: value})

@@ -19,6 +19,7 @@ ONCE = tuple(n for n in cases.CELLS if not re.search("_(states|chunks|heads|relu
 # Not on the left of an equation, not of one step, or the same at every step, as LRU's a is.
 NOT_SHOWN = {
     "attention": {"y_t"},
+    "attention_grouped": {"y_t"},
     "conv1d": {"y_t"},
     "qrnn": {"z", "f", "o", "i", "h"},
     "lru": {"a"},

@@ -17,6 +17,15 @@ MAMBA2 = SIZES | {"num_heads": 4, "head_dim": 4, "n_groups": 2, "chunk_size": 4}
 RWKV = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "context_length": 16}
 XLSTM = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_heads": 2}
 XLSTM |= {"chunk_size": 4, "ffn_round_up_to_multiple_of": 6}
+GEMMA = {"vocab_size": 11, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 10}
+GEMMA |= {"num_attention_heads": 4, "num_key_value_heads": 2, "attention_window_size": 4}
+GEMMA |= {"lru_width": 12, "conv1d_width": 3, "logits_soft_cap": 3.0, "pad_token_id": None}
+QWEN = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 6}
+QWEN |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 0}
+QWEN |= {"linear_key_head_dim": 3, "linear_value_head_dim": 2, "linear_conv_kernel_dim": 3}
+QWEN |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "max_position_embeddings": 16}
+QWEN |= {"rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.5}}
+QWEN |= {"layer_types": ["linear_attention", "full_attention"]}
 WIDE = {"layer_norm_epsilon": 0.1}
 MODELS = {
     "mamba": ("Mamba", SIZES | {"time_step_rank": 3}),
@@ -25,6 +34,8 @@ MODELS = {
     "rwkv": ("Rwkv", RWKV),
     "rwkv_sizes": ("Rwkv", RWKV | WIDE | {"attention_hidden_size": 12, "intermediate_size": 5}),
     "xlstm": ("xLSTM", XLSTM | {"gate_soft_cap": 2.0, "output_logit_soft_cap": 3.0}),
+    "gemma": ("RecurrentGemma", GEMMA | {"rms_norm_eps": 0.1}),
+    "qwen3_next": ("Qwen3Next", QWEN | {"rms_norm_eps": 0.1}),
     "mamba2_bias": ("Mamba2", MAMBA2 | WIDE | {"use_bias": True}),
 }
 
@@ -115,13 +126,20 @@ def test_what_has_no_counterpart():
         read(arrays, config=config | {"hidden_act": "gelu"})
     with pytest.raises(ValueError, match="model_type='bert', want one of"):
         read(arrays, config=config | {"model_type": "bert"})
-    for options, words in (
-        ({"use_bias": True}, "use_bias=True, want False"),
-        ({"weight_mode": "double"}, "weight_mode='double', want one of"),
-        ({"num_heads": 5}, "v_dim_factor for a width of 8, want num_heads=5 to divide"),
+    yarn = {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}
+    for kind, sizes, options, words in (
+        ("xlstm", XLSTM, {"use_bias": True}, "use_bias=True, want False"),
+        ("xlstm", XLSTM, {"weight_mode": "double"}, "weight_mode='double', want one of"),
+        ("xlstm", XLSTM, {"num_heads": 5}, "v_dim_factor for a width of 8, want num_heads=5 to"),
+        ("recurrent_gemma", GEMMA, {"block_types": ["conv"]}, "got 'conv' in block_types"),
+        ("recurrent_gemma", GEMMA, {"attention_bias": True}, "attention_bias=True, want False"),
+        ("recurrent_gemma", GEMMA, yarn, "rope_type='yarn', want 'default'"),
+        ("qwen3_next", QWEN, {"num_experts": 4}, "num_experts=4 in layer 0, want 0"),
+        ("qwen3_next", QWEN, {"layer_types": ["sliding"]}, "got 'sliding' in layer_types"),
+        ("qwen3_next", QWEN, {}, "got no 'model.embed_tokens.weight'"),
     ):
         with pytest.raises(ValueError, match=words):
-            read({}, config=XLSTM | {"model_type": "xlstm"} | options)
+            read({}, config=sizes | {"model_type": kind} | options)
     with pytest.raises(TypeError, match="config: got None"):
         read(arrays)
     with pytest.raises(TypeError, match="source: got int"):

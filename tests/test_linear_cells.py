@@ -85,6 +85,24 @@ def test_rg_lru_where_nothing_is_forgotten():
         (lambda: jaxrnn.rg_lru(4, heads=3), "heads: got 3, want a divisor of hidden=4"),
         (lambda: jaxrnn.ssd(4, heads=2, groups=4), "groups: got 4, want a divisor of heads=2"),
         (lambda: jaxrnn.mamba_block(4, width=0), "width: got 0"),
+        (lambda: jaxrnn.gated_delta_block(4, heads=3), "heads: got 3, want a divisor of width=4"),
+        (
+            lambda: jaxrnn.gated_delta_memory(4, heads=4, key_heads=3),
+            "key_heads: got 3, want a divisor of heads=4",
+        ),
+        (
+            lambda: jaxrnn.gated_delta_memory(4).init(jax.random.key(0), 4),
+            "in_size: got 4, want 2 M D + H + 2 N = 20",
+        ),
+        (
+            lambda: jaxrnn.grouped_attention(4, heads=2, kv_heads=3),
+            "kv_heads: got 3, want a divisor of heads=2",
+        ),
+        (lambda: jaxrnn.grouped_attention(4, heads=3), "heads: got 3, want a divisor of hidden=4"),
+        (
+            lambda: jaxrnn.grouped_attention(8, heads=2, rotary=3),
+            "rotary: got 3, want an even number up to D = 4",
+        ),
         (lambda: jaxrnn.mlstm_block(4, heads=3), "heads: got 3, want a divisor of width=4"),
         (lambda: jaxrnn.mlstm_memory(4, cap=0), "cap: got 0, want a number above 0"),
         (

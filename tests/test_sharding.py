@@ -121,6 +121,38 @@ def test_members_of_an_ensemble_stay():
     assert "all-gather" not in text and "all-to-all" not in text
 
 
+HEADS = {  # where each parameter has its heads, or their units
+    jaxrnn.mlstm(8, heads=4): dict(w=P(None, None, "model"), b=P(None, "model"))
+    | dict(u=P(None, None, "model"), c=P(None, "model")),
+    jaxrnn.attention(8, heads=4, context=8): dict(qkv=P(None, None, "model"), out=P("model")),
+}
+
+
+@pytest.mark.parametrize("cell", HEADS, ids=repr)
+def test_heads_stay(cell):
+    """Heads over one axis of a mesh and rows over the other: only sums over them meet."""
+    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (5, 4, 3))
+    mask = np.random.default_rng(0).random((5, 4)) < 0.7
+
+    def loss(params, xs, mask):
+        state, ys = jaxrnn.unroll(cell, params, xs, mask=mask)
+        states = sum((s**2).sum() for s in jax.tree.leaves(cases.floating(state)))
+        return jnp.sin(ys).sum() + states, state[0]
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    mesh = jax.make_mesh((2, 4), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
+    on = lambda spec: lambda a: jax.device_put(a, NamedSharding(mesh, spec))
+    placed = {name: on(spec)(params[name]) for name, spec in HEADS[cell].items()}
+    compiled = run.lower(placed, *map(on(P(None, "batch")), (xs, mask))).compile()
+    came = compiled(placed, *map(on(P(None, "batch")), (xs, mask)))
+    assert cases.error(came, run(params, xs, mask)) < 1e-5
+    for name, gradient in came[1][0].items():
+        assert gradient.sharding.is_equivalent_to(placed[name].sharding, gradient.ndim)
+    if cases.NO_KERNEL is None:
+        assert compiled.as_text().count("jaxrnn_") > 1
+    assert {e.kind for e in collectives.found(compiled.as_text())} == {"all-reduce"}
+
+
 def over_units(mesh, params):
     """Parameters whose last axis, the units, is divided."""
     spec = lambda a: P(*[None] * (a.ndim - 1), "batch")

@@ -223,14 +223,19 @@ def test_a_cell_on_a_mesh(cell, kind):
     assert looped <= {"collective-permute"} and (cell is ATTENTION or not looped)
 
 
-def test_a_ring_goes_no_further_than_a_window():
-    """After a state, where no flag hides a step: blocks of keys are all that is passed on."""
-    cell = jaxrnn.attention(4, heads=2, window=14)
+@pytest.mark.parametrize("window", (14, None))
+def test_what_a_ring_passes_on(window):
+    """Blocks of keys, n - 1 times or as far as a window reaches; in reverse, and after a state."""
+    more = {"window": window} if window else {"context": T}
+    cell = jaxrnn.attention(4, heads=2, **more)
     params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, B, 3))
-    state, _ = jax.jit(functools.partial(jaxrnn.unroll, cell))(params, xs[:8])
+    state, name = None, None
+    if window:
+        state, _ = jax.jit(functools.partial(jaxrnn.unroll, cell))(params, xs[:8])
+        name = "xla"
 
     def loss(params, xs, state, **options):
-        (k, v, _), ys = jaxrnn.unroll(cell, params, xs, state, **options)
+        (k, v, _), ys = jaxrnn.unroll(cell, params, xs, state, reverse=window is None, **options)
         return (ys[..., :3] * xs).sum() + (k * v).sum(), ys
 
     def run(**options):
@@ -240,17 +245,23 @@ def test_a_ring_goes_no_further_than_a_window():
     mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):
         placed = params, jax.device_put(xs, NamedSharding(mesh, P("time"))), state
-        compiled = run(time_axis="time", implementation="xla").lower(*placed).compile()
+        compiled = run(time_axis="time", implementation=name).lower(*placed).compile()
         came = compiled(*placed)
     floats = lambda tree: [a for a in jax.tree.leaves(tree) if a.dtype == jnp.float64]
     check(floats(came), floats(run()(params, xs, state)))
-    text = compiled.as_text()
+    text, rounds, block = compiled.as_text(), 4 if window else 7, T // DEVICES * B * 4 * 8
     assert "all-gather" not in text and "all-to-all" not in text
-    moved = re.findall(r"= (.*?) collective-permute(?:-start)?\(", text)
-    sizes = [np.prod(list(map(int, dims.split(",")))) for m in moved for dims in SHAPE.findall(m)]
-    assert max(sizes) <= T // DEVICES * B * 4, "more than a block was moved at once"
-    turns = re.findall(r"known_trip_count\":\{\"n\":\"(\d+)", text)
-    assert turns.count("4") == 2, "a window of 14 sees 4 stretches back, forward and backward"
+    exchanges = [e for e in collectives.found(text) if e.kind == "collective-permute"]
+    assert max(e.bytes for e in exchanges) == block, "more than a block was moved at once"
+    turns = re.findall(r"known_trip_count\":{\"n\":\"(\d+)", text)
+    assert turns.count(str(rounds - 1)) == 2, "all passes but one are in a loop"
+    passes = sum(rounds - 1 if e.looped else 1 for e in exchanges if e.bytes == block)
+    # k and v, and again with their gradients; but XLA finds that the first pass is the same.
+    assert passes == rounds * (2 + 4) - 2
+    # Halves go to where all devices have the same to do, and back: q k v, ys, and their gradients.
+    assert sum(e.bytes == block // 2 for e in exchanges) == (0 if window else 16)
+    if window:
+        assert text.count("{7,0}}") == 2, "gradients alone go from the last stretch to the first"
 
 
 def test_a_nan_stays_in_its_episode():

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
+from benchmarks.shared import collectives
 
 T, B, CHUNK = 13, 4, 4
 pytestmark = [
@@ -103,6 +104,32 @@ def test_little_to_do(steps, rows):
         came = run(jaxrnn.wavefront(cell, axis="depth", chunk=CHUNK))(params)
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
     jax.tree.map(close, came, run(cell)(params))
+
+
+def test_parameters_are_on_the_device_of_their_layer():
+    """Of equal layers, stored as parts of each: one exchange forward and one of the gradient."""
+    cell = stack(jaxrnn.gru(4), jaxrnn.gru(4))
+    params, xs = cell.init(jax.random.key(0), 4), jax.random.normal(jax.random.key(1), (6, 3, 4))
+
+    def run(cell):
+        loss = lambda params: (jaxrnn.unroll(cell, params, xs)[1] ** 2).sum()
+        return jax.jit(jax.value_and_grad(loss))
+
+    mesh = jax.make_mesh((2,), ("depth",), axis_types=(AxisType.Auto,))
+    place = lambda a: NamedSharding(mesh, P(*[None] * (a.ndim - 1), "depth"))
+    with jax.set_mesh(mesh):
+        given = jax.device_put(params, jax.tree.map(place, params))
+        deep = run(jaxrnn.wavefront(cell, axis="depth", chunk=CHUNK))
+        compiled = deep.lower(given).compile()
+        came = compiled(given)
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    jax.tree.map(close, came, run(cell)(params))
+    for a in jax.tree.leaves(came[1]):
+        assert a.sharding.is_equivalent_to(place(a), a.ndim)
+    found = collectives.found(compiled.as_text())
+    assert {e.kind for e in found} == {"all-to-all", "all-reduce", "collective-permute"}
+    swapped = sum(e.bytes for e in found if e.kind == "all-to-all")
+    assert swapped == sum(a.nbytes for a in jax.tree.leaves(params))  # a half each, and back
 
 
 @pytest.mark.parametrize(

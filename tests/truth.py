@@ -126,30 +126,62 @@ def order(mask, starts, reverse):
 
 
 def attention(params, xs, mask, starts, reverse, window=None):
-    """One row of self-attention by the textbook: every query against all it may see."""
-    _, _, heads, width = params["qkv"].shape
-    kept, ys = [], np.zeros((len(xs), params["out"].shape[-1]), xs.dtype)
+    """One row of self-attention by the textbook."""
+
+    def project(x):
+        return np.einsum("i,ijnd->jnd", x, params["qkv"])
+
+    output = lambda x, y: np.einsum("nd,ndh->h", y, params["out"])
+    return textbook(project, rotated, output, xs, mask, starts, reverse, window)
+
+
+def grouped_attention(params, xs, mask, starts, reverse, rotary, base, epsilon, window):
+    """The same with shared keys, a norm, rotation of a part, a gate and a bias."""
+
+    def normed(a, scale):
+        return a / np.sqrt((a**2).mean(-1, keepdims=True) + epsilon) * scale
+
+    def project(x):
+        q = normed(np.einsum("i,ind->nd", x, params["q"]), params["qs"])
+        k, v = np.einsum("i,ijmd->jmd", x, params["kv"])
+        k = normed(k, params["ks"])
+        shared = [n * len(k) // len(q) for n in range(len(q))]
+        return q, k[shared], v[shared]
+
+    def turned(a, place):
+        return np.concatenate([rotated(a[:, :rotary], place, base), a[:, rotary:]], -1)
+
+    def output(x, y):
+        gate = sigmoid(np.einsum("i,ind->nd", x, params["g"]))
+        return np.einsum("nd,ndh->h", gate * y, params["out"]) + params["b"]
+
+    return textbook(project, turned, output, xs, mask, starts, reverse, window)
+
+
+def textbook(project, rotated, output, xs, mask, starts, reverse, window):
+    """Attention of one row: every query against all it may see."""
+    kept, ys = [], [None] * len(xs)
     for t, fresh in order(mask, starts, reverse):
         if fresh:
             kept = []
         if not mask[t]:
             continue
-        q, k, v = np.einsum("i,ijnd->jnd", xs[t], params["qkv"])
+        q, k, v = project(xs[t])
         place = len(kept)
         q, k = rotated(q, place), rotated(k, place)
         kept.append((k, v))
         seen = kept if window is None else kept[-window:]
-        for n in range(heads):
-            scores = np.exp(np.array([q[n] @ k[n] for k, _ in seen]) / np.sqrt(width))
-            mixed = sum(s * v[n] for s, (_, v) in zip(scores / scores.sum(), seen))
-            ys[t] += mixed @ params["out"][n]
-    return ys
+        keys, values = (np.stack(a) for a in zip(*seen))
+        scores = np.exp(np.einsum("nd,snd->sn", q, keys) / np.sqrt(q.shape[1]))
+        ys[t] = output(xs[t], np.einsum("sn,snd->nd", scores / scores.sum(0), values))
+    size = next(len(y) for y in ys if y is not None)
+    return np.stack([np.zeros(size) if y is None else y for y in ys])
 
 
-def rotated(a, place):
-    """Pairs (d, d + D/2) of a [N, D] as complex numbers, turned by place / 10000^(2d/D)."""
+def rotated(a, place, base=10000.0):
+    """Pairs (d, d + D/2) of a [N, D] as complex numbers, turned by place / base^(2d/D)."""
     half = a.shape[-1] // 2
-    angle = place * 10000.0 ** (-np.arange(half) / max(half, 1))
+    angle = place * base ** (-np.arange(half) / max(half, 1))
     first, second, rest = a[:, :half], a[:, half : 2 * half], a[:, 2 * half :]
     turned = [
         first * np.cos(angle) - second * np.sin(angle),

@@ -34,12 +34,15 @@ PEERS = {
     "conv1d": ("Keras", "Flax"),
     "conv_lstm": ("Keras", "Flax", "Haiku"),
     "elman": ("PyTorch", "Keras", "Flax", "Haiku", "ONNX"),
+    "gated_delta_block": ("transformers",),
+    "grouped_attention": ("transformers",),
     "gru": ("PyTorch", "Keras", "Flax", "Haiku", "Equinox", "ONNX"),
     "lstm": ("PyTorch", "Keras", "Flax", "Haiku", "Equinox", "ONNX"),
     "mamba": ("transformers",),
     "mamba2_block": ("transformers",),
     "mamba_block": ("transformers",),
     "mlstm_block": ("transformers",),
+    "rg_lru_block": ("transformers",),
     "rwkv4": ("transformers",),
     "rwkv4_channels": ("transformers",),
     "ugrnn": ("Flax",),
@@ -53,8 +56,8 @@ Written by `python -m benchmarks catalogue` from the code and its docstrings.
 `gpu`) or code arranged for XLA (`xla`). A dash means neither: XLA compiles the cell's own code.
 *Matmuls* counts the multiply-adds of a step with weights, in H² at I = H; a convolution over
 places is shown for 8 of them. Every cell is checked against its paper's equations in NumPy at
-float64, forward and gradients, `attention` forward alone; `transformer_block` is made of cells
-that are. *Also checked against* names other libraries.
+float64, forward and gradients, `attention` and `grouped_attention` forward alone;
+`transformer_block` is made of cells that are. *Also checked against* names other libraries.
 
 | cell | paper | CPU | TPU | GPU | matmuls | also checked against |
 | --- | --- | --- | --- | --- | --- | --- |

@@ -27,7 +27,7 @@ _SYMBOLS = {
 }
 _FUNCTIONS = {
     **_written("\\{}", "exp log max sqrt sum tanh"),
-    **_written(_TEXT, "mlstm_memory rg_lru rms_norm"),
+    **_written(_TEXT, "gated_delta_memory mlstm_memory rg_lru rms_norm"),
     **_written(
         r"\operatorname{{{}}}",
         "LN Re activation attention conv1d diag elu gelu logsigmoid mamba norm relu rotated silu"

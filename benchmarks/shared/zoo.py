@@ -10,6 +10,7 @@ _SPECIAL = {
     "conv1d": lambda hidden: jaxrnn.conv1d(hidden, kernel=4),
     "leaky": lambda hidden: jaxrnn.leaky(hidden, alpha=0.2),
     "attention": lambda hidden: jaxrnn.attention(hidden, window=64),
+    "grouped_attention": lambda hidden: jaxrnn.grouped_attention(hidden, window=64),
     "transformer_block": lambda hidden: jaxrnn.transformer_block(hidden, window=64),
     "conv_lstm": lambda hidden: jaxrnn.conv_lstm(hidden // _POSITIONS, shape=(_POSITIONS,)),
     "conv_gru": lambda hidden: jaxrnn.conv_gru(hidden // _POSITIONS, shape=(_POSITIONS,)),
@@ -28,8 +29,8 @@ def names():
     """Of all public constructors of a cell with a state."""
     found = {n: c for n, c in vars(jaxrnn).items() if isinstance(c, jaxrnn.constructor)}
     sized = [name for name, make in found.items() if "hidden" in make.__signature__.parameters]
-    # `project` has no state; `ssd` and `mlstm_memory` take what a block makes for them.
-    return sorted(set(sized) - {"mlstm_memory", "project", "ssd"})
+    # `project` has no state, and the others are memories that take what a block makes for them.
+    return sorted(set(sized) - {"gated_delta_memory", "mlstm_memory", "project", "ssd"})
 
 
 def of_one_array():

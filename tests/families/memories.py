@@ -190,6 +190,26 @@ def mamba2_block(groups, params, state, x):
     return (seen[1:], *state), y @ out["w"]
 
 
+def gated_delta_block(params, state, x):
+    """Yang et al. 2024, section 3.4, with fewer heads of keys than of values."""
+    window, S = state
+    (recurrent, gate), out = params["0"].values(), params["1"]
+    (entering, gates), memory, norm = recurrent["0"].values(), recurrent["1"], recurrent["2"]
+    seen = np.concatenate([window, (x @ entering["0"]["w"])[None]])
+    mixed = silu((entering["1"]["w"][::-1] * seen).sum(0) + entering["1"]["b"])
+    heads, width, values = S.shape
+    of_keys = (len(mixed) - heads * values) // 2
+    q, k, v = np.split(mixed, [of_keys, 2 * of_keys])
+    rate, beta = np.split(x @ gates["w"], 2)
+    alpha, beta = np.exp(-np.exp(memory["l"]) * softplus(rate + memory["c"])), sigmoid(beta)
+    q, k = (np.repeat(unit(a.reshape(-1, width)), heads * width // of_keys, 0) for a in (q, k))
+    v = v.reshape(heads, values)
+    S = written(alpha[:, None, None] * erased(S, k, beta), beta[:, None] * k, v)
+    y = read(S, q) / np.sqrt(width)
+    y = (y / np.sqrt((y**2).mean(1, keepdims=True) + 1e-6)).reshape(-1) * norm["scale"]
+    return (seen[1:], S), (y * silu(x @ gate["w"])) @ out["w"]
+
+
 def row(cell, truth, **options):
     """Of two heads, by default with keys that are wider than the values."""
     options = {"heads": 2, "key": 4} | options
@@ -215,6 +235,12 @@ ROWS = {
     "ssd": Case(
         lambda h: jaxrnn.stack(jaxrnn.project(h + 2 * 4 + 2), jaxrnn.ssd(h, heads=2, state=4)),
         projected(functools.partial(ssd, 1)),
+        LIFTED,
+        heads=2,
+    ),
+    "gated_delta_block": Case(
+        lambda h: jaxrnn.gated_delta_block(4, width=2 * h, heads=4, key_heads=2, key=3, kernel=3),
+        gated_delta_block,
         LIFTED,
         heads=2,
     ),

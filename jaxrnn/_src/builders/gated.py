@@ -23,7 +23,7 @@ from jaxrnn._src.core.typing import Array, Initializer, Residuals, State, Update
 from jaxrnn._src.ops.recurrence import RESIDUALS, recur, reference
 from jaxrnn._src.ops.recurrence.elements import Mixed, Nodes, Unknown, every_equation, follow, held
 from jaxrnn._src.ops.recurrence.packed import Packing
-from jaxrnn._src.ops.recurrence.problem import Operands, Problem
+from jaxrnn._src.ops.recurrence.problem import Operands, Problem, spread
 
 
 def gated(
@@ -313,14 +313,29 @@ def _without_products(form: Form, hidden: int, heads: int, residuals: Residuals)
     spec = param_spec.feedforward(hidden, len(form.gates), form.bias)
     spec |= {name: ((hidden,), init) for name, init in form.unit}
 
-    @functools.wraps(form.update)
-    def step(others, state, x, dot):
-        del dot
-        new = form.update(state, x, (), **others)
-        return new, new[0]
+    widths, names = dict.fromkeys(form.states, hidden), tuple(name for name, _ in form.unit)
 
-    widths = dict.fromkeys(form.states, hidden)
-    return lifted(spec, widths, linear.gates, step, others=tuple(name for name, _ in form.unit))
+    def made(update):
+        @functools.wraps(form.update)
+        def step(others, state, x, dot):
+            del dot
+            new = update(state, x, (), **others)
+            return new, new[0]
+
+        return lifted(spec, widths, linear.gates, step, others=names)
+
+    def changed(params, state, x, h=None, around=None, **options):
+        del h  # there is no product to take it
+        update = around(form.update) if around else form.update
+        return made(functools.partial(update, **options)).step(params, state, x)
+
+    def given_gates(params, state, x):
+        unit = {name: spread(params[name], state[0]) for name in names}
+        gates = (a.astype(state[0].dtype) for a in linear.gates(params, x))
+        return tuple(gates), (), unit
+
+    cell = made(form.update)
+    return labelled(cell, gated=Parts(form, changed, given_gates, form.update))
 
 
 _MIXING = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "rev", "sort", "dot_general"}

@@ -1,6 +1,7 @@
 """Causal self-attention as a cell: its state is a cache of keys and values."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxrnn._src.core.dtypes import arithmetic, promoted
 from jaxrnn._src.core.rotary import rotated
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.sharding import varying
-from jaxrnn._src.core.tags import tag
+from jaxrnn._src.core.tags import tag_all
 from jaxrnn._src.core.time_axis import positions, resets
 from jaxrnn._src.core.typing import Array
 from jaxrnn._src.ops.attention import attend, attend_over_time, attend_ring
@@ -57,27 +58,54 @@ def attention(
     ((5, 2, 8), (2, 16, 2, 4), Array([5, 5], dtype=int32))
     """
     hidden, heads = checks.heads(hidden, heads)
-    room = checks.size("context", context)
-    if window is not None:
-        room = window = checks.size("window", window)
     width = hidden // heads
 
     def init(key, in_size):
         checks.check_key(key)
         in_size = checks.size("in_size", in_size)
         keys = jax.random.split(key, 4)
-        glorot = jax.nn.initializers.glorot_uniform()
-        qkv = [glorot(k, (in_size, hidden)).reshape(in_size, heads, width) for k in keys[:3]]
-        out = glorot(keys[3], (hidden, hidden)).reshape(heads, width, hidden)
-        return {"qkv": jnp.stack(qkv, 1), "out": out}
-
-    def initial_state(params, batch_shape):
-        cache = jnp.zeros((*batch_shape, room, heads, width), arithmetic(params))
-        return cache, cache, jnp.zeros(batch_shape, jnp.int32)
+        qkv = [glorot(k, (in_size, heads, width)) for k in keys[:3]]
+        return {"qkv": jnp.stack(qkv, 1), "out": glorot(keys[3], (heads, width, hidden), 2)}
 
     def check(params, x):
         want = {"qkv": (x.shape[-1], 3, heads, width), "out": (heads, width, hidden)}
         checks.check_params(params, want, "qkv", x)
+
+    def project(params, x):
+        # By three matmuls: on a CPU, the slices of one take XLA longer than the matmul.
+        parts = (product(x, params["qkv"][:, i], 1, params) for i in range(3))
+        return tag_all("attention", **dict(zip("qkv", parts)))
+
+    def output(params, x, y):
+        return product(y, params["out"], 2, params)
+
+    return attending(init, check, project, output, (heads, heads, width), window, context)
+
+
+def attending(init, check, project, output, sizes, window, context, rotated=rotated):
+    """A cell that attends to what it has seen.
+
+    Args:
+      init: ``(key, in_size) -> params``.
+      check: ``(params, x)``, raises an error if they do not fit.
+      project: ``(params, x) -> (q, k, v)``, [..., N, D], [..., M, D] and [..., M, D].
+      output: ``(params, x, y) -> y``, [..., I] and [..., N, D] -> [..., O].
+      sizes: ``(N, M, D)``, heads of queries, heads of keys and values, and their width.
+      window, context: see ``attention``.
+      rotated: ``(a, position) -> a``, as ``core.rotary`` has it.
+    """
+    heads, kv_heads, width = sizes
+    room = checks.size("context", context)
+    if window is not None:
+        room = window = checks.size("window", window)
+
+    def shared(a):
+        """[..., M, D] of keys or values for each head of queries: [..., N, D]."""
+        return a if heads == kv_heads else jnp.repeat(a, heads // kv_heads, -2)
+
+    def initial_state(params, batch_shape):
+        cache = jnp.zeros((*batch_shape, room, kv_heads, width), arithmetic(params))
+        return cache, cache, jnp.zeros(batch_shape, jnp.int32)
 
     def step(params, state, x, key=None):
         del key
@@ -87,18 +115,17 @@ def attention(
         count = _reduced(count, room)
         slot = count % room
         dtype, _ = _dtypes(params, x.dtype)
-        q, k, v = _project(params, x)
+        q, k, v = project(params, x)
         stored = (a.astype(dtype) for a in (rotated(k, slot), v))
         caches = [_put(cache, slot, new) for cache, new in zip(caches, stored)]
         queries = rotated(q, slot), rotated(q, slot + room)
         y = attend_ring(
             queries[0].astype(dtype),
             queries[1].astype(dtype),
-            caches[0].astype(dtype),
-            caches[1].astype(dtype),
+            *(shared(cache.astype(dtype)) for cache in caches),
             count,
         )
-        y = _output(params, y, x.dtype)
+        y = output(params, x, y).astype(x.dtype)
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)
 
@@ -117,7 +144,8 @@ def attention(
         initial = initial_state(params, tuple(batch))
         before = initial if state is None else state
         if steps == 0:
-            return before, jnp.zeros((0, *batch, hidden), xs.dtype)
+            size = params["out"].shape[-1]
+            return before, jnp.zeros((0, *batch, size), xs.dtype)
         starts = resets(starts, mask, reverse)
         if reverse:
             xs, mask, starts = jax.tree.map(lambda a: a[::-1], (xs, mask, starts))
@@ -127,7 +155,7 @@ def attention(
         position, count = positions(gone, real, starts, False, turned=reverse)
         episode, last = time_axis.episodes(starts, position, reverse)
         dtype, _ = _dtypes(params, xs.dtype)
-        q, k, v = _project(params, xs)
+        q, k, v = project(params, xs)
         new = rotated(q, position), rotated(k, position), v, rotated(k, position % room)
         q, k, v, stored = (jnp.moveaxis(a.astype(dtype), 0, len(batch)) for a in new)
         position, episode, real = (
@@ -148,12 +176,13 @@ def attention(
         if state is not None:
             cached = _cached(gone, room)
             *caches, cache_bad = _finite(*(cache.astype(dtype) for cache in before[:2]))
-            caches[0] = _lap_later(caches[0], cached[0] >= room, room)
+            caches[0] = _lap_later(rotated, caches[0], cached[0] >= room, room)
             last = jnp.where(cache_bad, cached[0], -1).max(-1, keepdims=True)
             last = jnp.broadcast_to(last, position.shape)
             near = last >= 0 if window is None else (last >= 0) & (position - last < window)
             poisoned |= (episode == 0) & near
-            known = *caches, cached
+            known = *map(shared, caches), cached
+        k, v = shared(k), shared(v)
         chosen = dict(window=window, implementation=options.implementation)
         if axis is not None:
             on_axis = dict(axis=axis, reverse=reverse, padded=mask is not None)
@@ -164,7 +193,8 @@ def attention(
             ys = attend(q, k, v, query, key_place, **chosen)
         poisoned = poisoned if window else poisoned | (position >= room)
         ys, poisoned = (jnp.moveaxis(a, len(batch), 0) for a in (ys, poisoned & real))
-        ys = select(mask, _without(_output(params, ys, xs.dtype), poisoned), 0)
+        ys = output(params, xs, ys).astype(xs.dtype)
+        ys = select(mask, _without(ys, poisoned), 0)
         return after, ys[::-1] if reverse else ys
 
     return Cell(init, initial_state, step, unroll, states=("k", "v", "count"))
@@ -200,15 +230,17 @@ def transformer_block(
     )
 
 
-def _project(params, x):
-    """Queries, keys and values [..., N, D] of x [..., I], in the arithmetic's type.
+def glorot(key, shape, inputs=1):
+    """A weight, of so many axes of inputs, as the matrix that it is."""
+    rows = math.prod(shape[:inputs])
+    matrix = jax.nn.initializers.glorot_uniform()(key, (rows, math.prod(shape[inputs:])))
+    return matrix.reshape(shape)
 
-    By three matmuls: on a CPU, the slices of one take XLA longer than the matmul.
-    """
+
+def product(x, weight, axes, params):
+    """``x weight`` over so many axes, in the arithmetic's type."""
     dtype, total = _dtypes(params, x.dtype)
-    x, weight = x.astype(dtype), params["qkv"].astype(dtype)
-    out = (jnp.tensordot(x, weight[:, i], 1, preferred_element_type=total) for i in range(3))
-    return tuple(tag(f"attention.{name}", part) for name, part in zip("qkv", out))
+    return jnp.tensordot(x.astype(dtype), weight.astype(dtype), axes, preferred_element_type=total)
 
 
 def _more(steps, room):
@@ -216,15 +248,8 @@ def _more(steps, room):
     return isinstance(steps, int) and steps > room
 
 
-def _output(params, y, dtype):
-    """[..., N, D] -> [..., H] in ``dtype``."""
-    product, total = _dtypes(params, y.dtype)
-    weight = params["out"].astype(product)
-    return jnp.tensordot(y.astype(product), weight, 2, preferred_element_type=total).astype(dtype)
-
-
 def _dtypes(params, dtype):
-    return promoted(dtype, params["qkv"].dtype), arithmetic(params)
+    return promoted(dtype, params["out"].dtype), arithmetic(params)
 
 
 def _put(cache, slot, new):
@@ -248,7 +273,7 @@ def _reduced(count, room):
     return jnp.where(count < 2 * room, count, room + count % room)
 
 
-def _lap_later(k, later, room):
+def _lap_later(rotated, k, later, room):
     """Keys [..., S, N, D] of the ring, those at ``later`` [..., S] rotated by a whole lap more."""
     wide = k.astype(promoted(k.dtype, jnp.dtype("float32")))
     return select(later, rotated(wide, np.int32(room)).astype(k.dtype), k)

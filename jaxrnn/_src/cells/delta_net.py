@@ -1,5 +1,7 @@
 """Memories that write by the delta rule: what is there at a key makes room for the value."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from jax.nn import sigmoid, silu
 
@@ -15,6 +17,7 @@ from jaxrnn._src.builders.memory import (
 from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.dtypes import arithmetic
 from jaxrnn._src.core.linear import affine
 from jaxrnn._src.core.tags import tag, tag_all
 
@@ -111,6 +114,65 @@ def gated_delta_net(
         "l": ((heads,), log_rates),
     }
     return memory(spec, (heads, width, hidden // heads), inputs, joined)
+
+
+@constructor
+def gated_delta_memory(
+    hidden: int, *, heads: int = 4, key_heads: int | None = None, key: int | None = None
+) -> Cell:
+    """The memory of ``jaxrnn.gated_delta_net`` alone, for what a block has made of its input.
+
+        z, p, v, a, b = x         q = unit(z), k = unit(p), for each head       beta = sigmoid(b)
+        log w = -exp(l) softplus(a + c)
+        S = w (I - beta k k') S + beta k v'       y = S' q / sqrt(D)
+
+    Args:
+      hidden: H, the size of the output, and of all heads' values v together.
+      heads: N, a divisor of ``hidden``.
+      key_heads: M, a divisor of ``heads``: how many q and k there are, each for N / M heads; None
+        for N.
+      key: D, the width of a q and a k; None for that of a head's values, E = H / N.
+
+    Returns:
+      A ``Cell``. Its input is z, p, v, a and b side by side: 2 M D + H + 2 N features. State
+      ``(S,)``, [..., N, D, E]. Parameters ``c`` and ``l`` [N], as in ``jaxrnn.gated_delta_net``.
+
+    Raises:
+      ValueError: ``heads`` does not divide ``hidden``, ``key_heads`` not ``heads``, or the input
+        has another size.
+
+    >>> cell = jaxrnn.gated_delta_memory(hidden=8, heads=4, key_heads=2, key=3)
+    >>> params = cell.init(jax.random.key(0), 2 * 2 * 3 + 8 + 2 * 4)
+    >>> (S,), ys = jaxrnn.unroll(cell, params, jnp.ones((100, 5, 28)))
+    >>> ys.shape, S.shape
+    ((100, 5, 8), (5, 4, 3, 2))
+    """
+    hidden, heads, width = keys(hidden, heads, key)
+    key_heads = heads if key_heads is None else checks.size("key_heads", key_heads)
+    if heads % key_heads:
+        raise ValueError(f"key_heads: got {key_heads}, want a divisor of heads={heads}")
+    of_keys = key_heads * width
+    ends = (of_keys, 2 * of_keys, 2 * of_keys + hidden, 2 * of_keys + hidden + heads)
+    features = ends[-1] + heads
+
+    def inputs(params, x):
+        checks.check_features(x, features)
+        q, k, v, rate, beta = jnp.split(x.astype(arithmetic(params)), ends, -1)
+        q, k = (jnp.repeat(unit(by_head(a, key_heads)), heads // key_heads, -2) for a in (q, k))
+        q, k, v = tag_all("gated_delta_memory", q=q, k=k, v=by_head(v, heads))
+        beta = tag("gated_delta_memory.beta", sigmoid(beta))
+        log_w = tag("gated_delta_memory.log_w", decay(params, rate))
+        return written(q / width**0.5, k, v, log_w[..., None], beta)
+
+    def init(key, in_size):
+        if in_size != features:
+            want = f"2 M D + H + 2 N = {features}"
+            raise ValueError(f"in_size: got {checks.described(in_size)}, want {want}")
+        return param_spec.made(spec, key, in_size)
+
+    spec = {"c": ((heads,), inverse_softplus), "l": ((heads,), log_rates)}
+    cell = memory(spec, (heads, width, hidden // heads), inputs, joined)
+    return dataclasses.replace(cell, init=init)
 
 
 @constructor

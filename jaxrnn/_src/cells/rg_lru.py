@@ -84,17 +84,20 @@ def _ring(key, shape, dtype):
 
 
 @constructor
-def rg_lru_block(hidden: int, *, width: int | None = None, heads: int = 1) -> Cell:
+def rg_lru_block(
+    hidden: int, *, width: int | None = None, heads: int = 1, kernel: int = 4
+) -> Cell:
     """The recurrent block of Griffin and Hawk (De et al. 2024, arXiv:2402.19427, section 2.3).
 
         y = W_o (rg_lru(conv1d(W_x x)) * gelu(W_y x))
 
-    With a bias at every product. The convolution is ``jaxrnn.conv1d``, depthwise, over 4 steps.
+    With a bias at every product.
 
     Args:
       hidden: O, the size of the output.
       width: H, the size of the recurrence; None for that of the output.
       heads: see ``jaxrnn.rg_lru``.
+      kernel: how many steps the convolution sees, which is depthwise: ``jaxrnn.conv1d``.
 
     Returns:
       A ``Cell`` with the parameters and the state of what it is made of: a ``jaxrnn.stack`` of
@@ -106,7 +109,7 @@ def rg_lru_block(hidden: int, *, width: int | None = None, heads: int = 1) -> Ce
     (7, 4)
     """
     width = hidden if width is None else width
-    convolution = conv1d(width, kernel=4, depthwise=True)
+    convolution = conv1d(width, kernel=kernel, depthwise=True)
     recurrent = stack(project(width), convolution, rg_lru(width, heads=heads))
     gate = project(width, activation="gelu")
     return stack(parallel(recurrent, gate, merge="product"), project(hidden))

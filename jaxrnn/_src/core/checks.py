@@ -397,12 +397,12 @@ def probability(name, value):
 
 
 def fraction(name, value, what="a number"):
-    """``value``, which is from 0 to 1; ``what`` is what it is there for."""
+    """``value``, which is from 0 to 1, as a float; ``what`` is what it is there for."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {described(value)}, want {what} from 0 to 1")
-    if not 0 <= value <= 1:
+    if not 0 <= float(value) <= 1:
         raise ValueError(f"{name}: got {value}, want {what} from 0 to 1")
-    return value
+    return float(value)
 
 
 def number(name, value, *, above=-math.inf, most=math.inf):

@@ -10,26 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_BASE = 10000.0
+BASE = 10000.0
 
 
-def rotated(a, position):
-    """Features d and d + D // 2 of a, as a pair turned by position / 10000^(d / (D // 2)).
+def rotated(a, position, *, width=None, base=BASE):
+    """Features d and d + R // 2 of a, as a pair turned by position / base^(d / (R // 2)).
 
     Args:
       a: [..., N, D], float32 or float64.
       position: int32, not negative, of a shape that broadcasts to [...].
+      width: R, how many of the features are turned, from the first; None for D.
+      base: how many times slower the last pair turns than the first.
     """
-    half = a.shape[-1] // 2
+    half = (a.shape[-1] if width is None else width) // 2
     spread = lambda part: jnp.broadcast_to(part[..., None, :], (*a.shape[:-1], half))
-    cos, sin = map(spread, _cos_sin(position, half, a.dtype))
+    cos, sin = map(spread, _cos_sin(position, half, a.dtype, base))
     first, second, rest = a[..., :half], a[..., half : 2 * half], a[..., 2 * half :]
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos, rest], -1)
 
 
-def _cos_sin(position, half, dtype):
+def _cos_sin(position, half, dtype, base):
     """Cosine and sine [..., half] of the angles at positions [...]."""
-    turns = _BASE ** (-np.arange(half) / max(half, 1)) / (2 * math.pi)  # in a step
+    turns = base ** (-np.arange(half) / max(half, 1)) / (2 * math.pi)  # in a step
     turns = (turns * 2.0**64).astype(np.uint64)
     position = jnp.broadcast_to(position[..., None], (*position.shape, half))
     spread = lambda part: jnp.broadcast_to(part, position.shape)

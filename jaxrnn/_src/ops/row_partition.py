@@ -1,9 +1,9 @@
 """A custom call whose rows are independent: sharded rows stay where they are, under ``jit`` too.
 
 XLA knows nothing of what a custom call does, and would gather sharded arrays for it. Here it is
-told which axes a device can have a part of: the rows of a batch, channels that do not see each
-other, and members of an ensemble. ``vmap`` adds a leading axis of members to all arrays; one that
-all members share has a 1 there.
+told which axes a device can have a part of: the rows of a batch, channels or heads that do not see
+each other, and members of an ensemble. ``vmap`` adds a leading axis of members to all arrays; one
+that all members share has a 1 there.
 
 XLA for TPUs cannot be told (jax-ml/jax#38196). There the rows go over the mesh as ``divisible``
 says, by ``jax.shard_map``: wherever they were, no device then does what another does too.
@@ -28,7 +28,7 @@ from jaxrnn._src.core.typing import Array
 
 
 class Argument(NamedTuple):
-    """An array for a kernel, its axis of rows and its axis of independent channels.
+    """An array for a kernel, its axis of rows and its axis of independent channels, or heads.
 
     An axis is None where there is none: a weight has no rows.
     """
@@ -208,7 +208,8 @@ mlir.register_lowering(_sum, _lower_sum)
 def _names(avals, axes, out, levels):
     """Of each argument and each result, what its axes are.
 
-    ``m0`` and so on are members, ``b`` rows, ``c`` channels, None what is whole on every device.
+    ``m0`` and so on are members, ``b`` rows, ``c`` channels or heads, None what is whole on every
+    device.
     """
     members, *_ = _sizes(avals, axes, levels)
 

@@ -140,7 +140,7 @@ def variational_dropout(cell: Cell, rate: float) -> Cell:
       step, without one as ``cell`` does.
 
     Raises:
-      TypeError: ``cell`` is not made by ``jaxrnn.gated``.
+      TypeError: ``cell`` is not made by ``jaxrnn.gated``, or none of its gates is recurrent.
 
     >>> dropped = jaxrnn.variational_dropout(jaxrnn.gru(4), 0.25)
     >>> cell = jaxrnn.stack(jaxrnn.dropout(0.25, per="sequence"), dropped)
@@ -149,6 +149,8 @@ def variational_dropout(cell: Cell, rate: float) -> Cell:
     (5, 4)
     """
     parts = _parts("variational_dropout", cell)
+    if not parts.form.recurrent:
+        raise TypeError(f"variational_dropout: got {cell}, want a cell with recurrent gates")
     rate = checks.probability("rate", rate)
 
     def step(params, state, x, key):

@@ -31,9 +31,15 @@ def wavefront(cell: Cell, *, axis: str, chunk: int) -> Cell:
     A gradient keeps the states before each chunk, and runs the chunk again. By count, K chunks
     are n K / (K + n - 1) times as fast as one device; with the gradient three quarters of that,
     beside a run that keeps all it needs. Devices pass on the outputs of a chunk [chunk, ...batch,
-    O] at a time. Parameters are on every device, and so are inputs and outputs; a device keeps
-    what a gradient needs of its own layers alone. To divide the batch over another mesh axis, call
-    it in a ``jax.shard_map`` over both.
+    O] at a time. Inputs and outputs are on every device; a device keeps what a gradient needs of
+    its own layers alone. To divide the batch over another mesh axis, call it in a
+    ``jax.shard_map`` over both.
+
+    Parameters may be stored in parts: each array divided over ``axis``, along its last axis that
+    the n devices divide. If the layers of all devices have an array alike, in name, shape and
+    type, one exchange gives a device that of its own layers, and another takes its gradient back.
+    Other arrays, as the first layer's weights for inputs of another size, are on every device
+    while the cell runs, and so are all of them in a ``jax.shard_map`` over the axis.
 
     Args:
       cell: a ``jaxrnn.stack`` of layers that have a step. Each device has as many as every other:
@@ -120,29 +126,91 @@ def _outputs(cells, params, state, xs, options):
 
 
 def _on_devices(run, axis):
-    """``run`` on each device of a mesh axis, with all the arrays."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if axis in mesh.manual_axes:
-        return run
-    if axis not in mesh.axis_names:
-        want = "an axis of the mesh that jax.set_mesh or jax.shard_map has set"
-        raise ValueError(f"axis: got {axis!r}, want {want}: {mesh.axis_names}")
-    others = [a for a in mesh.axis_names if a not in (axis, *mesh.manual_axes)]
-    divided = [name for name in others if mesh.shape[name] > 1]
-    if divided:  # its collectives would wait for devices that are at another layer
-        want = "jax.shard_map over them around it, in which XLA divides nothing"
-        raise ValueError(f"wavefront: got a mesh with the axes {divided} too, want {want}")
-    whole = PartitionSpec()
-    return jax.shard_map(run, in_specs=whole, out_specs=whole, axis_names={axis})
+    """``run(layers, params, state, xs, options)`` on each device of a mesh axis.
+
+    A device has of the parameters what ``_Layers`` keeps for it, and all of the other arrays.
+    """
+
+    def on_devices(params, *others):
+        mesh = jax.sharding.get_abstract_mesh()
+        if axis in mesh.manual_axes:
+            layers = _Layers(params, axis, lax.axis_size(axis), divide=False)
+            return run(layers, layers.params, *others)
+        if axis not in mesh.axis_names:
+            want = "an axis of the mesh that jax.set_mesh or jax.shard_map has set"
+            raise ValueError(f"axis: got {axis!r}, want {want}: {mesh.axis_names}")
+        beside = [a for a in mesh.axis_names if a not in (axis, *mesh.manual_axes)]
+        divided = [name for name in beside if mesh.shape[name] > 1]
+        if divided:  # its collectives would wait for devices that are at another layer
+            want = "jax.shard_map over them around it, in which XLA divides nothing"
+            raise ValueError(f"wavefront: got a mesh with the axes {divided} too, want {want}")
+        layers, whole = _Layers(params, axis, mesh.shape[axis], divide=True), PartitionSpec()
+        return jax.shard_map(
+            functools.partial(run, layers),
+            in_specs=(layers.specs, *(whole for _ in others)),
+            out_specs=whole,
+            axis_names={axis},
+        )(layers.params, *others)
+
+    return on_devices
 
 
-def _run(cells, outputs, axis, chunk, params, state, xs, options):
+class _Layers:
+    """The layers of each device, and their parameters.
+
+    An array that the layers of all devices have alike is divided over the devices, along its last
+    axis that they divide. One exchange then gives each device those of its own layers.
+
+    Args:
+      params: those of each layer, by its number.
+      axis, count: the mesh axis, and how many devices it has.
+      divide: whether any are divided.
+
+    Attributes:
+      each: how many layers a device has.
+      params: a list of arrays for each device.
+      specs: how they are divided.
+    """
+
+    def __init__(self, params, axis, count, *, divide):
+        if len(params) % count:
+            want = f"a multiple of the {count} devices of {axis!r}: put some together by"
+            raise ValueError(f"wavefront: got {len(params)} layers, want {want} jaxrnn.stack")
+        self.each, self.axis = len(params) // count, axis
+        of_device = [[params[str(i)] for i in self.of(k)] for k in range(count)]
+        self.params, self.trees = zip(*map(jax.tree.flatten, of_device), strict=True)
+        self.divided = {}  # where, of the arrays with these numbers
+        if divide and len(set(self.trees)) == 1:
+            for k, (a, *others) in enumerate(zip(*self.params, strict=True)):
+                where = [i for i, size in enumerate(a.shape) if size % count == 0 and size]
+                if where and all((b.shape, b.dtype) == (a.shape, a.dtype) for b in others):
+                    self.divided[k] = where[-1]
+
+    @property
+    def specs(self):
+        divided = {k: PartitionSpec(*[None] * i, self.axis) for k, i in self.divided.items()}
+        return tuple([divided.get(k, PartitionSpec()) for k in range(len(a))] for a in self.params)
+
+    def of(self, number):
+        """The numbers of the layers that a device has."""
+        return range(number * self.each, (number + 1) * self.each)
+
+    def exchanged(self, params):
+        """A device's own of what was divided, by its number, from its parts of all."""
+        stacked = {k: jnp.stack([own[k] for own in params]) for k in self.divided}
+        swap = functools.partial(lax.all_to_all, axis_name=self.axis, split_axis=0, tiled=True)
+        return {k: swap(a, concat_axis=self.divided[k] + 1)[0] for k, a in stacked.items()}
+
+    def of_device(self, params, own, number):
+        """The parameters of these layers."""
+        leaves = [own.get(k, a) for k, a in enumerate(params[number])]
+        return self.trees[number].unflatten(leaves)
+
+
+def _run(cells, outputs, axis, chunk, of_devices, params, state, xs, options):
     """The whole sequence, from the first step to the last, on one device of several."""
     count, stage = lax.axis_size(axis), lax.axis_index(axis)
-    if len(cells) % count:
-        want = f"a multiple of the {count} devices of {axis!r}: put some together by jaxrnn.stack"
-        raise ValueError(f"wavefront: got {len(cells)} layers, want {want}")
-    each, (steps, *batch) = len(cells) // count, leading(xs)
+    each, (steps, *batch) = of_devices.each, leading(xs)
     chunks, mask = -(-steps // chunk), options.mask
     if chunks * chunk > steps and mask is None:
         mask = jnp.ones(leading(xs), bool)
@@ -157,7 +225,8 @@ def _run(cells, outputs, axis, chunk, params, state, xs, options):
     sent = _Message([outputs[i] for i in range(each - 1, len(cells) - 1, each)], (chunk, *batch))
     of_chunk = lambda a: jnp.zeros((chunk, *a.shape[1:]), a.dtype)
     nothing = sent.nothing(), jax.tree.map(of_chunk, outputs[-1])
-    params, state, xs, flags, nothing, stage = varying((params, state, xs, flags, nothing, stage))
+    given = params, of_devices.exchanged(params), state, xs, flags, nothing, stage
+    params, own, state, xs, flags, nothing, stage = varying(given)
 
     def layers(number):
         """The layers of a device, on a chunk: their states, what it passes on, and its outputs."""
@@ -165,10 +234,11 @@ def _run(cells, outputs, axis, chunk, params, state, xs, options):
         def run(state, x, message, flags):
             x = sent.read(message, number - 1) if number else x
             after, (mask, starts) = list(state), flags
-            for i in range(number * each, (number + 1) * each):
+            weights = of_devices.of_device(params, own, number)
+            for i, inner in zip(of_devices.of(number), weights, strict=True):
                 key = dropout_masks.fold(options.key, i)
-                own = options.replace(mask=mask, starts=starts, key=key)
-                args = params[str(i)], state[i], x, own
+                given = options.replace(mask=mask, starts=starts, key=key)
+                args = inner, state[i], x, given
                 with jax.named_scope(str(i)), in_layer(i, "a wavefront", cells[i]):
                     after[i], x = every_step.run(cells[i], *args, every=False)
             last = number == count - 1

@@ -9,30 +9,37 @@ from jaxrnn._src.core import params_tree
 from jaxrnn._src.core.cell import Cell, check_cell
 from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn._src.wrappers.stack import bidirectional, dropout, stack
+from jaxrnn.interop.onnx import operators
 from jaxrnn.interop.onnx.activations import DEFAULTS
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, from_cell
 
 
 def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = False) -> Theirs:
-    """A cell as an ONNX model of the operators RNN, GRU and LSTM, with free T and B.
+    """A cell as an ONNX model of recurrent operators, with free T and B.
+
+    The operators are RNN, GRU and LSTM, and opset 27's LinearAttention and CausalConvWithState.
 
     Its input is ``xs`` [T, B, I] and its first output ``ys`` [T, B, O], as of ``jaxrnn.unroll`` in
     evaluation. Then come the final states, layer by layer: ``h_0`` and, of an LSTM, ``c_0``, each
-    [D, B, H] for D directions; ``h_1``, and so on.
+    [D, B, H] for D directions; ``h_1``, and so on. LinearAttention has ``S_0``, [B, M, D, E] for
+    M heads of keys, and CausalConvWithState ``window_0``, [B, H, K - 1].
 
     Args:
       cell: one of ``jaxrnn.elman``, ``irnn``, ``lstm``, ``gru`` and ``jaxrnn.interop.onnx``'s
         ``onnx_lstm``; in ``bidirectional``, ``initialized``, or
-        ``jaxrnn.interop``'s ``double_bias``, ``without_bias`` or ``onnx.backward``; or a ``stack``
-        of these and of ``dropout``, which is nothing in evaluation. Heads become zeros in R.
+        ``jaxrnn.interop``'s ``double_bias``, ``without_bias`` or ``onnx.backward``; or
+        ``jaxrnn.interop.onnx.onnx_linear_attention``, or a depthwise ``conv1d`` without a
+        dilation; or a ``stack`` of these and of ``dropout``, which is nothing in evaluation. Heads
+        become zeros in R.
       params: the cell's parameters, of one floating type, which is the model's.
-      lengths: the model has an input ``lengths``, int32 [B].
+      lengths: the model has an input ``lengths``, int32 [B], which RNN, GRU and LSTM take.
       state: it has inputs ``initial_h_0`` and so on, like the final states; else it begins with
         zeros.
 
     Returns:
-      An ``onnx.ModelProto``: ``onnx.save(model, path)`` writes it. Of opset 17; 22 for bfloat16.
+      An ``onnx.ModelProto``: ``onnx.save(model, path)`` writes it. Of opset 17; 22 for bfloat16;
+      27 where an operator is of that.
 
     Raises:
       ValueError: what ONNX's operators cannot say.
@@ -52,13 +59,19 @@ def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = 
     layers = list(_layers(cell, params))
     if not layers:
         raise ValueError(f"cell: got {cell}, want a recurrent layer in it")
-    types = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
+    types = {leaf.dtype.name for leaf in jax.tree.leaves(params)} or {"float32"}
     if len(types) != 1 or not types <= {"float16", "bfloat16", "float32", "float64"}:
         raise ValueError(f"params: got {sorted(types)}, want one floating type")
-    made = _Written(params, lengths, state)
+    newer = any(operators.has(layer) for layer, _ in layers)
+    if newer and types == {"float64"}:
+        raise ValueError("params: got float64, want a narrower type: the operator has none wider")
+    if newer and lengths:
+        raise ValueError("lengths: got True, want False: the operator has no lengths")
+    made = _Written(*types, lengths, state)
     for i, (layer, own) in enumerate(layers):
+        write = made.operator if operators.has(layer) else made.layer
         try:
-            made.layer(i, layer, own, last=i == len(layers) - 1)
+            write(i, layer, own, last=i == len(layers) - 1)
         except ValueError as error:
             error.add_note(f"in layer {i}, {layer}")
             raise
@@ -66,6 +79,7 @@ def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = 
         made.nodes, "jaxrnn", made.inputs, made.outputs, initializer=made.weights
     )
     opset, version = (22, 10) if types == {"bfloat16"} else (17, 8)
+    opset, version = (operators.OPSET, operators.IR_VERSION) if newer else (opset, version)
     return helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", opset)],
@@ -112,15 +126,15 @@ class _Written:
     """A graph as it is written, layer by layer.
 
     Args:
-      params: the parameters of all layers, as NumPy arrays.
+      kind: the type of the parameters of all layers, by its name.
       lengths, state: of ``to_onnx``.
     """
 
-    def __init__(self, params, lengths, state):
+    def __init__(self, kind, lengths, state):
         from onnx import TensorProto, helper
 
-        self.params, self.lengths, self.state = params, "lengths" if lengths else "", state
-        self.type = helper.np_dtype_to_tensor_dtype(jax.tree.leaves(params)[0].dtype)
+        self.lengths, self.state = "lengths" if lengths else "", state
+        self.type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
         self.nodes, self.weights, self.outputs = [], [], []
         self.fed, self.features, self.inputs = "xs", None, []
         if lengths:
@@ -145,14 +159,7 @@ class _Written:
         way, parts = _directions(cell, params)
         one, count = parts[0], len(parts)
         kind = OPERATORS[one.op]
-        if i == 0:
-            self.inputs.insert(0, self.info("xs", "T", "B", one.w.shape[1]))
-        elif one.w.shape[1] != self.features:
-            came = f"w for {one.w.shape[1]} features"
-            raise ValueError(
-                f"params: got {came}, want {self.features}: the layer before gives them"
-            )
-        self.features = count * one.hidden
+        self.enter(i, one.w.shape[1])
         stacked = lambda name: self.constant(
             f"{name.upper()}_{i}", np.stack([getattr(part, name) for part in parts])
         )
@@ -175,11 +182,51 @@ class _Written:
                 **_attributes(parts, kind, way),
             )
         )
-        self.fed = "ys" if last else f"ys_{i}"
+        self.leave(i, count * one.hidden, last)
         self.joined(i, count)
-        if last:
-            self.outputs.insert(0, self.info("ys", "T", "B", self.features))
         self.outputs += [self.info(name, *shape) for name in states]
+
+    def operator(self, i, cell, params, last):
+        """Adds a layer that is one of ``operators``."""
+        from onnx import helper
+
+        one = operators.from_cell(cell, params)
+        self.enter(i, one.inputs)
+        begins = f"initial_{one.state}_{i}" if self.state else ""
+        if begins:
+            self.inputs.append(self.info(begins, "B", *one.shape))
+        turned, read, state = f"turned_{i}", f"Y_{i}", f"{one.state}_{i}"
+        self.nodes.append(helper.make_node("Transpose", [self.fed], [turned], perm=one.perm))
+        parts = [turned]
+        if one.parts:
+            parts = [f"part_{i}_{k}" for k in range(len(one.parts))]
+            sizes = self.constant(f"sizes_{i}", np.array(one.parts))
+            self.nodes.append(helper.make_node("Split", [turned, sizes], parts, axis=2))
+        weights = [self.constant(f"{name}_{i}", array) for name, array in one.weights.items()]
+        inputs = one.ordered(parts, weights, begins)
+        while not inputs[-1]:
+            inputs.pop()
+        self.nodes.append(
+            helper.make_node(one.op, inputs, [read, state], name=f"layer_{i}", **one.attributes)
+        )
+        self.leave(i, one.outputs, last)
+        back = [one.perm.index(axis) for axis in range(3)]
+        self.nodes.append(helper.make_node("Transpose", [read], [self.fed], perm=back))
+        self.outputs.append(self.info(state, "B", *one.shape))
+
+    def enter(self, i, features):
+        """A layer reads what the one before has given."""
+        if i == 0:
+            self.inputs.insert(0, self.info("xs", "T", "B", features))
+        elif features != self.features:
+            want = f"{self.features}: the layer before gives them"
+            raise ValueError(f"params: got ones for {features} features, want {want}")
+
+    def leave(self, i, features, last):
+        """A layer gives what the next one reads, or the model."""
+        self.features, self.fed = features, "ys" if last else f"ys_{i}"
+        if last:
+            self.outputs.insert(0, self.info("ys", "T", "B", features))
 
     def joined(self, i, count):
         """From Y [T, D, B, H] to ys [T, B, D * H]."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrnn._src.core.typing import InputArray, Theirs
 
-RECURRENT = ("RNN", "GRU", "LSTM")
+RECURRENT = ("RNN", "GRU", "LSTM", "LinearAttention", "CausalConvWithState")
 # Operators that give back the numbers of their inputs, moved about or left out.
 MOVING = {
     "Concat",
@@ -117,22 +117,33 @@ class Graph:
             name = node.input[0]
         return name
 
+    def last_size(self, name: str) -> int | None:
+        """The last size of a tensor; None if the model does not say it."""
+        value = self.value(name)
+        sizes = self._shape(name) if value is None else value.shape
+        return sizes[-1] or None if sizes else None
+
     def steps_and_rows(self, name: str, layout: int) -> tuple[int, int]:
         """T and B of a tensor, [T, ..., B, ...] or, with ``layout``, [B, T, ...]: any if free."""
+        sizes = self._shape(name)
+        if len(sizes) != 4:
+            return 3, 2
+        steps, rows = (sizes[1], sizes[0]) if layout else (sizes[0], sizes[2])
+        return steps or 3, rows or 2
+
+    def _shape(self, name: str) -> list[int]:
+        """The shape of a tensor, 0 where it is free; empty if nothing is known."""
         from onnx import shape_inference
 
         found = shape_inference.infer_shapes(self.model).graph
         for info in (*found.value_info, *found.input, *found.output):
             if info.name == name:
-                sizes = [d.dim_value for d in info.type.tensor_type.shape.dim]
-                if len(sizes) == 4:
-                    steps, rows = (sizes[1], sizes[0]) if layout else (sizes[0], sizes[2])
-                    return steps or 3, rows or 2
-        return 3, 2
+                return [d.dim_value for d in info.type.tensor_type.shape.dim]
+        return []
 
 
 def is_recurrent(node: Theirs) -> bool:
-    """One of the operators RNN, GRU and LSTM."""
+    """One of the operators that have a state."""
     return node.op_type in RECURRENT and node.domain in ("", "ai.onnx")
 
 

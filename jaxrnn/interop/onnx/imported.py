@@ -13,10 +13,10 @@ from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import InputArray, Params, Theirs
 from jaxrnn._src.wrappers.learned import learned_state
 from jaxrnn._src.wrappers.stack import bidirectional, stack
-from jaxrnn.interop.onnx import activations
+from jaxrnn.interop.onnx import activations, operators
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, Direction, to_cell
-from jaxrnn.interop.onnx.graph import Graph, is_recurrent, label, moves
+from jaxrnn.interop.onnx.graph import RECURRENT, Graph, is_recurrent, label, moves
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 ATTRIBUTES = {
@@ -40,6 +40,8 @@ def from_onnx(
 ) -> tuple[Cell, Params]:
     """The recurrent nodes of an ONNX model as a cell: RNN, GRU and LSTM with all they can say.
 
+    And opset 27's LinearAttention and CausalConvWithState, one node at a time.
+
     What a node is given when it runs is what ``jaxrnn.unroll`` is given:
 
         X               xs [T, B, I]; [B, T, I] with layout=1
@@ -48,6 +50,11 @@ def from_onnx(
                         initial_c[d])`` of an LSTM; a pair of these if it is bidirectional
         Y               ys [T, B, D * H], of Y [T, D, B, H]
         Y_h, Y_c        the final state
+
+    LinearAttention becomes ``jaxrnn.interop.onnx.onnx_linear_attention``, whose input is query,
+    key, value, decay and beta side by side, [T, B, ...], and whose state is the operator's, once
+    for each head of queries. CausalConvWithState becomes a depthwise ``jaxrnn.conv1d``, whose
+    state has its last axes the other way round.
 
     Several nodes, each fed with the output of the one before and nothing else, become a
     ``jaxrnn.stack``: what PyTorch's ``num_layers`` is exported as. What comes before the first and
@@ -88,10 +95,19 @@ def from_onnx(
     """
     graph = Graph(_model(model), weights or {})
     nodes = _chosen(graph, node)
+    newer = [label(one) for one in nodes if one.op_type in operators.OPERATORS]
+    if newer and len(nodes) > 1:
+        want = "one node at a time, with node=: what is between them is not looked at"
+        raise ValueError(f"model: got {', '.join(map(label, nodes))}, want {want}")
+    if newer and double_bias:
+        raise ValueError(f"double_bias: got True, want False: {newer[0]} has no two biases")
     layers = []
     for one in nodes:
         try:
-            layers.append(_layer(graph, one, double_bias))
+            if newer:
+                layers.append(operators.to_cell(graph, one))
+            else:
+                layers.append(_layer(graph, one, double_bias))
         except (TypeError, ValueError) as error:
             error.add_note(f"in node {label(one)}")
             raise
@@ -123,7 +139,7 @@ def _chosen(graph, name):
     if name is None:
         if not graph.nodes:
             others = sorted({node.op_type for node in graph.model.graph.node})
-            want = f"an RNN, GRU or LSTM among them{_hint(graph)}"
+            want = f"one of {', '.join(RECURRENT)} among them{_hint(graph)}"
             raise ValueError(f"model: got nodes {others}, want {want}")
         return graph.nodes
     found = [n for n in graph.nodes if name and name in (n.name, *n.output)]

@@ -5,10 +5,17 @@ from typing import Any
 
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params, Theirs
-from jaxrnn.interop.transformers import mamba, rwkv, xlstm
+from jaxrnn.interop.transformers import mamba, qwen3_next, recurrent_gemma, rwkv, xlstm
 from jaxrnn.interop.transformers.weights import Weights
 
-_MODELS = {"mamba": mamba.mamba, "mamba2": mamba.mamba2, "rwkv": rwkv.rwkv, "xlstm": xlstm.xlstm}
+_MODELS = {
+    "mamba": mamba.mamba,
+    "mamba2": mamba.mamba2,
+    "qwen3_next": qwen3_next.qwen3_next,
+    "recurrent_gemma": recurrent_gemma.recurrent_gemma,
+    "rwkv": rwkv.rwkv,
+    "xlstm": xlstm.xlstm,
+}
 
 
 def from_transformers(
@@ -17,8 +24,9 @@ def from_transformers(
     """A cell with the weights of a recurrent language model of Hugging Face's transformers.
 
     Args:
-      source: a ``MambaForCausalLM``, ``Mamba2ForCausalLM``, ``RwkvForCausalLM`` (version 4) or
-        ``xLSTMForCausalLM``; or the ``state_dict`` of one, a mapping from names to tensors or
+      source: a ``MambaForCausalLM``, ``Mamba2ForCausalLM``, ``RwkvForCausalLM`` (version 4),
+        ``xLSTMForCausalLM``, ``RecurrentGemmaForCausalLM`` or ``Qwen3NextForCausalLM`` whose
+        layers have no experts; or the ``state_dict`` of one, a mapping from names to tensors or
         NumPy arrays, as ``safetensors`` reads it.
       config: of a ``state_dict``, which does not say it: the model's configuration, or the mapping
         that its ``config.json`` is.
@@ -29,8 +37,11 @@ def from_transformers(
       ``rms_norm`` and ``mamba_block`` or ``mamba2_block``; of ``rms_norm`` and ``project``. For
       RWKV, layers are ``rwkv4`` and ``rwkv4_channels`` in turn, and norms are ``layer_norm``. For
       xLSTM they are ``mlstm_block`` and a gated network of ``project`` in turn, and ``soft_cap``
-      comes last. An embedding that is tied to the last product there is two arrays here, which
-      training moves apart.
+      comes last. RecurrentGemma mixes steps by ``rg_lru_block`` and ``grouped_attention``,
+      Qwen3-Next by ``gated_delta_block`` and ``grouped_attention``, whose state has room for
+      ``max_position_embeddings`` steps: with a smaller number in ``config`` it is smaller. An
+      embedding that is tied to the last product there is two arrays here, which training moves
+      apart. So is a norm that all heads share. A convolution without a bias has one of zero.
 
     Raises:
       TypeError: ``source`` is neither, or ``config`` is missing.

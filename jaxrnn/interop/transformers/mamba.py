@@ -11,6 +11,7 @@ from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.stack import residual, stack
 from jaxrnn.interop.layers import stacked
+from jaxrnn.interop.transformers.parts import convolution
 from jaxrnn.interop.transformers.weights import Weights, only
 
 
@@ -36,7 +37,7 @@ def mamba(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
             "d": weights("D", width),
             "l": weights("A_log", width, state),
         }
-        recurrent = {"0": x, "1": _convolution(weights, kernel, width), "2": memory}
+        recurrent = {"0": x, "1": convolution(weights, "conv1d", kernel, width, True), "2": memory}
         leaving = weights.linear("out_proj", width, hidden, bias)
         return {"0": {"0": recurrent, "1": gate}, "1": leaving}
 
@@ -79,7 +80,7 @@ def mamba2(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
             "l": weights("A_log", heads),
             "d": weights("D", heads),
         }
-        seen = {"0": x, "1": _convolution(weights, kernel, convolved)}
+        seen = {"0": x, "1": convolution(weights, "conv1d", kernel, convolved, True)}
         return {
             "0": {"0": {"0": {"0": seen, "1": rate}, "1": memory}, "1": gate},
             "1": {"scale": weights("norm.weight", width)},
@@ -104,12 +105,6 @@ def _model(options, weights, cell, block):
     last = weights.last_product("lm_head.weight", table, options["tie_word_embeddings"])
     pairs.append((project(size, bias=False), last))
     return stacked(pairs)
-
-
-def _convolution(weights, kernel, features):
-    """The parameters of a depthwise ``jaxrnn.conv1d``, the newest input's weight first."""
-    w = weights("conv1d.weight", features, 1, kernel)
-    return {"w": w[:, 0, ::-1].T, "b": weights("conv1d.bias", features)}
 
 
 def _cut(*ends):

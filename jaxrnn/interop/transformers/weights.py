@@ -1,6 +1,6 @@
 """The arrays of a state_dict, each taken once; and the options of a configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -61,6 +61,13 @@ def _array(value):
         value = value.float().numpy() if narrow else value.numpy()
         return jnp.asarray(value, jnp.bfloat16 if narrow else None)
     return jnp.array(np.asarray(value))
+
+
+def check_each(name: str, values: Iterable[Any], known: Iterable[Any]) -> None:
+    """Raises a ValueError if an option of a configuration has a value that is not known."""
+    for value in values:
+        if value not in known:
+            raise ValueError(f"config: got {value!r} in {name}, want one of {tuple(known)}")
 
 
 def only(options: dict[str, Any], **wanted: Any) -> None:

@@ -51,7 +51,10 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
 
 
 class _Plan:
-    """The problem as the kernel is told it: time first, then one batch axis."""
+    """The problem as the kernel is told it: time first, then one batch axis, then heads.
+
+    Heads do not see each other, as channels do not.
+    """
 
     def __init__(self, problem, operands):
         self.problem, self.operands = problem, operands
@@ -60,7 +63,7 @@ class _Plan:
 
     def flat(self, a):
         """[*batch, T, ...] -> [T, B, ...]."""
-        return self.batch.flat(jnp.moveaxis(a, len(self.batch.sizes), 0), 1)
+        return self.batch.flat(jnp.moveaxis(a, len(self.batch.sizes), 0), 1, 2)
 
     def unflat(self, a):
         """The inverse."""
@@ -72,12 +75,11 @@ class _Plan:
 
     def result(self, a):
         *_, steps, heads, width = a.shape
-        return Result((steps, None, heads, width), a.dtype)
+        return Result((steps, None, heads, width), a.dtype, 2)
 
     def sums(self):
-        return Result(
-            (self.time, None, self.heads), promoted(self.operands.q.dtype, jnp.dtype("float32"))
-        )
+        dtype = promoted(self.operands.q.dtype, jnp.dtype("float32"))
+        return Result((self.time, None, self.heads), dtype, 2)
 
     def call(self, name, out, args, save):
         window = self.problem.window

@@ -63,7 +63,10 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
 
 
 class _Plan:
-    """The problem as the kernel is told it: time, then one axis of rows, then heads."""
+    """The problem as the kernel is told it: time, then one axis of rows, then heads.
+
+    Heads do not see each other, as channels do not.
+    """
 
     def __init__(self, problem, operands: Operands):
         self.problem, self.operands = problem, operands
@@ -71,20 +74,23 @@ class _Plan:
         self.batch = Batch(batch)
 
     def state(self, a):
-        return Result((None, *a.shape[len(self.batch.sizes) :]), a.dtype)
+        return Result((None, *a.shape[len(self.batch.sizes) :]), a.dtype, 1)
 
     def steps(self, a, dtype=None):
-        return Result((self.time, None, *a.shape[1 + len(self.batch.sizes) :]), dtype or a.dtype)
+        shape = (self.time, None, *a.shape[1 + len(self.batch.sizes) :])
+        return Result(shape, dtype or a.dtype, 2)
 
     def chunks(self, a):
-        return Result((-(-self.time // CHUNK), None, *a.shape[len(self.batch.sizes) :]), a.dtype)
+        shape = (-(-self.time // CHUNK), None, *a.shape[len(self.batch.sizes) :])
+        return Result(shape, a.dtype, 2)
 
     def call(self, name, out, states, timed, **attributes):
         """The results by name, those that are None left out of the call."""
         operands = self.operands
         flags = {"mask": operands.mask, "starts": operands.starts}
         timed = [*operands[:5], *timed]
-        args = [self.batch.flat(a, 1) for a in timed] + [self.batch.flat(a, 0) for a in states]
+        args = [self.batch.flat(a, 1, 2) for a in timed]
+        args += [self.batch.flat(a, 0, 1) for a in states]
         args += [self.batch.flat(a, 1) for a in flags.values() if a is not None]
         has = dict.fromkeys(("ys", "save", *_COTANGENTS), False) | attributes
         has |= {f: value is not None for f, value in flags.items()}

@@ -64,6 +64,8 @@ def _step(cell, params, state, influence, x, around, *, sparse=False):
 def _through_product(cell, params, state, x):
     """The derivative of each state by its unit's output before, [..., H], through the product."""
     form, (gates, recurrent, unit) = cell.gated.form, cell.gated.gates(params, state, x)
+    if not form.recurrent:
+        return tuple(map(jnp.zeros_like, state))
     r = form.filled(params["r"])
     own = jnp.einsum("hgh->gh" if r.ndim == 3 else "ndgd->gnd", r).reshape(len(form.gates), -1)
     moved = tuple(jnp.broadcast_to(a.astype(x.dtype), x.shape) for a, x in zip(own, recurrent))
