@@ -11,6 +11,7 @@ COMMANDS = {
     "attention": "an attention layer in jaxrnn, PyTorch and Flax",
     "linear": "the linear recurrence, JAX's scans, and a copy of as many bytes",
     "streams": "one step of a stream, and a reading of its weights",
+    "rules": "the rules of matrix memories: their time beside linear attention, their memory",
     "cells": "a layer of every cell of the library",
     "accelerator": "what is right, and how fast it is, on this machine's GPU or TPU",
     "plans": "every plan of the kernel for NVIDIA GPUs, on one: see `make accelerator-kernel`",

@@ -1,7 +1,8 @@
-"""Matrix memories on an H200 that is not there: what XLA's chunks move and launch, counted.
+"""Matrix memories on GPUs that are not there: what XLA's chunks and our kernels take.
 
 Nothing runs. XLA compiles for the GPU described in ``aot/h200.txtpb``. The kernels of its program
-are counted, and the bytes that they move, beside the least: every input and result once.
+are counted, and the bytes that they move, beside the least: every input and result once. Ours are
+compiled for five architectures: their registers, what they spill, and what they move.
 """
 
 import argparse
@@ -11,11 +12,13 @@ from typing import NamedTuple
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import registers
 from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, traffic
 from benchmarks.shared import display, machine, record
 from benchmarks.shared.timing import compiled
 from jaxrnn._src.ops.matrix_memory import matrix_memory
+from jaxrnn._src.ops.recurrence.gpu import compiler
 
 WAYS = ("forward", "forward and backward")
 LAUNCH = 2e-3  # milliseconds of a kernel at least, supposed
@@ -24,6 +27,8 @@ NOTES = {
     "bytes": "that the program moves, as benchmarks/aot/traffic.py counts them",
     "least": "bytes of every input and result once",
     "kernels": "that it launches, those of a loop in each of its turns",
+    "a_tile": "instructions of the loop over tiles of time, of which inner loops count once",
+    "spilled_in_loop": "those of them that store a register in memory, or load it again",
     "milliseconds": "predicted: 2 microseconds for each kernel, or all bytes at 3.35 TB/s",
 }
 
@@ -53,7 +58,8 @@ CASES = (
 
 def measure(case, way):
     """A row: the counts of one program."""
-    function, arguments = program(case, way)
+    place = NamedSharding(aot_gpu.devices(1), PartitionSpec())
+    function, arguments = program(case, way, place)
     with aot_gpu.heard():
         made, seconds = compiled(function, *arguments)
     text = made.as_text()
@@ -75,17 +81,16 @@ def measure(case, way):
     }
 
 
-def program(case, way):
-    """What is compiled, and what its arguments look like."""
+def program(case, way, place=None, implementation="xla"):
+    """What is compiled, and what its arguments look like, at a place."""
     _, dtype, steps, *heads, width = case
     stabilised = case.gate == "exp"
-    place = NamedSharding(aot_gpu.devices(1), PartitionSpec())
 
     def array(*sizes, dtype="float32"):
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=place)
 
     def forward(*operands):
-        return matrix_memory(*operands, stabilised=stabilised, implementation="xla")
+        return matrix_memory(*operands, stabilised=stabilised, implementation=implementation)
 
     def both(operands, cotangents):
         return jax.vjp(forward, *operands)[1](cotangents)
@@ -107,6 +112,29 @@ def least(function, arguments):
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(arrays))
 
 
+def kernels(case, architecture):
+    """A row for each of our kernels, on an architecture."""
+    chip = registers.CHIPS[architecture]
+    function, arguments = program(case, WAYS[1], implementation="gpu")
+    with registers.recorder(chip) as found:
+        jax.jit(function).lower(*arguments)
+    for text in dict.fromkeys(found.texts):
+        said = registers.compiled(text, chip.architecture)
+        loop = said.pop("loop")
+        said |= (
+            {"a_tile": loop["a_step"], "spilled_in_loop": loop["spilled_in_loop"]} if loop else {}
+        )
+        yield {"architecture": architecture, **case._asdict(), "kernel": _named(text), **said}
+
+
+def _named(text):
+    """Which of the five kernels a source is."""
+    if "constexpr int D_M =" in text:
+        return "gates"
+    back, transposed = ("constexpr int BACK = 1;" in text, "constexpr int ROW_STEP = 1;" in text)
+    return {(0, 0): "forward", (0, 1): "d_q", (1, 1): "d_k", (1, 0): "d_v"}[back, transposed]
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks memories",
@@ -122,31 +150,49 @@ def main(argv=None):
     """Runs the job; its exit status."""
     chosen = parse(argv)
     console = display.console()
-    if needed := aot_gpu.missing():
+    needed = aot_gpu.missing() + (["nvidia-cuda-nvrtc"] if compiler.library() is None else [])
+    if needed:
         console.print(f"pip install {' '.join(needed)}", markup=False)
         return 1
     aot_gpu.prepare()
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
-    rows = []
-    work = [(case, way) for case in CASES[: chosen.most] for way in WAYS]
-    with display.progress(console, len(work)) as step:
-        for case, way in work:
-            with step(f"{case} {way}") as done:
-                rows.append(measure(case, way))
-                done(brief(rows[-1]))
+    cases = CASES[: chosen.most]
     content = {
         "benchmark": "memories",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine.describe((*machine.PACKAGES, "jax-cuda13-plugin")),
+        "nvrtc": ".".join(map(str, compiler.version())),
         "notes": NOTES,
-        "rows": rows,
+        "rows": [],
+        "kernels": [],
     }
-    record.save(chosen.out / "memories.json", content)
-    console.print(f"written: {chosen.out / 'memories.json'}", markup=False)
+    work = [("rows", case, way) for case in cases for way in WAYS]
+    work += [("kernels", case, chip) for case in cases if _other(case) for chip in _chips()]
+    path = chosen.out / "memories.json"
+    with display.progress(console, len(work)) as step:
+        for what, case, which in work:
+            with step(f"{case} {which}") as done:
+                found = [measure(case, which)] if what == "rows" else [*kernels(case, which)]
+                content[what] += found
+                record.save(path, content)
+                done(brief(found))
+    console.print(f"written: {path}", markup=False)
     return 0
 
 
-def brief(row):
-    """A row in a few words."""
-    moved, least = (f"{row[name] / 1e6:,.0f} MB" for name in ("bytes", "least"))
-    return f"{moved} in {row['kernels']:,} kernels, at least {least}"
+def _other(case):
+    """Whether its kernels are others than those of the cases before it: rows make none."""
+    return case.gate == "exp" and case.B == CASES[0].B
+
+
+def _chips():
+    return [name for name, chip in registers.CHIPS.items() if not chip.clusters]
+
+
+def brief(rows):
+    """What was found in one step, in a few words."""
+    if "kernel" in rows[0]:
+        return ", ".join(f"{row['kernel']} {row['registers']}" for row in rows) + " registers"
+    (row,) = rows
+    moved, once = (f"{row[name] / 1e6:,.0f} MB" for name in ("bytes", "least"))
+    return f"{moved} in {row['kernels']:,} kernels, at least {once}"

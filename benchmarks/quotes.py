@@ -3,9 +3,12 @@
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
 ``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
 kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the copies of`` and
-``the readings of`` stand for tables of it. So the pages say what a command said of the result that
-is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the copies of``,
+``the readings of``, ``the rules of`` and ``the sizes of`` stand for tables of it. So the pages say
+what a command said of the result that is kept, and nothing is copied by hand.
+registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the products of``,
+``the copies of`` and ``the readings of`` stand for tables of it. So the pages say what a command
+said of the result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import json
 import re
 import textwrap
 
-from benchmarks.shared import record, timing, words
+from benchmarks.shared import memory_rules, record, timing, words
 
 ROOT = record.RESULTS.parents[1]
 DOCS = ROOT / "docs"
@@ -44,6 +47,7 @@ SCANS = {
     "v6e": {"tpu": "the kernel", "xla": "XLA, ours", "associative": "associative_scan"},
     "h200": {"jaxrnn": "jaxrnn", "associative": "associative_scan", "scan": "scan"},
 }
+BEFORE = "The results that are kept are from before there were these rows."
 
 
 def main(argv=None):
@@ -173,7 +177,7 @@ def _scans(result):
     """Bytes of ``linear_scan`` as a multiple of the least, and of a GPU the kernels in all."""
     rows = result.get("linear")
     if not rows:
-        return "The results that are kept are from before there were these rows."
+        return BEFORE
     tables = []
     for chip, columns in SCANS.items():
         cases = {}
@@ -312,6 +316,25 @@ def _chunks(result):
     return _table([f"T={result['rows'][0]['T']:,}", *columns.values()], cases, columns)
 
 
+def _products(result):
+    """Of our kernels for a matrix memory, the registers on each chip, and what spills."""
+    cases, chips, names = {}, {}, {}
+    for row in result["kernels"]:
+        case = f"{row['gate']}, {row['dtype']}, D={row['D']}"
+        spilled = f" ({max(row['spilled'])})" if any(row["spilled"]) else ""
+        if max(row["spilled"]) > 16:
+            part = row["spilled_in_loop"] / row["a_tile"]
+            spilled = f" ({max(row['spilled'])}: {part:.1%} of a tile)"
+        found = cases.setdefault(case, {}).setdefault(row["architecture"], {})
+        found[row["kernel"]] = f"{row['registers']}{spilled}"
+        chips.setdefault(row["architecture"]), names.setdefault(row["kernel"])
+    shown = {
+        case: {chip: " / ".join(found.get(chip, {}).values()) for chip in chips}
+        for case, found in cases.items()
+    }
+    return _table([" / ".join(names), *chips], shown, chips)
+
+
 def _exchanges(result):
     """Of each cell, what devices exchange, forward and with the gradient, and their memory."""
     few, many = sorted(map(int, result["rows"][0]["memory"]))
@@ -373,6 +396,43 @@ def _readings(result):
     return _table(["", *columns.values()], cases, columns)
 
 
+def _rules(result):
+    """Of each rule of a memory, least cycles of a step, and those over linear attention's."""
+    rows = result.get("memories")
+    if not rows:
+        return BEFORE
+    columns = {"v5e": "v5e", "v6e": "v6e"} | {
+        "over": "v6e, over the first",
+        "scan": "v6e, scan of the step",
+    }
+    size, cases = " ".join(f"{letter}={rows[0][letter]}" for letter in "TBND"), {}
+    for row in rows:
+        found = cases.setdefault(f"`{row['rule']}`", {})
+        cycles = " / ".join(f"{row[way]['cycles']:,.0f}" for way in ("forward", "backward"))
+        found["scan" if row["contender"] == "scan" else row["chip"]] = cycles
+        if (row["chip"], row["contender"]) == ("v6e", "jaxrnn"):
+            found["over"] = " / ".join(
+                f"{ratio:.1f}" for ratio in memory_rules.over_base(row, rows)
+            )
+    return _table([f"float32, {size}", *columns.values()], cases, columns)
+
+
+def _sizes(result):
+    """Of each rule of a memory, MiB by length, forward / gradient, and those of a scan."""
+    rows = [row for row in result["rows"] if row["part"] == "memory"]
+    cases, longest = {}, max(row["T"] for row in rows)
+    columns = {row["T"]: f"T={row['T']:,}" for row in rows} | {"scan": f"scan, T={longest:,}"}
+    mebibytes = lambda found: " / ".join(  # noqa: E731
+        f"{found[way] / 2**20:,.0f}" for way in ("forward", "gradient")
+    )
+    for row in rows:
+        case = cases.setdefault(f"`{row['rule']}`", {})
+        case[row["T"]] = mebibytes(row["memory"]["jaxrnn"])
+        if row["T"] == longest:
+            case["scan"] = mebibytes(row["memory"]["scan"])
+    return _table(["MiB, forward / gradient", *columns.values()], cases, columns)
+
+
 def _spilled(row):
     """The part of a step's instructions that spill."""
     return row["loop"]["spilled_in_loop"] / row["loop"]["a_step"]
@@ -406,4 +466,7 @@ SAYS = {
     "copies": _copies,
     "readings": _readings,
     "chunks": _chunks,
+    "rules": _rules,
+    "sizes": _sizes,
+    "products": _products,
 }

@@ -121,7 +121,8 @@ class _Recorder:
 
 
 @contextlib.contextmanager
-def _recorder(chip):
+def recorder(chip):
+    """Inside, kernels are made for a chip, and their texts kept."""
     before, launch.EMULATED = launch.EMULATED, _Recorder(chip)
     try:
         yield launch.EMULATED
@@ -141,9 +142,9 @@ def sources(case) -> list[str]:
         ys = jaxrnn.unroll(cell, params, xs, implementation="gpu")[1]
         return ys.astype(jnp.float32).sum()
 
-    with _recorder(CHIPS[case.architecture]) as recorder, jax.default_matmul_precision(precision):
+    with recorder(CHIPS[case.architecture]) as kept, jax.default_matmul_precision(precision):
         jax.jit(jax.grad(loss)).lower(params, xs)
-    found = list(dict.fromkeys(recorder.texts))
+    found = list(dict.fromkeys(kept.texts))
     return sorted(found, key=lambda text: "#define FORWARD" not in text)
 
 

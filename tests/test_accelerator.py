@@ -418,10 +418,10 @@ def test_a_cut_leaves_something_of_everything():
     assert len(set(checks)) == len(checks)
     first = checks[: len(checks) // 3]
     assert {case.implementation for case in first} == set(NAMES)
-    late = {"elman", f"{linear.NAME} complex", f"{attention.NAME} window"}
+    late = {"elman", f"{linear.NAME} complex", f"{attention.NAME} window", kinds.MEMORY}
     assert {case.cell for case in first} >= set(kinds.CELLS) - late
     half = {case.cell for case in checks[: len(checks) // 2]}
-    assert half >= set(kinds.CELLS) - {f"{attention.NAME} window"}
+    assert half >= set(kinds.CELLS) - {f"{attention.NAME} window", kinds.MEMORY}
     assert {case.dtype for case in first} == set(timed.DTYPES)
 
 

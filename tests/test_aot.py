@@ -13,6 +13,7 @@ from benchmarks import aot, memories
 from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, schedule, traffic
 from benchmarks.aot import linear as aot_linear
+from benchmarks.aot import memories as aot_memories
 from benchmarks.aot import tpu as aot_tpu
 from benchmarks.shared import contenders, machine
 from benchmarks.shared.shapes import SHAPES  # noqa: E402
@@ -141,6 +142,16 @@ custom-call(%x, %w), custom_call_target="tpu_custom_call"
 }
 """
 
+# For TPUs XLA does not say how often a loop runs; its condition does.
+CONDITION = """
+%{} (p: (s32[])) -> pred[] {{
+  %p = (s32[]{{:T(128)}}) parameter(0)
+  %end = s32[]{{:T(128)}} constant({})
+  %i = s32[]{{:T(128)}} get-tuple-element(%p), index=0
+  ROOT %less = pred[]{{:T(512)}} compare(%i, %end), direction=LT
+}}
+"""
+
 
 def test_a_schedule_is_read():
     found = schedule.program(BUNDLES.splitlines())
@@ -163,6 +174,9 @@ def test_the_cycles_and_bytes_of_a_step(tmp_path):
     # XLA's loop: `put` 7, `new` 1 and a loop of 4 x 2. The weights whole, ys by the step.
     (came,) = schedule.loops(TPU, kernels, 384)
     assert came == schedule.Step(7 + 1 + 8, 128 * 128 * 2 + 2 * 16 * 128 * 2)
+    # All of it: the kernel, each of its loops once, and 384 times XLA's.
+    text = TPU + CONDITION.format("cond", 384)
+    assert schedule.whole(text, kernels) == 2 + 4 + 384 * (7 + 1 + 8)
 
 
 # 4,096 bytes in an array [64, 16], 64 in a row of it. %each: in the loop, one row of x is read and
@@ -218,8 +232,11 @@ def test_bytes_are_counted():
     whole, row = 64 * 16 * 4, 16 * 4
     loop, ends, copy, split = 64 * 2 * row, whole / 2, whole / 4, 2 * whole
     assert traffic.count(MOVES) == loop + ends + copy + split + (2 + 1 / 4) * whole
-    with pytest.raises(ValueError, match="number of iterations"):
-        traffic.count(MOVES.replace('"known_trip_count":{"n":"64"}', ""))
+    unknown = MOVES.replace('"known_trip_count":{"n":"64"}', "")
+    assert traffic.count(unknown + CONDITION.format("c", 64)) == traffic.count(MOVES)
+    for condition in ("", CONDITION.format("c", 64).replace("LT", "NE")):
+        with pytest.raises(ValueError, match="number of iterations"):
+            traffic.count(unknown + condition)
 
 
 def test_the_cycles_of_a_linear_recurrence():
@@ -247,6 +264,14 @@ def test_the_least_bytes_of_a_linear_recurrence():
     factors = 512 * 8
     least = [2 * whole + factors, 3 * whole + 2 * factors]
     assert [aot_linear.least(case, way) for way in aot_linear.WAYS] == least
+
+
+def test_the_least_bytes_of_a_memory():
+    vector, number = 2048 * 8 * 8 * 128 * 4, 2048 * 8 * 8 * 4
+    least = {rule: aot_memories.least(rule, "forward") for rule in ("mamba2", "delta_product")}
+    # q, k, v, a decay and ys; of two writes a step q, k, v, a and b, and ys once.
+    assert least == {"mamba2": 4 * vector + number, "delta_product": 11 * vector}
+    assert aot_memories.least("mamba2", "backward") == 7 * vector + 2 * number
 
 
 TPU_ROW = {
@@ -278,12 +303,21 @@ LINEAR_ROW = {
     "backward": WAY,
     "compile_seconds": 1.0,
 }
+MEMORY_ROW = {
+    "operation": "matrix_memory",
+    "chip": "v6e",
+    "rule": "gla",
+    "contender": "jaxrnn",
+    "forward": WAY | {"microseconds": 1.0},
+    "backward": WAY | {"microseconds": 1.0},
+    "compile_seconds": 1.0,
+}
 
 
 @pytest.fixture
 def without_compilers(monkeypatch):
     """The command, with the row it is to find in place of every compilation."""
-    monkeypatch.setattr(aot, "missing", lambda chips: [])
+    monkeypatch.setattr(aot, "missing", lambda chips, kinds: [])
     monkeypatch.setattr(aot_tpu, "prepare", lambda: None)
     monkeypatch.setattr(aot_gpu, "prepare", lambda: None)
     monkeypatch.setattr(aot_gpu, "layer", lambda build, case: (HLO, 1.0))
@@ -295,6 +329,7 @@ def without_compilers(monkeypatch):
     gathers = {"chip": "v5e", "how": "jit", "kernel": False, "gathers": 0}
     monkeypatch.setattr(aot_tpu, "measure", measuring(row))
     monkeypatch.setattr(aot_linear, "measure", measuring(linear))
+    monkeypatch.setattr(aot_memories, "measure", measuring(MEMORY_ROW))
     monkeypatch.setattr(aot_tpu, "sharded", lambda: [gathers])
     return row, linear, gathers
 
@@ -303,7 +338,7 @@ def test_the_command_writes_a_row_for_each_program(without_compilers, tmp_path, 
     assert aot.main(["--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "aot.json").read_text())
     assert content["machine"]["versions"]["jax"] == jax.__version__ and not content["failed"]
-    for kind, least in (("tpu", 60), ("gpu", 48), ("linear", 20)):
+    for kind, least in (("tpu", 60), ("gpu", 48), ("linear", 20), ("memories", 29)):
         keys = [aot._key(row) for row in content[kind]]
         assert len(keys) == len(set(keys)) >= least
     names = {row["contender"] for row in content["tpu"] if row["H"] == 512 and row["B"] == 64}
@@ -315,9 +350,15 @@ def test_the_command_writes_a_row_for_each_program(without_compilers, tmp_path, 
         steps = int(row["shape"].split("T=")[1].split()[0])
         assert (row["a_step"], row["outside"]) == (28 / steps, 2)
         assert row["loops"] == [[4, 4], [12, 1]]
+    aside = (row for row in content["memories"] if row["contender"] == "scan")
+    assert {row["chip"] for row in aside} == {"v6e"}
     shown = capsys.readouterr().out
     assert "scan takes 1.00 times the kernel's least time" in shown
     assert "1.00 / 1.00" in shown and "MiB" in shown
+    # Some kinds again: the other rows stay, and when they were made.
+    assert aot.main(["--kinds", "memories", "--out", str(tmp_path)]) == 0
+    again = json.loads((tmp_path / "aot.json").read_text())
+    assert set(again.pop("apart")) == {"memories"} and again == content
 
 
 def test_what_is_worse_fails(without_compilers, tmp_path, capsys, monkeypatch):
@@ -362,10 +403,13 @@ def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
     devices = jax.sharding.Mesh(jax.devices("cpu")[:1], ("batch",))
     monkeypatch.setattr(aot_gpu, "devices", lambda count: devices)
     monkeypatch.setattr(aot_gpu, "missing", lambda: [])
+    monkeypatch.setattr(memories.compiler, "library", lambda: "some NVRTC")
+    monkeypatch.setattr(memories.compiler, "version", lambda: (13, 5))
     monkeypatch.setattr(aot_gpu, "prepare", lambda: None)
-    case = memories.Case("exp", "bfloat16", 130, 2, 3, 4)
+    case, ways = memories.Case("exp", "bfloat16", 130, 2, 3, 4), memories.WAYS
     monkeypatch.setattr(memories, "CASES", (case,))
-    monkeypatch.setattr(memories, "WAYS", ("forward",))  # the other takes seconds to compile
+    monkeypatch.setattr(memories, "WAYS", ways[:1])  # the other takes seconds to compile
+    monkeypatch.setattr(memories.registers, "CHIPS", {})
     assert memories.main(["--out", str(tmp_path)]) == 0
     (row,) = json.loads((tmp_path / "memories.json").read_text())["rows"]
     heads = 2 * 3
@@ -375,7 +419,7 @@ def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
     assert row["bytes"] > row["least"] and row["kernels"] > 3  # chunks
     assert row["milliseconds"]["kernels"] == row["kernels"] * 2e-3
     assert f"{row['kernels']:,} kernels" in capsys.readouterr().out
-    both = memories.least(*memories.program(case, "forward and backward"))
+    both = memories.least(*memories.program(case, ways[1]))
     assert both == 2 * (factors + 2 * gates + state) + state + ys + ms
 
 

@@ -31,11 +31,21 @@ from benchmarks import (  # noqa: E402
     programs,
     registers,
     residuals,
+    rules,
     sequences,
     streams,
 )
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
-from benchmarks.shared import ceiling, collectives, held, machine, record, text, timing  # noqa: E402
+from benchmarks.shared import (  # noqa: E402
+    ceiling,
+    collectives,
+    held,
+    machine,
+    memory_rules,
+    record,
+    text,
+    timing,
+)
 from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.shared.model import BYTES, Model  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
@@ -238,6 +248,7 @@ WRITE |= {
         "attention",
         "peers",
         "linear",
+        "rules",
         "cells",
         "accelerator",
         "plans",
@@ -511,6 +522,39 @@ def test_the_linear_recurrence(tmp_path, monkeypatch):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-4), given[0], other
             )
+
+
+@pytest.mark.usefixtures("plain_jax")
+def test_matrix_memories(tmp_path, monkeypatch):
+    """Every form gives what the others do; a second run goes on with the rows that are missing."""
+    monkeypatch.setattr(rules, "LENGTHS", (2, 4))
+    sizes = "--batch", "1", "--heads", "2", "--width", "4", "--seconds", "0"
+    given = [*sizes, "--rules", "delta_product", "--out", str(tmp_path), "--lengths"]
+    assert rules.main([*given, "4", "--parts", "times"]) == 0
+    assert rules.main([*given, "4", "--parts", "memory"]) == 0
+    content = json.loads((tmp_path / "rules-cpu.json").read_text())
+    kinds = [(row["part"], row["T"]) for row in content["rows"]]
+    assert kinds == [("times", 4), ("memory", 4)]
+    assert set(content["recorded"]) == {"times", "memory"}
+    timed, planned = content["rows"]
+    first = timed["samples"]
+    assert timed["scan"] == list(timing.ratio(first["scan"], first["jaxrnn"]))
+    per_write = [r / 2 for r in timing.ratio(first["chunks"], first["base chunks"])]
+    assert timed["chunks"] == per_write
+    # At least q, k, v, a, b and ys of two writes a step, one of which is read.
+    assert planned["memory"]["jaxrnn"]["forward"] >= 4 * 4 * 2 * 4 * (5 * 2 + 1)
+    assert [said[:4] for said in content["words"]] == ["T=4:"]
+    shorter = planned | {"T": 2}  # as many bytes for half of the steps
+    said = rules.sentences([*content["rows"], shorter])
+    assert len(said) == 5 and all("0.50 (delta_product) to 0.50" in each for each in said[1:])
+    assert rules.main([*given, "4"]) == 0
+    assert json.loads((tmp_path / "rules-cpu.json").read_text())["rows"] == content["rows"]
+    for rule in ("rwkv6", "mlstm"):
+        taken = memory_rules.arrays(rule, memory_rules.Size(6, 1, 2, 4))
+        forms = jax.jit(lambda taken, rule=rule: [f(rule, taken) for f in rules.FORMS.values()])
+        ys = np.array(forms(taken))
+        assert ys.shape == (3, 6, 1, 2, 4)
+        np.testing.assert_allclose(ys, np.broadcast_to(ys[:1], ys.shape), 1e-4, 1e-5)
 
 
 @pytest.mark.usefixtures("plain_jax")

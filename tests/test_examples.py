@@ -34,6 +34,26 @@ def test_char_lm(capsys):
     assert "The following " in capsys.readouterr().out
 
 
+def test_memories(tmp_path, monkeypatch, capsys):
+    """A second run takes what the first one has found."""
+    pytest.importorskip("matplotlib"), pytest.importorskip("optax"), pytest.importorskip("rich")
+    example, picture = module("memories"), tmp_path / "memories.png"
+    small = dict(WIDTH=16, LAYERS=1, BATCH=1, LENGTH=8, PLACES=[1, 2, 4], STREAMS=(16,))
+    small |= dict(SIZES=dict(attention=16), FILES=example.FILES[:20])
+    for name, value in small.items():
+        monkeypatch.setattr(example, name, value)
+    first, packed = run("memories", "--out", str(picture))
+    again, _ = run("memories", "--memories", "attention", "--out", str(picture))
+    (row,) = again.values()
+    assert row["speed"] == first["attention"]["speed"] > 0 and 1 < packed < 3
+    assert 5 < row["bits"] < 9 and len(row["places"]) == 3
+    # Two caches of 16 steps and their count, beside the last 3 inputs of the convolution.
+    assert row["decoding"][0][0] == 4 * (2 * 16 * 16 + 1 + 3 * 16)
+    said = capsys.readouterr().out
+    assert "attention, " in said and "40 tokens each; xz: " in said
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
 def test_resume(tmp_path):
     pytest.importorskip("optax"), pytest.importorskip("orbax"), pytest.importorskip("rich")
     options = "--hidden", "32", "--every", "2", "--directory", str(tmp_path)

@@ -115,6 +115,25 @@ def test_the_linear_recurrence_stays_in_registers(gpu):
         assert int(re.search(r"Used (\d+) registers", log)[1]) <= 128
 
 
+def test_a_matrix_memory_stays_in_registers():
+    """The forward kernel and the gates': `python -m benchmarks memories` compiles all of them."""
+    chip = chips.CHIPS["NVIDIA A100-SXM4-80GB"]
+    cell = jaxrnn.mlstm(32, heads=2)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, "bfloat16"), params)
+
+    def loss(params):
+        xs = jnp.ones((9, 2, 8), "bfloat16")
+        return jaxrnn.unroll(cell, params, xs, implementation="gpu")[1].sum()
+
+    with made(chip) as found:
+        jax.jit(jax.grad(loss)).lower(params)
+    forward, *_, gates = dict.fromkeys(found.texts)
+    for text in (forward, gates):
+        _, log = compiler.compiled(text, chip.architecture)
+        assert max(map(int, re.search(SAID, log).groups())) <= 16, log
+
+
 def test_what_a_chip_cannot_hold_is_declined():
     """2048 units of an LSTM: on an H200, and not in the shared memory of an RTX 5090."""
     layer = tiling.Layer(2, 4, 2048, 1, 16)

@@ -7,12 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from emulated import emulated
+from instead import instead
 
 import jaxrnn
+from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops import matrix_memory
+from jaxrnn._src.ops.matrix_memory import gpu, problem
+from jaxrnn._src.ops.recurrence.gpu import compiler, library
 
 GATES = ("exp", "sigmoid")
 MOST = 150  # steps: two chunks, and a part of one
 FAST = ("xla", *["cpu"] * (cases.NO_KERNEL is None))  # the slowest first
+ON_A_GPU = {"platform": "cuda", "chip": "NVIDIA H200"}
 every_gate = pytest.mark.parametrize("gate", GATES)
 
 
@@ -144,9 +151,8 @@ def test_it_says_what_it_runs_on():
     params = cell.init(jax.random.key(0), 3)
     (choice,) = jaxrnn.explain(cell, params, jnp.ones((5, 2, 3)), platform="cpu").choices
     assert choice.operation == "matrix_memory T=5 B=(2,) N=2 D=4 E=5 float32"
-    assert choice.runs == FAST[-1] and set(choice.others) == {"cpu", "xla", "reference"} - {
-        FAST[-1]
-    }
+    everyone = {"cpu", "gpu", "xla", "reference"}
+    assert choice.runs == FAST[-1] and set(choice.others) == everyone - {FAST[-1]}
     with pytest.raises(ValueError, match="implementation: got 'tpu', but this operation has only"):
         jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)), implementation="tpu")
 
@@ -183,3 +189,91 @@ def test_what_is_not_finite_stays_in_its_episode(gate, implementation):
         found = after, came[:5], came[end:], d_came[end:]
         assert cases.error(found, (state, ys[:5], ys[end:], d_wanted[end:])) < 1e-6
         assert np.isnan(came[5:end]).all()
+
+
+# the kernel for NVIDIA GPUs, emulated: the operation alone
+
+
+def on_gpu(dtype, stabilised):
+    """Operands, flags and cotangents: heads of odd widths, a chunk and a part of one."""
+    steps, rows, heads, keys, values = 70, 2, 2, 12, 37
+    rng = np.random.default_rng(0)
+
+    def random(*sizes, dtype="float32"):
+        return np.array(jnp.array(rng.normal(size=sizes), dtype))
+
+    q, k = (random(steps, rows, heads, keys, dtype=dtype) for _ in range(2))
+    v = random(steps, rows, heads, values, dtype=dtype)
+    log_f = -np.log1p(np.exp(-2 - random(steps, rows, heads)))
+    log_f[[3, 40, 64], 0, 1] = -np.inf  # nothing is left
+    log_i = random(steps, rows, heads)
+    m = random(rows, heads) if stabilised else np.zeros((rows, heads), "float32")
+    log_i = log_i if stabilised else np.minimum(log_i, 0)
+    memory = random(rows, heads, keys, values)
+    mask, starts = rng.random((steps, rows)) < 0.8, rng.random((steps, rows)) < 0.03
+    starts[:, 1] = np.arange(steps) % 30 == 20
+    mask[45, 1] = True  # which a test spoils
+    weights = random(*memory.shape), random(*m.shape), random(*v.shape), random(*log_f.shape)
+    return (q, k, v, log_f, log_i, (memory, m)), dict(mask=mask, starts=starts), weights
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def memory(implementation, stabilised, reverse, operands, flags, weights):
+    """C, m, ys and ms, and with ``weights`` the gradients of the operands, flat."""
+
+    def run(*operands):
+        options = dict(stabilised=stabilised, reverse=reverse, implementation=implementation)
+        state, out = matrix_memory.matrix_memory(*operands, **flags, **options)
+        return *state, *out
+
+    if weights is None:
+        return jax.tree.leaves(run(*operands))
+    out, pull = jax.vjp(run, *operands)
+    return jax.tree.leaves((out, pull(weights)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("dtype", "stabilised", "reverse", "most"),
+    [("float32", True, True, 2e-6), ("bfloat16", False, False, 1e-2)],
+)
+def test_chunks_on_a_gpu_are_the_scan_of_the_step(dtype, stabilised, reverse, most):
+    """What is masked is never looked at; what is not finite stays in its row and episode.
+
+    In bfloat16 forward alone: g++ compiles each of the kernels.
+    """
+    operands, flags, weights = on_gpu(dtype, stabilised)
+    weights = weights if dtype == "float32" else None
+    wide = jax.tree.map(lambda a: a.astype("float64"), (operands, weights))
+    wanted = memory("reference", stabilised, reverse, wide[0], flags, wide[1])
+    spoiled = [np.array(a) for a in operands[:5]]
+    for a in spoiled:
+        a[~flags["mask"]] = np.nan
+    spoiled[1][45, 1, 0, 3] = np.nan
+    with emulated(shared=64 << 10), jax.default_matmul_precision("highest"):
+        came = memory("gpu", stabilised, reverse, (*spoiled, operands[5]), flags, weights)
+    assert np.isnan(came[2][45, 1, 0]).all() and np.isfinite(came[2][45, 1, 1]).all()
+    for found, true in zip(came, wanted, strict=True):
+        found, true = np.array(found, "float64"), np.array(true)
+        if len(found) == len(operands[0]):  # time leads
+            found[20:50, 1, 0] = true[20:50, 1, 0] = 0
+        assert cases.error(found, true) < most
+
+
+def test_what_the_kernel_for_gpus_cannot_run():
+    def why(dtype="bfloat16", implementation="gpu", **target):
+        operands, flags, _ = on_gpu(dtype, True)
+        operands = problem.Operands(*operands, **flags)
+        asked = problem.Problem(True, False, implementation)
+        return gpu.unsupported(asked, operands, Target(**ON_A_GPU | target))
+
+    assert "for NVIDIA GPUs, not for tpu" in why(platform="tpu")
+    with instead((library, "missing", lambda: None), (compiler, "capabilities", lambda: (90,))):
+        assert why() is None and why("float32") is None
+        assert "no GPU of compute capability 9.0 has run it" in why(implementation=None)
+        assert "int32; the kernel knows float32, bfloat16, float16" in why("int32")
+        with instead((gpu, "TILES", ())):
+            assert "keys of 12 and values of 37 in bfloat16 do not fit into 227 KiB" in why()
+    # Wider heads have fewer columns in a block, then none.
+    widths = {width: gpu.tile(width, width, 2, 227 << 10) for width in (64, 256, 1024, 2048)}
+    assert [found and found[:2] for found in widths.values()] == [(64, 32), (64, 32), None, None]

@@ -24,6 +24,7 @@ from benchmarks.accelerator.kinds import (
     COMMON,
     FULL,
     KINDS,
+    MEMORY,
     REPEATED,
     SHAPES,
     TINY,
@@ -62,7 +63,7 @@ def cases(chosen, order):
     """All checks, ``order`` being how to take several axes: see ``accelerator.broadly``."""
     shapes = [TINY] if chosen.tiny else list(SHAPES.values())
     some = [c for c in order(KINDS, chosen.dtypes, shapes, chosen.cells) if _wanted(*c)]
-    families = ("lstm", linear.NAME, attention.NAME)
+    families = ("lstm", linear.NAME, attention.NAME, MEMORY)
     names = {like: _names(like, chosen.dtypes, shapes[0]) for like in families}
     found = [
         Case(kind, cell, dtype, linear.fitted(cell, shape), name)
@@ -78,13 +79,16 @@ def _alone(cases):
     for case in cases:
         few = case.shape.name in ("base", REPEATED.name)
         plain = case.kind in ALWAYS or KINDS[case.kind].runs > 1
-        ours = case.implementation == driver.KERNEL and _family(case.cell) != attention.NAME
+        alone = _family(case.cell) in ("lstm", linear.NAME)  # whose gradient is one kernel
+        ours = case.implementation == driver.KERNEL and alone
         if few and ours and (plain or KINDS[case.kind].precision != FULL):
             yield case._replace(implementation=driver.NAME)
 
 
 def _family(cell):
     """A cell with the same implementations."""
+    if cell == MEMORY:
+        return cell
     return next((f.NAME for f in (linear, attention) if cell in f.CELLS), "lstm")
 
 
@@ -99,6 +103,8 @@ def _wanted(kind, dtype, shape, cell):
     always, common = kind in ALWAYS, cell in COMMON
     if cell in linear.CELLS:
         return always and dtype != "float16" and shape.name in ("base", linear.CHUNKS.name)
+    if cell == MEMORY:
+        return always and dtype != "float16" and shape.name in ("base", "steps")
     if cell in attention.CELLS:
         return (kind == "plain" or (kind in ALWAYS and dtype != "float16")) and shape.name in (
             "base",

@@ -1,5 +1,6 @@
 """What ``accelerator`` checks: the cells, the sizes, the options and the transforms."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ def user_update(state, x, r, p):
     return (h + f * (jnp.tanh(xn + f * rn) - h),)
 
 
+MEMORY = "mlstm"
 CELLS = {
     "lstm": jaxrnn.lstm,
     "gru": jaxrnn.gru,
@@ -26,12 +28,13 @@ CELLS = {
     "elman": jaxrnn.elman,
     **linear.CELLS,
     **attention.CELLS,
+    MEMORY: functools.partial(jaxrnn.mlstm, heads=2, gate="sigmoid"),
 }
 COMMON = ("lstm", "gru")
 
 # Kernels divide a layer by its units, its rows and its steps: each has its corners. Those that are
-# not "base" are for the common cells; "chunks" is for the linear recurrence and "blocks" for
-# attention.
+# not "base" are for the common cells, and "steps" for the matrix memory too; "chunks" is for the
+# linear recurrence and "blocks" for attention.
 SHAPES = {
     shape.name: shape
     for shape in (

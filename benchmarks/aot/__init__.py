@@ -1,7 +1,7 @@
-"""Layers and ``linear_scan``, compiled for TPUs and an H200: cycles, bytes and kernels of a step.
+"""Layers, ``linear_scan`` and matrix memories, compiled for TPUs and an H200, a step's costs.
 
 Nothing runs. Of a TPU's program the schedule is read (``aot.schedule``), of a GPU's the
-kernels are counted (``aot.launches``), of ``linear_scan`` also all bytes
+kernels are counted (``aot.launches``), of ``linear_scan`` and memories also all bytes
 (``aot.traffic``). It fails where something does not compile, which is also how too little
 VMEM shows, where a batch over several devices is gathered, and where a figure is more than a tenth
 over that of the last result kept.
@@ -16,6 +16,7 @@ import jax
 
 from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import linear as aot_linear
+from benchmarks.aot import memories as aot_memories
 from benchmarks.aot import tpu as aot_tpu
 from benchmarks.shared import display, machine, record
 from benchmarks.shared.contenders import DIRECTIONS
@@ -24,6 +25,7 @@ from benchmarks.shared.shapes import SHAPES
 
 PACKAGES = (*machine.PACKAGES, "libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc")
 CHIPS = ("h200", *aot_tpu.CHIPS)
+KINDS = ("tpu", "sharded", "gpu", "linear", "memories")  # of rows
 WORSE = 1.1
 NOTES = {
     "cycles": "bundles that a TPU goes through in a step, without what it waits for memory and"
@@ -43,6 +45,9 @@ NOTES = {
     " step. bytes: as in benchmarks/aot/traffic.py, what XLA runs beside the kernel included;"
     " times_least: over those of every input and result once; cycles and vmem: of the kernel"
     " alone, vmem as it takes; kernels: of the whole sequence, on the GPU",
+    "memories": "rules of matrix memories, float32, in chunks or as a scan of the step;"
+    " cycles: of all instructions that have a listing; the rest as of linear",
+    "apart": "kinds of rows that were made in a run of their own",
 }
 
 
@@ -86,6 +91,7 @@ def parse(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     several(parser, "chips", CHIPS)
+    several(parser, "kinds", KINDS, more="; the other rows of the file stay")
     parser.add_argument("--most", type=int, help="cases of each chip; None for all")
     record.add_folder(parser)
     return parser.parse_args(argv)
@@ -95,7 +101,7 @@ def main(argv=None):
     """Runs the job; its exit status."""
     chosen = parse(argv)
     console = display.console()
-    needed = missing(chosen.chips)
+    needed = missing(chosen.chips, chosen.kinds)
     if needed:
         console.print(
             "The compilers are not installed; jaxrnn[aot] has them, or\n"
@@ -109,18 +115,8 @@ def main(argv=None):
     path = chosen.out / "aot.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     partial = path.with_name("aot-partial.json")  # until all is done
-    content = {
-        "benchmark": "aot",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe(PACKAGES),
-        "notes": NOTES,
-        "tpu": [],
-        "sharded": [],
-        "gpu": [],
-        "linear": [],
-        "failed": [],
-    }
-    work = list(_work(chosen, folder))
+    content = _begun(chosen, kept)
+    work = [each for each in _work(chosen, folder) if each[0] in chosen.kinds]
     with display.progress(console, len(work)) as step:
         for kind, label, measure in work:
             with step(label) as done:
@@ -150,11 +146,32 @@ def main(argv=None):
     return 1 if content["failed"] else 0
 
 
-def missing(chips):
+def _begun(chosen, kept):
+    """What the file begins with: of kinds that are not chosen, the rows that were ``kept``."""
+    now = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(PACKAGES),
+    }
+    begun = {
+        "benchmark": "aot",
+        **now,
+        "notes": NOTES,
+        **{kind: [] for kind in KINDS},
+        "failed": [],
+    }
+    others = {kind: kept[kind] for kind in set(KINDS) - {*chosen.kinds} if kind in kept}
+    if not others:
+        return begun
+    apart = kept.get("apart", {}) | dict.fromkeys(chosen.kinds, now)
+    return begun | {"date": kept["date"], "machine": kept["machine"], "apart": apart} | others
+
+
+def missing(chips, kinds):
     """The packages that are needed and not installed."""
     tpus = [chip for chip in chips if chip != "h200"]
     needed = ["libtpu"] if tpus and machine.version("libtpu") is None else []
-    return needed + (aot_gpu.missing() if "h200" in chips else [])
+    on_gpu = "h200" in chips and {"gpu", "linear"} & {*kinds}
+    return needed + (aot_gpu.missing() if on_gpu else [])
 
 
 def _work(chosen, folder):
@@ -176,12 +193,19 @@ def _work(chosen, folder):
             for name in contenders:
                 run = lambda c=case, n=name: [aot_linear.measure(c, n, folder)]  # noqa: E731
                 yield "linear", f"{case} {name:<6}", run
+    for chip in tpus:
+        for case, contenders in itertools.islice(aot_memories.cases([chip]), chosen.most):
+            for name in contenders:
+                run = lambda c=case, n=name: [aot_memories.measure(c, n, folder)]  # noqa: E731
+                yield "memories", f"{case} {name:<6}", run
 
 
 def _figures(row):
     if "gathers" in row:
         kernel = "the kernel" if row["kernel"] else "XLA's loop"
         return f"{row['how']}: {kernel}, {row['gathers']} gathers"
+    if "rule" in row:
+        return aot_memories.brief(row)
     if "operation" in row:
         return aot_linear.brief(row)
     seconds = f"{row['compile_seconds']:.1f} s to compile"
@@ -215,6 +239,7 @@ def _key(row):
     names = (
         "chip",
         "operation",
+        "rule",
         "cell",
         "H",
         "B",
@@ -283,7 +308,12 @@ def _gpu_table(rows):
     return shown
 
 
-TABLES = {"tpu": _tpu_table, "gpu": _gpu_table, "linear": aot_linear.table}
+TABLES = {
+    "tpu": _tpu_table,
+    "gpu": _gpu_table,
+    "linear": aot_linear.table,
+    "memories": aot_memories.table,
+}
 
 
 def _cases(rows):

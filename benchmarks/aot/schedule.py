@@ -113,17 +113,43 @@ def loops(text, kernels, steps):
     return [_xla_step(found[body], kernels, shapes, steps) for body in bodies]
 
 
+def whole(text, kernels):
+    """The least cycles of a program of XLA's, whose loops run as often as they say."""
+    found, entry = hlo.computations(text)
+
+    def cycles(name):
+        total = 0
+        for opcode, line in found[name]:
+            if opcode == "while":
+                condition = found.get(hlo.CONDITION.search(line)[1], ())
+                trips = hlo.trips(line, [each for _, each in condition])
+                total += trips * cycles(hlo.BODY.search(line)[1])
+            elif opcode == "call":
+                total += cycles(hlo.CALLED.search(line)[1])
+            else:
+                total += _bundles(line, kernels)
+        return total
+
+    return cycles(entry)
+
+
+def _bundles(line, kernels):
+    """Those of an instruction, 0 if there is no listing of it."""
+    loop = kernels.get(_KERNEL.match(line)[1])
+    if loop is None:
+        return 0
+    bounds = _BOUNDS.search(line)
+    trips = math.prod(int(n) for n in re.findall(r"\d+", bounds[1])) if bounds else 1
+    return loop.cycles(*[trips] * len(loop.inner))
+
+
 def _xla_step(body, kernels, shapes, steps):
     cycles = moved = 0
     for opcode, line in body:
         if opcode not in _RUN:
             continue
-        name, result, operands = _KERNEL.match(line).groups()
-        bounds = _BOUNDS.search(line)
-        trips = math.prod(int(n) for n in re.findall(r"\d+", bounds[1])) if bounds else 1
-        loop = kernels.get(name)
-        if loop is not None:
-            cycles += loop.cycles(*[trips] * len(loop.inner))
+        _, result, operands = _KERNEL.match(line).groups()
+        cycles += _bundles(line, kernels)
         names = re.findall(r"%([\w.-]+)", operands)
         arrays = " ".join([result, *(shapes.get(n, "") for n in names)])
         # Of an array over time a step takes its own part.

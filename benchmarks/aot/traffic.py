@@ -55,7 +55,7 @@ def _moved(computations, body):
         if it.opcode == "conditional":
             raise ValueError(f"only one of its branches runs: {it.line.strip()}")
         if it.opcode in ("while", "call"):
-            times = hlo.trips(it.line) if it.opcode == "while" else 1
+            times = _trips(computations, it) if it.opcode == "while" else 1
             total += times * _moved(computations, computations[_called(it)])
             continue
         if it.opcode.endswith("-done"):
@@ -101,6 +101,11 @@ def _written(computations, body, it):
     if it.opcode == "bitcast":
         return _written(computations, body, body[it.operands[0]])
     return _size(it.type)
+
+
+def _trips(computations, it):
+    condition = computations.get(hlo.CONDITION.search(it.line)[1], {})
+    return hlo.trips(it.line, [each.line for each in condition.values()])
 
 
 def _called(it):

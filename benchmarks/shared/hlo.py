@@ -6,19 +6,27 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = .*?\s([a-z][a-z0-9-]*)\(")
 CALLED = re.compile(r"(?:to_apply|calls)=%?([\w.-]+)")
 BODY = re.compile(r"body=%?([\w.-]+)")
+CONDITION = re.compile(r"condition=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 
 
-def trips(line):
+def trips(line, condition=()):
     """How many times the body of a ``while`` runs.
+
+    XLA says so; for TPUs it does not. There ``condition``, the lines of that computation, compares
+    a counter with a constant, and JAX's loops count from 0.
 
     Raises:
       ValueError: the data say.
     """
-    known = _TRIPS.search(line)
-    if known is None:
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    ends = {int(end[1]) for each in condition if (end := _CONSTANT.search(each))}
+    tests = {each.strip() for each in condition if " compare(" in each}
+    if len(ends) != 1 or len(tests) != 1 or "direction=LT" not in tests.pop():
         raise ValueError(f"a loop without a known number of iterations: {line.strip()}")
-    return int(known[1])
+    return ends.pop()
 
 
 def computations(text):

@@ -13,13 +13,13 @@ and so is what is read from it.
 from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sharding import varying, wants_devices
 from jaxrnn._src.core.time_axis import resets
-from jaxrnn._src.ops.matrix_memory import chunked, cpu, over_time, reference
+from jaxrnn._src.ops.matrix_memory import chunked, cpu, gpu, over_time, reference
 from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
 from jaxrnn._src.ops.matrix_memory.reference import step as one  # noqa: F401, for cells
 from jaxrnn._src.ops.operation import Implementation, Operation
 
 # The best first; `reference` runs only if asked.
-IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "xla": chunked}
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "gpu": gpu, "xla": chunked}
 
 
 def matrix_memory(
@@ -49,7 +49,7 @@ def matrix_memory(
       mask: bool [T, B], true at a real step; at others the state is held and y and m are 0.
       starts: bool [T, B], true where a new episode begins: C and m are zero there.
       reverse: from the last step to the first.
-      implementation: "cpu", "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "gpu", "xla", "reference", or None for the best that can run.
 
     Returns:
       ``(state, (ys, ms))``: ys [T, B, N, E], divided by exp(m) as C is, and ms [T, B, N].

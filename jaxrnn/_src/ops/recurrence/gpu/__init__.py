@@ -26,17 +26,6 @@ from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
 
-# What `jax.default_matmul_precision` is where XLA rounds the factors of a float32 product.
-_ROUNDED = (
-    None,
-    "default",
-    "fastest",
-    "bfloat16",
-    "tensorfloat32",
-    "BF16_BF16_F32",
-    "TF32_TF32_F32",
-)
-
 
 def unsupported(problem, operands, target):
     """Why the kernel can't run the problem, or None."""
@@ -235,12 +224,8 @@ class _Plan:
         constants = self._constants(arguments | results) | constants
         program, chip = self.program(name), launch.chip(self.target)
         backward = name == "derivative"
-        dtype = self.operands.product_dtype.name
-        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-        precise = precision not in _ROUNDED
-        defined = [f"PRODUCT_{dtype.upper()}"]
-        defined += [] if backward else ["FORWARD"]
-        defined += ["PRECISE"] if precise and dtype == "float32" else []
+        product, *precise = source.factors(self.operands.product_dtype)
+        defined = product, *["FORWARD"] * (not backward), *precise
 
         def run(shapes, args, members, rows):
             layer = _layer(self.problem, self.operands, math.prod(members), rows)
@@ -248,7 +233,7 @@ class _Plan:
             assert chosen is not None
             text = source.text(
                 program=program,
-                defined=tuple(defined),
+                defined=defined,
                 alone=chosen.alone,
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
