@@ -1,14 +1,8 @@
 """Puts what the kept results say into README.md and docs/, where a page marks it.
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
-``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
-kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the copies of``,
-``the readings of``, ``the rules of`` and ``the sizes of`` stand for tables of it. So the pages say
-what a command said of the result that is kept, and nothing is copied by hand.
-registers of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``, ``the products of``,
-``the copies of`` and ``the readings of`` stand for tables of it. So the pages say what a command
-said of the result that is kept, and nothing is copied by hand.
+every other name of ``SAYS`` stands for a table of it. So the pages say what a command said of the
+result that is kept, and nothing is copied by hand.
 """
 
 import argparse
@@ -289,6 +283,22 @@ def _registers(result):
     return _table(["chip", *columns], shown, columns)
 
 
+def _spills(result):
+    """The kernels that spill more than 16 bytes in a step, but for those in full precision."""
+    columns = {"bytes": "bytes", "inside": "instructions that do so", "whole": "of a step's"}
+    cases = {}
+    for row in result["rows"]:
+        if row["plan"] and row["product"] != "float32" and max(row["spilled"]) > 16:
+            loop = row["loop"]
+            if loop["spilled_in_loop"]:
+                cases[f"{row['architecture']}, {_kernel(row)}"] = {
+                    "bytes": str(max(row["spilled"])),
+                    "inside": str(loop["spilled_in_loop"]),
+                    "whole": f"{loop['a_step']:,}",
+                }
+    return _table(["", *columns.values()], cases, columns)
+
+
 def _chunks(result):
     """Of each matrix memory, what XLA's chunks move and launch, and the time that it predicts."""
     columns = {
@@ -327,7 +337,8 @@ def _products(result):
             spilled = f" ({max(row['spilled'])}: {part:.1%} of a tile)"
         found = cases.setdefault(case, {}).setdefault(row["architecture"], {})
         found[row["kernel"]] = f"{row['registers']}{spilled}"
-        chips.setdefault(row["architecture"]), names.setdefault(row["kernel"])
+        chips.setdefault(row["architecture"])
+        names.setdefault(row["kernel"])
     shown = {
         case: {chip: " / ".join(found.get(chip, {}).values()) for chip in chips}
         for case, found in cases.items()
@@ -465,8 +476,9 @@ SAYS = {
     "clusters": _clusters,
     "copies": _copies,
     "readings": _readings,
+    "spills": _spills,
     "chunks": _chunks,
+    "products": _products,
     "rules": _rules,
     "sizes": _sizes,
-    "products": _products,
 }

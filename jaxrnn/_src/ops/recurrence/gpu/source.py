@@ -4,6 +4,7 @@ import functools
 import pathlib
 
 import jax
+import numpy as np
 
 from jaxrnn._src.ops.recurrence.gpu import code
 from jaxrnn._src.ops.recurrence.program import Program
@@ -21,10 +22,10 @@ _ROUNDED = (
 )
 
 
-def factors(dtype) -> tuple[str, ...]:
+def factors(dtype: np.dtype) -> tuple[str, ...]:
     """What the preprocessor is to know of the factors of products, of a type in ``TYPES``."""
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    precise = dtype == "float32" and precision not in _ROUNDED
+    precise = dtype.name == "float32" and precision not in _ROUNDED
     return (f"PRODUCT_{dtype.name.upper()}", *["PRECISE"] * precise)
 
 
