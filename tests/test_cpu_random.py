@@ -95,7 +95,7 @@ def recorded():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.ffi, "ffi_call", recording)
-        for name in ("lstm", "gru_heads", "lstm_states"):
+        for name in ("lstm", "gru_heads", "lstm_states", "layer_norm_lstm"):
             e = cases.example(cases.CELLS[name], cases.BASE, dtype=jnp.float32)
             loss = lambda p, e=e: jaxrnn.unroll(
                 e.cell, p, e.xs, mask=e.mask, starts=e.starts, implementation="cpu"

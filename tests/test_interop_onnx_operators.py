@@ -84,7 +84,7 @@ def test_layers():
 def test_every_cell_is_exported_or_refused():
     """By name, with a reason, before any parameter is looked at."""
     exported = set()
-    for name in zoo.names():
+    for name in (*zoo.names(), "gated_delta_memory", "mlstm_memory", "project", "ssd"):
         cell = zoo.cell(name, 8)
         with pytest.raises(ValueError) as reason:
             jaxrnn.interop.to_onnx(cell, {"w": np.zeros((), np.float32)})
@@ -132,6 +132,10 @@ BAD = {
     "an input that a rule wants": (
         lambda: READ(node(update_rule="delta", **HEADS)),
         "beta: got none, want one: the rule 'delta' has it",
+    ),
+    "sizes that do not fit": (
+        lambda: READ(node(inputs=("k", "q", "v", "", "v"), update_rule="gated", **HEADS)),
+        "decay: got 4 features, want 6, of onnx_linear_attention",
     ),
     "no heads": (lambda: READ(node(update_rule="linear")), "kv_num_heads", "must have"),
     "a state in the model": (

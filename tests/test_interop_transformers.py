@@ -11,7 +11,7 @@ import jaxrnn.interop
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-TOKENS = np.random.default_rng(0).integers(0, 11, (3, 9))  # [B, T]
+TOKENS = np.random.default_rng(0).integers(0, 11, (3, 10))  # [B, T]
 SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "state_size": 4}
 MAMBA2 = SIZES | {"num_heads": 4, "head_dim": 4, "n_groups": 2, "chunk_size": 4}
 RWKV = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "context_length": 16}

@@ -11,6 +11,7 @@ xs in the layout it is best at. A call does not wait for its result: see ``timin
 """
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,7 @@ def torch(cell, shape, direction, dtype):
 
     def built():
         if cell == "lstm_projection":
+            warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
             return torch.nn.LSTM(shape.I, 2 * shape.H, proj_size=shape.H)
         if cell not in USUAL:
             return by_hand.in_torch(cell, shape, device, dtype)

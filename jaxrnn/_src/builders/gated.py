@@ -111,6 +111,8 @@ def gated(
     >>> jaxrnn.unroll(cell, params, xs)[1].shape
     (5, 2, 16)
     """
+    if not callable(update):
+        raise TypeError(f"update: got {checks.described(update)}, want a function")
     gates = checks.names("gates", gates, str)
     states = checks.names("states", states, state_name)
     bias = (0.0,) * len(gates) if bias is None else tuple(float(b) for b in bias)

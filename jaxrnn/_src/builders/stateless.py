@@ -132,7 +132,7 @@ def layer_norm(*, epsilon: float = 1e-6, groups: int = 1, bias: bool = True) -> 
 
     def init(key, in_size):
         del key
-        _check_groups(groups, in_size)
+        _check_groups(groups, checks.size("in_size", in_size))
         scale = {"scale": jnp.ones(in_size)}
         return scale | ({"bias": jnp.zeros(in_size)} if bias else {})
 
@@ -173,7 +173,7 @@ def rms_norm(*, epsilon: float = 1e-6, groups: int = 1) -> Cell:
 
     def init(key, in_size):
         del key
-        _check_groups(groups, in_size)
+        _check_groups(groups, checks.size("in_size", in_size))
         return {"scale": jnp.ones(in_size)}
 
     def apply(params, x):

@@ -119,12 +119,8 @@ def attending(init, check, project, output, sizes, window, context, rotated=rota
         stored = (a.astype(dtype) for a in (rotated(k, slot), v))
         caches = [_put(cache, slot, new) for cache, new in zip(caches, stored)]
         queries = rotated(q, slot), rotated(q, slot + room)
-        y = attend_ring(
-            queries[0].astype(dtype),
-            queries[1].astype(dtype),
-            *(shared(cache.astype(dtype)) for cache in caches),
-            count,
-        )
+        keys, values = (shared(cache.astype(dtype)) for cache in caches)
+        y = attend_ring(queries[0].astype(dtype), queries[1].astype(dtype), keys, values, count)
         y = output(params, x, y).astype(x.dtype)
         state = (*caches, _reduced(count + 1, room))
         return state, _without(y, None if window else count >= room)

@@ -94,4 +94,8 @@ def gru(
     hidden = checks.size("hidden", hidden)
     products = lambda params: {"rz": params["r"][:, :2], "n": params["r"][:, 2]}
     spec = param_spec.gated(hidden, 3)
-    return lifted(spec, {"h": hidden}, linear.gates, step, products=products)
+
+    def joined(others, state, x, dot):
+        return step(others, state, split(x, 3), dot)
+
+    return lifted(spec, {"h": hidden}, linear.joined_gates, joined, products=products)

@@ -30,10 +30,11 @@ def lstmp(update, bias, unit, hidden, projection, *, heads, residuals):
     spec |= {name: ((hidden,), init) for name, init in unit.items()}
 
     def step(others, state, x, dot):
-        m, c = update(state, x, split(dot("r", state[0]), len(bias)), **others)
+        x, r = (split(a, len(bias)) for a in (x, dot("r", state[0])))
+        m, c = update(state, x, r, **others)
         h = dot("p", tag("lstm.m", m))
         return (h, c), h
 
     products, others = ("r", "p"), tuple(unit)
     states = {"h": projection, "c": hidden}
-    return lifted(spec, states, linear.gates, step, products=products, others=others)
+    return lifted(spec, states, linear.joined_gates, step, products=products, others=others)

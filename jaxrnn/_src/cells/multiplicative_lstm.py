@@ -42,12 +42,12 @@ def multiplicative_lstm(hidden: int, *, forget_bias: float = 1.0) -> Cell:
     }
 
     def inputs(params, x):
-        return linear.gates(params, x), linear.affine(x, params["wm"])
+        return linear.joined_gates(params, x), linear.affine(x, params["wm"])
 
     def step(_, state, x, dot):
         gates, xm = x
         m = tag("multiplicative_lstm.m", xm * dot("rm", state[0]))
-        h, c = lstm_update(state, gates, split(dot("r", m), 4))
+        h, c = lstm_update(state, split(gates, 4), split(dot("r", m), 4))
         return (h, c), h
 
     return lifted(spec, {"h": hidden, "c": hidden}, inputs, step, products=("r", "rm"))

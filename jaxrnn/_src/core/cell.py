@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jaxrnn._src.core import checks, dispatch, every_step, inputs
 from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.options import Options
-from jaxrnn._src.core.params_tree import Called, OfDicts, OfInputs, dicts
+from jaxrnn._src.core.params_tree import Called, OfBatch, OfInputs, OfKey, OfSequence, dicts
 from jaxrnn._src.core.sequence import select
 from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.time_axis import mapped, own_lengths, segment_starts
@@ -109,7 +109,12 @@ class Cell:
     gated: Any = dataclasses.field(default=None, init=False)  # `Parts`, of a module above this one
 
     def __post_init__(self) -> None:
-        kinds = {"init": Called, "initial_state": OfDicts, "step": OfInputs, "unroll": OfDicts}
+        kinds = {
+            "init": OfKey,
+            "initial_state": OfBatch,
+            "step": OfInputs,
+            "unroll": OfSequence,
+        }
         for name, kind in kinds.items():
             function = getattr(self, name)
             if not isinstance(function, Called):
@@ -218,6 +223,22 @@ def repr_of(value: object) -> str:
 
 
 _HIDDEN = ("hidden_size", "hidden_dim", "hidden_features", "features", "units", "num_units")
+_ELSEWHERE = {  # what layers of other libraries take, and where it is here
+    "num_layers": "jaxrnn.stack(cell, ...)",
+    "bidirectional": "jaxrnn.bidirectional(cell)",
+    "dropout": "jaxrnn.dropout(rate) in a jaxrnn.stack",
+    "recurrent_dropout": "jaxrnn.recurrent_dropout(cell, rate)",
+    "recurrent_dropout_rate": "jaxrnn.recurrent_dropout(cell, rate)",
+    "batch_first": "xs [T, ...batch, I] in jaxrnn.unroll",
+    "time_major": "xs [T, ...batch, I] in jaxrnn.unroll",
+    "go_backwards": "jaxrnn.unroll(..., reverse=True)",
+    "return_sequences": "jaxrnn.unroll, which gives the final state and all outputs",
+    "return_state": "jaxrnn.unroll, which gives the final state and all outputs",
+    "input_size": "cell.init(key, in_size)",
+    "in_features": "cell.init(key, in_size)",
+    "key": "cell.init(key, in_size)",
+    "rngs": "cell.init(key, in_size)",
+}
 
 
 class constructor(Generic[P]):  # noqa: N801, a decorator
@@ -256,6 +277,12 @@ class constructor(Generic[P]):  # noqa: N801, a decorator
         except TypeError as error:
             raise TypeError(f"{self.__name__}(): {self._mistake(error, kwargs)}") from None
         bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            annotation = self.__signature__.parameters[name].annotation
+            if annotation is bool:
+                checks.check_bool(name, value)
+            elif annotation is float:
+                checks.number(name, value)
         cell = self.build(*bound.args, **bound.kwargs)
         kinds = self.__signature__.parameters
         several = [n for n, p in kinds.items() if p.kind is p.VAR_POSITIONAL]
@@ -277,8 +304,9 @@ class constructor(Generic[P]):  # noqa: N801, a decorator
         if unknown:
             close = difflib.get_close_matches(unknown[0], known, 1)
             close = [n for n in ("hidden",) if unknown[0] in _HIDDEN and n in known] or close
+            want = _ELSEWHERE.get(unknown[0], f"{close[0]}=" if close else "")
             error = f"got an unexpected keyword argument {unknown[0]!r}"
-            error += f", want {close[0]}=" if close else ""
+            error += f", want {want}" if want else ""
         return f"{error}; it takes {self._usage()}"
 
     def _usage(self) -> str:
@@ -429,7 +457,7 @@ def unroll(
     """
     check_cell("cell", cell)
     checks.check_bool("return_states", return_states)
-    checks.check_sequence(xs, mask, starts, segment_ids, reverse, key, implementation)
+    checks.check_sequence(params, xs, mask, starts, segment_ids, reverse, key, implementation)
     checks.check_segments(segment_ids, state, starts)
     params = dicts(params)
     if deterministic is not None:

@@ -1,5 +1,6 @@
 """Checks of what a caller gives: each error names the argument, what came and what is wanted."""
 
+import contextlib
 import math
 import numbers
 import operator
@@ -16,6 +17,7 @@ from jaxrnn._src.core import inputs
 from jaxrnn._src.core.dispatch import NAMES, NEWTON, REFERENCE
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_device
+from jaxrnn._src.core.options import Options
 from jaxrnn._src.core.typing import Activation, Array
 
 _SWAPPED = "are time and batch swapped here, or in xs?"
@@ -23,9 +25,14 @@ _SWAPPED = "are time and batch swapped here, or in xs?"
 PLATFORM_NAMES = ("gpu", *PLATFORMS)
 
 
-def check_sequence(xs, mask, starts, segment_ids, reverse, key, implementation):
+def check_sequence(params, xs, mask, starts, segment_ids, reverse, key, implementation):
     """Checks the arguments of ``unroll`` that are alike for all cells."""
-    check_all_inputs(xs, "[T, ...batch, I]")
+    try:
+        check_all_inputs(xs, "[T, ...batch, I]")
+    except (TypeError, ValueError) as error:
+        if isinstance(xs, Mapping) and _is_array(params):
+            error.add_note("are params and xs swapped?")
+        raise
     for name, flags in (("mask", mask), ("starts", starts)):
         if flags is not None:
             check_flags(name, flags, inputs.leading(xs), "[T, ...batch]")
@@ -61,6 +68,11 @@ def _is_array(value):
     return known and hasattr(value, "ndim")
 
 
+def _has_numbers(value):
+    """Whether it is an array that JAX can take: not one of NumPy's of objects or of text."""
+    return _is_array(value) and getattr(value.dtype, "kind", "") not in "OSU"
+
+
 def check_array(name, array, want="an array"):
     """An array of JAX's or NumPy's."""
     if not _is_array(array):
@@ -71,7 +83,9 @@ def check_array(name, array, want="an array"):
 def check_bool(name, value):
     """True or False of Python's: it decides what is traced."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name}: got {described(value)}, want True or False")
+        traced = isinstance(value, jax.core.Tracer)
+        hint = f": make it static, by jax.jit(..., static_argnames={name!r})" if traced else ""
+        raise TypeError(f"{name}: got {described(value)}, want True or False{hint}")
 
 
 def check_inputs(xs, layout, name="xs"):
@@ -144,6 +158,37 @@ def _check_shape(name, array, shape, layout):
         raise ValueError(f"{name}: got shape {array.shape}, want {layout} = {shape}{hint}")
 
 
+@contextlib.contextmanager
+def used(name, x):
+    """Says so if a cell that reads one array is given a dict of them; ``name`` is what of it."""
+    try:
+        yield
+    except AttributeError as error:
+        if isinstance(x, Mapping) and isinstance(error.obj, Mapping):
+            want = "an array: the cell reads one input"
+            raise TypeError(f"{name}: got a dict of {sorted(x)}, want {want}") from error
+        raise
+
+
+def check_batch_shape(shape):
+    """Sizes of batch axes, which may be symbolic (``jax.export``)."""
+    if not isinstance(shape, tuple | list) or not all(map(_may_be_size, shape)):
+        want = "a tuple of sizes, as xs.shape[1:-1]: initial_state(params, batch_shape)"
+        raise TypeError(f"batch_shape: got {described(shape)}, want {want}")
+
+
+def _may_be_size(value):
+    whole = isinstance(value, numbers.Integral) or not isinstance(value, numbers.Number | str)
+    return whole and not getattr(value, "ndim", 0)
+
+
+def check_options(options):
+    """What a cell's own ``unroll`` is told."""
+    if not isinstance(options, Options):
+        want = "a jaxrnn.Options, which jaxrnn.unroll(cell, params, xs, ...) makes of its keywords"
+        raise TypeError(f"options: got {described(options)}, want {want}")
+
+
 def check_key(key):
     """One ``jax.random`` key, typed or of the old kind."""
     dtype = getattr(key, "dtype", None)
@@ -192,6 +237,9 @@ def completed_state(initial_state, params, state, batch, swapped=None):
     want = jax.eval_shape(lambda p: initial_state(p, batch), params)
     leaves, structure = jax.tree.flatten(state)
     wanted = jax.tree.leaves(want)
+    for leaf in leaves:
+        if not isinstance(leaf, numbers.Number) and not _has_numbers(leaf):
+            raise TypeError(f"state: got {described(leaf)}, want {_shapes(want)}")
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if structure != jax.tree.structure(want) or shapes != [leaf.shape for leaf in wanted]:
         hint = ""
@@ -263,9 +311,15 @@ def check_features(x, size, name="xs"):
 
 def check_same_size(in_size, hidden):
     """A cell that adds its input to its output, or multiplies it, has as many outputs."""
-    if in_size != hidden:
+    if size("in_size", in_size) != hidden:
         want = f"hidden={hidden}: put jaxrnn.project({hidden}) before the cell"
         raise ValueError(f"in_size: got {in_size}, want {want}")
+
+
+def check_mapping(name, params):
+    """A dict of parameters."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{name}: got {described(params)}, want a dict of arrays")
 
 
 def check_names(params, want):
@@ -391,12 +445,12 @@ def heads(hidden, number, name="hidden"):
     return hidden, number
 
 
-def probability(name, value):
+def probability(name: str, value: float) -> float:
     """``value``, which is from 0 to 1."""
     return fraction(name, value, "a probability")
 
 
-def fraction(name, value, what="a number"):
+def fraction(name: str, value: float, what: str = "a number") -> float:
     """``value``, which is from 0 to 1, as a float; ``what`` is what it is there for."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {described(value)}, want {what} from 0 to 1")

@@ -80,6 +80,7 @@ def unpack(packed: Any, segment_ids: InputArray) -> list[Any]:
 
     Raises:
       ValueError: an array does not begin with the axes [T, B]; a segment is in two rows.
+      TypeError: ``segment_ids`` are no integers.
 
     >>> import numpy as np
     >>> packed, segment_ids = jaxrnn.pack([np.arange(3), np.arange(2)], 6)
@@ -87,6 +88,7 @@ def unpack(packed: Any, segment_ids: InputArray) -> list[Any]:
     [array([0, 1, 2]), array([0, 1])]
     """
     ids = np.asarray(segment_ids)
+    checks.check_segment_ids(ids, ids.shape, "[T, B]")
     packed = jax.tree.map(np.asarray, packed)
     for a in jax.tree.leaves(packed):
         if a.shape[:2] != ids.shape:

@@ -69,6 +69,18 @@ class Called:
         return type(self), (self.__wrapped__, self.name)
 
 
+class OfKey(Called):
+    """A cell's init, which is given a key: of what else it was given it may not say so itself."""
+
+    def __call__(self, *args, **options):
+        try:
+            return super().__call__(*args, **options)
+        except (TypeError, ValueError):
+            if args and args[0] is not None:
+                checks.check_key(args[0])
+            raise
+
+
 class OfDicts(Called):
     """One of parameters, which are given to it as dicts."""
 
@@ -80,13 +92,36 @@ class OfDicts(Called):
         return super().__call__(*args, **options)
 
 
+class OfBatch(OfDicts):
+    """A cell's initial state, of batch axes."""
+
+    def __call__(self, *args, **options):
+        if len(args) > 1:
+            checks.check_batch_shape(args[1])
+        return super().__call__(*args, **options)
+
+
 class OfInputs(OfDicts):
-    """A cell's step, which is given inputs too."""
+    """A cell's step, which is given inputs too, and maybe a key."""
 
     def __call__(self, *args, **options):
         if len(args) > 2:
             checks.check_step_input(args[2])
-        return super().__call__(*args, **options)
+        key = args[3] if len(args) > 3 else options.get("key")
+        if key is not None:
+            checks.check_key(key)
+        with checks.used("x", args[2] if len(args) > 2 else None):
+            return super().__call__(*args, **options)
+
+
+class OfSequence(OfDicts):
+    """A cell's own ``unroll``, which is given ``Options``."""
+
+    def __call__(self, *args, **options):
+        if len(args) > 3:
+            checks.check_options(args[3])
+        with checks.used("xs", args[2] if len(args) > 2 else None):
+            return super().__call__(*args, **options)
 
 
 def parts(params, inits, own=()):

@@ -46,6 +46,7 @@ def quantize(cell: Cell, params: Params) -> tuple[Cell, Params]:
     True
     """
     params = params_tree.dicts(params)
+    checks.check_mapping("params", params)
     small, rounded = int8(cell), _rounded(params)
     if jax.tree.structure(rounded) == jax.tree.structure(params):
         names = sorted({path[-1].key for path, _ in jax.tree.leaves_with_path(params)})

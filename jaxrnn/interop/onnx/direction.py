@@ -134,7 +134,8 @@ def from_cell(cell: Cell, params: Params) -> Direction:
         made = dict(made.kwargs)["cell"].made
     make = None if made is None else made.constructor
     if made is None or make not in _READ:
-        names = ", ".join(sorted(known.__name__ for known in _READ))
+        others = ("conv1d", "onnx_linear_attention")  # which are no directions: see ``operators``
+        names = ", ".join(sorted((*(known.__name__ for known in _READ), *others)))
         raise ValueError(f"cell: got {cell}, want what ONNX has operators for: {names}")
     try:
         op, activations, flag = _READ[make](dict(made.kwargs))

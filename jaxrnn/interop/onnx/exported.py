@@ -67,7 +67,8 @@ def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = 
         raise ValueError("params: got float64, want a narrower type: the operator has none wider")
     if newer and lengths:
         raise ValueError("lengths: got True, want False: the operator has no lengths")
-    made = _Written(*types, lengths, state)
+    (kind,) = types
+    made = _Written(kind, lengths, state)
     for i, (layer, own) in enumerate(layers):
         write = made.operator if operators.has(layer) else made.layer
         try:
@@ -78,7 +79,7 @@ def to_onnx(cell: Cell, params: Params, *, lengths: bool = False, state: bool = 
     graph = helper.make_graph(
         made.nodes, "jaxrnn", made.inputs, made.outputs, initializer=made.weights
     )
-    opset, version = (22, 10) if types == {"bfloat16"} else (17, 8)
+    opset, version = (22, 10) if kind == "bfloat16" else (17, 8)
     opset, version = (operators.OPSET, operators.IR_VERSION) if newer else (opset, version)
     return helper.make_model(
         graph,

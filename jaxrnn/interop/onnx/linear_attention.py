@@ -73,8 +73,8 @@ def onnx_linear_attention(
         raise ValueError(f"decay_by_key: got True, want False: the rule {rule!r} has no decay")
     if shared_beta and not delta:
         raise ValueError(f"shared_beta: got True, want False: the rule {rule!r} has no beta")
-    scale = key**-0.5 if scale is None else checks.number("scale", scale)
-    if scale == 0:
+    factor = key**-0.5 if scale is None else checks.number("scale", scale)
+    if factor == 0:
         raise ValueError("scale: got 0, want another number: to the operator it is none")
     sizes = _sizes(rule, heads, kv_heads, key, value, decay_by_key, shared_beta)
     features = sum(sizes.values())
@@ -88,7 +88,7 @@ def onnx_linear_attention(
         checks.check_features(x, features)
         given = dict(zip(sizes, jnp.split(x.astype(jnp.float32), ends, -1)))
         k, v = (shared(by_head(given[name], kv_heads)) for name in "kv")
-        q = by_head(given["q"], heads) * scale
+        q = by_head(given["q"], heads) * factor
         log_w = shared(by_head(given["g"], kv_heads)) if gated else None
         if not delta:
             return q, k, v, log_w, None, None

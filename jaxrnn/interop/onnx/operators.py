@@ -10,7 +10,7 @@ from jaxrnn._src.cells.conv1d import conv1d
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params, Theirs
-from jaxrnn.interop.layers import is_a, options
+from jaxrnn.interop.layers import is_a, options, plain
 from jaxrnn.interop.onnx.graph import Graph
 from jaxrnn.interop.onnx.linear_attention import (
     RULES,
@@ -93,6 +93,12 @@ def _linear_attention(graph, given, inputs):
         shared_beta="beta" in sizes and sizes["beta"] != kv_heads,
         scale=given.get("scale") or None,
     )
+    letters = {"query": "q", "key": "k", "value": "v", "decay": "g", "beta": "b"}
+    wanted = attention_sizes(options(cell))
+    for name, size in sizes.items():
+        if size != wanted[letters[name]]:
+            want = f"{wanted[letters[name]]}, of {cell}"
+            raise ValueError(f"{name}: got {size} features, want {want}")
     return cell, {}
 
 
@@ -131,6 +137,7 @@ _STATE = 3  # the place of the state among the inputs of both
 
 def has(cell: Cell) -> bool:
     """Whether a cell is one of these operators, or could be."""
+    cell = plain(cell)
     return is_a(cell, conv1d) or is_a(cell, onnx_linear_attention)
 
 
@@ -140,11 +147,11 @@ def from_cell(cell: Cell, params: Params) -> Node:
     Raises:
       ValueError: there is none, or the parameters are not the cell's; says why.
     """
-    given = options(cell)
-    return (_from_convolution if is_a(cell, conv1d) else _from_attention)(cell, params, given)
+    cell = plain(cell)
+    return (_from_convolution if is_a(cell, conv1d) else _from_attention)(params, options(cell))
 
 
-def _from_convolution(cell, params, given):
+def _from_convolution(params, given):
     name, hidden, kernel = given["activation"], given["hidden"], given["kernel"]
     function = None if name is None else checks.activation(name)
     if function not in (None, jax.nn.silu):
@@ -171,7 +178,7 @@ def _from_convolution(cell, params, given):
     )
 
 
-def _from_attention(cell, params, given):
+def _from_attention(params, given):
     checks.check_names(params, {})
     sizes = attention_sizes(given)
     heads, kv_heads = given["heads"], given["kv_heads"] or given["heads"]

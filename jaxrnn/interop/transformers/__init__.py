@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn.interop.transformers import mamba, qwen3_next, recurrent_gemma, rwkv, xlstm
@@ -79,7 +82,7 @@ def from_transformers(
     weights = Weights(source)
     cell, params = _MODELS[kind](dict(options), weights)
     weights.check_all_used()
-    return cell, params
+    return cell, jax.tree.map(jnp.array, params)
 
 
 def _check_not_rescaled(model):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn._src.builders.stateless import project, rms_norm
 from jaxrnn._src.cells.embedding import embedding
@@ -30,7 +30,7 @@ def mamba(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
         x, gate = ({name: a[..., part] for name, a in entering.items()} for part in _cut(width))
         low = weights("x_proj.weight", rank + 2 * state, width)
         memory = {
-            "bc": jnp.moveaxis(low[rank:].reshape(2, state, width), -1, 0),
+            "bc": np.moveaxis(low[rank:].reshape(2, state, width), -1, 0),
             "r1": low[:rank].T,
             "r2": weights("dt_proj.weight", width, rank).T,
             "c": weights("dt_proj.bias", width),

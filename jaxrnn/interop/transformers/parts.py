@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn._src.builders.stateless import project
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.stack import parallel, residual, stack
-from jaxrnn.interop.transformers.weights import Weights
+from jaxrnn.interop.transformers.weights import Numbers, Weights
 
 Pair = tuple[Cell, Params]
 
@@ -20,13 +19,13 @@ def layer(norm: Pair, inner: Pair) -> Pair:
     return residual(stack(norm[0], inner[0])), {"0": norm[1], "1": inner[1]}
 
 
-def shifted_norm(weights: Weights, name: str, features: int) -> dict[str, jax.Array]:
+def shifted_norm(weights: Weights, name: str, features: int) -> dict[str, Numbers]:
     """The parameters of a ``jaxrnn.rms_norm`` whose weight is kept as a difference from 1.
 
     In float32 at least, as the model adds it: a bfloat16 near 1 has no digits for it.
     """
     difference = weights(f"{name}.weight", features)
-    return {"scale": 1 + difference.astype(promoted(difference.dtype, jnp.dtype("float32")))}
+    return {"scale": 1 + difference.astype(promoted(difference.dtype, np.dtype("float32")))}
 
 
 def gated_network(activation: str, gate: Params, up: Params, down: Params) -> Pair:
@@ -41,25 +40,25 @@ def gated_network(activation: str, gate: Params, up: Params, down: Params) -> Pa
 
 def convolution(
     weights: Weights, name: str, kernel: int, features: int, bias: bool
-) -> dict[str, jax.Array]:
+) -> dict[str, Numbers]:
     """The parameters of a depthwise ``jaxrnn.conv1d``, the newest input's weight first."""
     w = weights(f"{name}.weight", features, 1, kernel)[:, 0, ::-1].T
-    zeros = jnp.zeros(features, w.dtype)
+    zeros = np.zeros(features, w.dtype)
     return {"w": w, "b": weights(f"{name}.bias", features) if bias else zeros}
 
 
-def by_head(weights: Weights, name: str, hidden: int, heads: int, width: int) -> jax.Array:
+def by_head(weights: Weights, name: str, hidden: int, heads: int, width: int) -> Numbers:
     """The weight of queries, keys or values, [I, N, D]."""
     return weights(f"{name}.weight", heads * width, hidden).T.reshape(hidden, heads, width)
 
 
 def keys_values_out(
     weights: Weights, hidden: int, heads: int, kv_heads: int, width: int
-) -> dict[str, jax.Array]:
+) -> dict[str, Numbers]:
     """The weights kv and out of a ``jaxrnn.grouped_attention``."""
     kv = [by_head(weights, f"{name}_proj", hidden, kv_heads, width) for name in "kv"]
     out = weights("o_proj.weight", hidden, heads * width).T.reshape(heads, width, hidden)
-    return {"kv": jnp.stack(kv, 1), "out": out}
+    return {"kv": np.stack(kv, 1), "out": out}
 
 
 def rotary(options: dict[str, Any], width: int, partial: float) -> dict[str, Any]:

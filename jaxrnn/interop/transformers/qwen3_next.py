@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn._src.builders.stateless import project, rms_norm
 from jaxrnn._src.cells.embedding import embedding
@@ -91,16 +91,16 @@ def _linear(options):
         # Side by side for each head of keys: what it has, and what its heads of values have.
         mixed = weights.linear("in_proj_qkvz", hidden, 2 * of_keys + 2 * width, False)["w"]
         ends = (key, 2 * key, 2 * key + width // groups)
-        parts = jnp.split(mixed.reshape(hidden, groups, -1), ends, -1)
+        parts = np.split(mixed.reshape(hidden, groups, -1), ends, -1)
         q, k, v, z = (a.reshape(hidden, -1) for a in parts)
         gates = weights.linear("in_proj_ba", hidden, 2 * heads, False)["w"]
-        b, a = (g.reshape(hidden, -1) for g in jnp.split(gates.reshape(hidden, groups, -1), 2, -1))
+        b, a = (g.reshape(hidden, -1) for g in np.split(gates.reshape(hidden, groups, -1), 2, -1))
         convolved = convolution(weights, "conv1d", kernel, 2 * of_keys + width, False)
-        seen = {"0": {"w": jnp.concatenate([q, k, v], -1)}, "1": convolved}
+        seen = {"0": {"w": np.concatenate([q, k, v], -1)}, "1": convolved}
         recurrent = {
-            "0": {"0": seen, "1": {"w": jnp.concatenate([a, b], -1)}},
+            "0": {"0": seen, "1": {"w": np.concatenate([a, b], -1)}},
             "1": {"c": weights("dt_bias", heads), "l": weights("A_log", heads)},
-            "2": {"scale": jnp.tile(weights("norm.weight", value), heads)},
+            "2": {"scale": np.tile(weights("norm.weight", value), heads)},
         }
         leaving = weights.linear("out_proj", width, hidden, False)
         return cell, {"0": {"0": recurrent, "1": {"w": z}}, "1": leaving}
@@ -125,7 +125,7 @@ def _full(options):
 
     def read(weights) -> Pair:
         # Side by side for each head: its queries, and its gate.
-        q, gate = jnp.split(by_head(weights, "q_proj", hidden, heads, 2 * width), 2, -1)
+        q, gate = np.split(by_head(weights, "q_proj", hidden, heads, 2 * width), 2, -1)
         norms = {f"{n}s": shifted_norm(weights, f"{n}_norm", width)["scale"] for n in "qk"}
         rest = keys_values_out(weights, hidden, heads, kv_heads, width)
         return cell, rest | norms | {"q": q, "g": gate}

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
+from jax.numpy import bfloat16
 
 from jaxrnn._src.builders.stateless import project, rms_norm, soft_cap
 from jaxrnn._src.cells.embedding import embedding
@@ -46,10 +47,10 @@ def recurrent_gemma(options: dict[str, Any], weights: Weights) -> tuple[Cell, Pa
         gates, each = weights.under("rg_lru"), width // heads
         both = [gates(f"{name}_gate_weight", heads, each, each) for name in _GATES]
         biases = [gates(f"{name}_gate_bias", heads, each).reshape(width) for name in _GATES]
-        w = jnp.stack(both, 2)
+        w = np.stack(both, 2)
         memory = {
             "w": w[0] if heads == 1 else w,
-            "b": jnp.stack(biases),
+            "b": np.stack(biases),
             "l": gates("recurrent_param", width),
         }
         seen = {
@@ -76,7 +77,7 @@ def recurrent_gemma(options: dict[str, Any], weights: Weights) -> tuple[Cell, Pa
     model = weights.under("model")
     table = model("embed_tokens.weight", size, hidden)
     # As a bfloat16, which is what transformers multiplies by in any type.
-    scale = jnp.asarray(hidden**0.5, jnp.bfloat16).astype(table.dtype)
+    scale = np.asarray(hidden**0.5, bfloat16).astype(table.dtype)
     pairs: list[Pair] = [(embedding(size, hidden), {"table": table * scale})]
     for i in range(options["num_hidden_layers"]):
         block = model.under(f"layers.{i}")

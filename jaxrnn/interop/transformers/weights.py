@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.numpy import bfloat16
+
+Numbers = np.ndarray[Any, Any]
 
 
 class Weights:
@@ -23,7 +24,7 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._arrays
 
-    def __call__(self, name: str, *shape: int) -> jax.Array:
+    def __call__(self, name: str, *shape: int) -> Numbers:
         """The array of this name, which has this shape."""
         name = self._prefix + name
         if name not in self._arrays:
@@ -34,12 +35,12 @@ class Weights:
             raise ValueError(f"source[{name!r}]: got shape {array.shape}, want {shape}")
         return array
 
-    def linear(self, name: str, inputs: int, outputs: int, bias: bool) -> dict[str, jax.Array]:
+    def linear(self, name: str, inputs: int, outputs: int, bias: bool) -> dict[str, Numbers]:
         """The parameters of ``jaxrnn.project``."""
         w = self(f"{name}.weight", outputs, inputs).T
         return {"w": w, "b": self(f"{name}.bias", outputs)} if bias else {"w": w}
 
-    def last_product(self, name: str, table: jax.Array, tied: bool) -> dict[str, jax.Array]:
+    def last_product(self, name: str, table: Numbers, tied: bool) -> dict[str, Numbers]:
         """The parameters of the product that gives logits, [H, V].
 
         A file may leave it out where it is tied to the embedding, whose ``table`` is [V, H].
@@ -54,13 +55,12 @@ class Weights:
 
 
 def _array(value):
-    """A tensor or an array as one of JAX's; NumPy has no bfloat16 for a tensor of PyTorch's."""
+    """A tensor or an array as one of NumPy's, which has no bfloat16 for a tensor of PyTorch's."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         narrow = str(value.dtype) == "torch.bfloat16"
-        value = value.float().numpy() if narrow else value.numpy()
-        return jnp.asarray(value, jnp.bfloat16 if narrow else None)
-    return jnp.array(np.asarray(value))
+        return value.float().numpy().astype(bfloat16) if narrow else value.numpy()
+    return np.asarray(value)
 
 
 def check_each(name: str, values: Iterable[Any], known: Iterable[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn._src.builders.stateless import project, rms_norm, soft_cap
 from jaxrnn._src.cells.embedding import embedding
@@ -45,7 +45,7 @@ def xlstm(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
         if fused:
             return weights.linear(one, hidden, sum(widths), bias)
         parts = [weights.linear(n, hidden, width, bias) for n, width in zip(names, widths)]
-        return {name: jnp.concatenate([p[name] for p in parts], -1) for name in parts[0]}
+        return {name: np.concatenate([p[name] for p in parts], -1) for name in parts[0]}
 
     def memory(weights) -> Pair:
         widths = (of_keys, of_keys, values, values)

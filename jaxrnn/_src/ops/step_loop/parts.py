@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.core
 import numpy as np
 from jax.extend.core import Primitive
 
@@ -345,16 +346,24 @@ class _Plan:
             outputs.append(known[key])
         texts, programs = [], []
         while self.wanted:  # the last first: it may want more of those before it
-            key = max(self.wanted)
-            texts.append((key, self.program(*key, self.wanted.pop(key), programs)))
+            level, size = key = max(self.wanted)
+            values = self.wanted.pop(key)
+            texts.append((key, self.program(level, size, values, programs)))
         for (kind, index), text in self.taken.items():
             results = self.results(kind, index)
             count = [len(results) // 2] if kind == "product" else []
             results = results if kind == "product" else results[:1]
             texts.append(((self.rank(kind, index), 0), [*text, *count, *results]))
         text = [n for _, part in sorted(texts) for n in part]
-        every = self.widths, text, programs, carry, made, outputs, self.weights
-        return Parts(*map(tuple, every))
+        return Parts(
+            widths=tuple(self.widths),
+            parts=tuple(text),
+            programs=tuple(programs),
+            carry=tuple(carry),
+            made=tuple(made),
+            outputs=tuple(outputs),
+            weights=tuple(self.weights),
+        )
 
     def carry(self, array, old, new):
         for begin, end in list(_runs(old, new)):
