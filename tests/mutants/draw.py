@@ -49,6 +49,7 @@ COUNTS = {
     "jaxrnn/_src/ops/attention/blocks.py": 1,
     "jaxrnn/_src/ops/attention/problem.py": 1,
     "jaxrnn/_src/ops/attention/over_time.py": 4,
+    "jaxrnn/_src/ops/attention/cpu.py": 4,
     "jaxrnn/_src/ops/attention/devices.py": 2,
     "jaxrnn/_src/ops/linear_scan/problem.py": 1,
     "jaxrnn/_src/ops/linear_scan/xla.py": 2,

@@ -66,6 +66,10 @@ OWNERS = {
         f"{LAWS} -k attention_window",
         "tests/test_cudnn.py",
     ),
+    "jaxrnn/_src/ops/attention/cpu.py": (
+        "tests/test_attend_cpu.py",
+        "tests/test_sharding.py -k heads",
+    ),
     "jaxrnn/_src/ops/attention/devices.py": ("tests/test_time_axis.py -k 'attention or ring'",),
     "jaxrnn/_src/ops/attention/over_time.py": ("tests/test_time_axis.py -k 'attention or ring'",),
     "jaxrnn/_src/ops/linear_scan/": ("tests/test_linear.py -k 'not tpu and not gpu'",),

@@ -80,7 +80,8 @@ def attend_over_time(
     place, *given = varying((place, q, k, v, q_place, k_place))
     if parts == 2:
         given = devices.folded(given, place, time)
-    operands = varying(Operands(*given, known, place))
+    q, k, v, q_place, k_place = given
+    operands = varying(Operands(q, k, v, q_place, k_place, known, place))
     sizes = f"T={steps} B={tuple(batch)} N={heads} D={width}"
     name = f"attend {sizes} over {devices.count} devices {q.dtype}"
     run = _operation.chosen(name, problem, operands)
@@ -141,7 +142,7 @@ class Ring:
             keys, found = lax.scan(turn, carry, ring.numbers)[0]
             found = look(ring.pairs(keys, ring.rounds), found)
         found = ring.joined(found)
-        if operands.known is not None:
+        if ring.known is not None:
             seen, given = ring.known
             run = lambda seen, given, found: merged(seen, attend(ring.placed, given), found)
             found = _if_any(seen, run, seen, given, found)
@@ -188,7 +189,7 @@ class Ring:
             d_own = map(jnp.add, d_own, others)  # they are back where their keys came from
         d_q, d_k, d_v = ring.joined((d_q, *d_own))
         known = operands.known
-        if known is not None:
+        if known is not None and ring.known is not None:
             seen, given = ring.known
             found = d_q, *(jnp.zeros_like(a, total) for a in known[:2])
             add = lambda given, found: jax.tree.map(
@@ -244,8 +245,9 @@ class _Ring:
             q_place = k_place = position, jnp.zeros_like(position)
         self.q, self.places = self.parts((q, q_place))
         self.keys = self.parts((k, v, k_place))
-        places = (None, None) if problem.inner.plain else (self.places, self.keys[2])
-        self.own = p.Operands(self.q, *self.keys[:2], *places)
+        k, v, k_place = self.keys
+        places = (None, None) if problem.inner.plain else (self.places, k_place)
+        self.own = p.Operands(self.q, k, v, *places)
         window = problem.inner.window
         if window is not None and not problem.padded:
             self.rounds = min(self.rounds, -(-(window - 1) // max(q.shape[self.time], 1)))
