@@ -16,14 +16,14 @@ T, B, H, P = 4, 5, 19, 6
 
 def step(others, state, x, dot):
     """Two products, the second of two arrays; sums over one and two axes; numbers of a row."""
-    (h, c), (x, scale) = state, x
+    (h, c, past), (x, scale) = state, x
     z = dot("r", h).reshape(*h.shape[:-1], 2, H)
     z = z - z.mean((-2, -1), keepdims=True)
     z = x.reshape(z.shape) + z * jax.lax.rsqrt((z * z).mean(-1, keepdims=True) + 0.1) * others["s"]
     f, g = jax.nn.sigmoid(z[..., 0, :]), jnp.tanh(z[..., 1, :])
     c = f * c + (1 - f) * g * jnp.broadcast_to(scale[..., None], g.shape) + others["k"]
-    h = jnp.tanh(dot("p", jnp.concatenate([c, g], -1)))
-    return (h, c), jnp.concatenate([h, jnp.where(c > 0, c, 2 * c)], -1)
+    h, past = jnp.tanh(past + dot("p", jnp.concatenate([c, g], -1))), h
+    return (h, c, past), jnp.concatenate([h, jnp.where(c > 0, c, 2 * c)], -1)
 
 
 def drawn(batch=B, dtype="float64"):
@@ -32,8 +32,8 @@ def drawn(batch=B, dtype="float64"):
         "xs": ((T, batch, 2 * H), (T, batch)),
         "weights": {"r": (P, 2, H), "p": (2 * H, P)},
         "others": {"s": (2, H), "k": (H,)},
-        "state": ((batch, P), (batch, H)),
-        "initial": ((batch, P), (batch, H)),
+        "state": ((batch, P), (batch, H), (batch, P)),
+        "initial": ((batch, P), (batch, H), (batch, P)),
     }
     is_shape = lambda a: isinstance(a, tuple) and isinstance(a[0], int)
     draw = lambda shape: rng.normal(size=shape, scale=0.5).astype(dtype)
