@@ -1,12 +1,8 @@
 """Puts what the kept results say into README.md and docs/, where a page marks it.
 
 Between ``<!-- the words of NAME -->`` and ``<!-- -->`` stand the words of ``results/NAME.json``;
-``the tokens of``, ``the leads of``, ``the ratios of``, ``the costs of``, ``the cycles of``, ``the
-kernels of``, ``the scans of``, ``the memory of``, ``the lengths of``, ``the steps of``, ``the
-registers of``, ``the spills of``, ``the exchanges of``, ``the clusters of``, ``the chunks of``,
-``the products of``, ``the copies of``, ``the readings of``, ``the rules of`` and ``the sizes of``
-stand for tables of it. So the pages say what a command said of the result that is kept, and
-nothing is copied by hand.
+every other name of ``SAYS`` stands for a table of it. So the pages say what a command said of the
+result that is kept, and nothing is copied by hand.
 """
 
 import argparse
