@@ -59,6 +59,8 @@ COUNTS = {
     "jaxrnn/_src/ops/linear_scan/gpu/kernel.cu": 8,
     "jaxrnn/_src/ops/step_loop/problem.py": 1,
     "jaxrnn/_src/ops/step_loop/xla.py": 2,
+    "jaxrnn/_src/ops/step_loop/parts.py": 2,
+    "jaxrnn/_src/ops/step_loop/cpu.py": 1,
     "jaxrnn/_src/ops/matrix_memory/chunked.py": 2,
     "jaxrnn/_src/ops/matrix_memory/cpu.py": 5,
     "jaxrnn/_src/ops/matrix_memory/reference.py": 1,
@@ -114,6 +116,7 @@ COUNTS = {
     "native/cpu/layout.h": 1,
     "native/cpu/call.h": 1,
     "native/cpu/vector.h": 1,
+    "native/cpu/loop.h": 2,
 }
 
 

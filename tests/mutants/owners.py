@@ -77,6 +77,7 @@ OWNERS = {
     "jaxrnn/_src/ops/linear_scan/gpu/": ("tests/test_linear.py -k 'gpu or blocks_for'",),
     "jaxrnn/_src/ops/step_loop/": (
         "tests/test_step_loop.py",
+        "tests/test_loop_cpu.py",
         f"{LAWS} -k 'gru_reset_before or conv_gru'",
         "tests/test_structure.py",
     ),
@@ -136,6 +137,8 @@ OWNERS = {
     "native/cpu/attention.h": ("tests/test_attend_cpu.py",),
     "native/cpu/linear_scan.cc": ("tests/test_linear_cpu.py",),
     "native/cpu/linear_scan.h": ("tests/test_linear_cpu.py", "tests/test_linear.py -k cpu"),
+    "native/cpu/loop.cc": ("tests/test_loop_cpu.py",),
+    "native/cpu/loop.h": ("tests/test_loop_cpu.py",),
     "native/cpu/matrix_memory.cc": ("tests/test_matrix_memory.py", f"{LAWS} -k '[mlstm'"),
     "native/cpu/matrix_memory.h": ("tests/test_matrix_memory.py",),
     "native/cpu/storage.h": ("tests/test_dtypes.py", CPU),
