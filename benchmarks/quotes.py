@@ -418,7 +418,7 @@ def _rules(result):
     }
     size, cases = " ".join(f"{letter}={rows[0][letter]}" for letter in "TBND"), {}
     for row in rows:
-        found = cases.setdefault(f"`{row['rule']}`", {})
+        found = cases.setdefault(f"`{row['rule']}`", dict.fromkeys(columns, ""))
         cycles = " / ".join(f"{row[way]['cycles']:,.0f}" for way in ("forward", "backward"))
         found["scan" if row["contender"] == "scan" else row["chip"]] = cycles
         if (row["chip"], row["contender"]) == ("v6e", "jaxrnn"):
