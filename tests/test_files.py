@@ -43,6 +43,12 @@ CELLS = {name: case.make(6) for name, case in cases.CELLS.items()} | {
     "numpy": jaxrnn.lstm(np.int64(4), cell_clip=np.float32(0.1), peepholes=np.True_),
     "infinite": jaxrnn.layer_norm(epsilon=float("inf")),
     "rms_norm": jaxrnn.rms_norm(groups=3),
+    "soft_cap": jaxrnn.soft_cap(30.0),
+    "mlstm_memory": jaxrnn.stack(jaxrnn.project(16), jaxrnn.mlstm_memory(4, heads=2)),
+    "delta_memory": jaxrnn.stack(jaxrnn.project(16), jaxrnn.gated_delta_memory(4, heads=2)),
+    "onnx_memory": jaxrnn.stack(
+        jaxrnn.project(12), onnx.onnx_linear_attention(4, rule="linear", heads=2)
+    ),
     "wavefront": jaxrnn.wavefront(jaxrnn.stack(jaxrnn.gru(4)), axis="depth", chunk=2),
 }
 CELLS["online"] = jaxrnn.online(jaxrnn.indrnn(4), "rtrl")

@@ -81,8 +81,8 @@ def check_array(name, array, want="an array"):
 
 
 def check_bool(name, value):
-    """True or False of Python's: it decides what is traced."""
-    if not isinstance(value, bool):
+    """True or False of Python's or NumPy's: it decides what is traced."""
+    if not isinstance(value, bool | np.bool_):
         traced = isinstance(value, jax.core.Tracer)
         hint = f": make it static, by jax.jit(..., static_argnames={name!r})" if traced else ""
         raise TypeError(f"{name}: got {described(value)}, want True or False{hint}")

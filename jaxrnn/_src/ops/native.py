@@ -72,7 +72,7 @@ class Library(NamedTuple):
     most: Mapping[str, int] = {}
 
 
-# What calls each library: one built for another caller would misread its calls.
+# What calls each library, and writes what a call says: built for another, it would misread that.
 CALLERS = {
     "cpu.so": (
         *("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
