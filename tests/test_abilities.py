@@ -126,7 +126,6 @@ def test_what_is_right(monkeypatch):
 def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "LENGTHS", (4, 6))
     monkeypatch.setattr(training, "SHORT", 4)
-    training._programs.cache_clear()
     monkeypatch.setattr(training, "BATCH", 4)
     monkeypatch.setattr(training, "CHUNK", 2)
     common = ["--hidden", "8", "--steps", "2", "--out", str(tmp_path), "--seeds", "1"]

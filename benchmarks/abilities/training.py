@@ -44,6 +44,8 @@ def run(name, which, seed, *, hidden, steps, rate, progress=lambda steps, loss: 
         progress(done, loss)
     right = {str(length): float(share(net, task, params, length)) for length in LENGTHS}
     cell, own = net.made.args[-2], params[str(len(params) - 2)]
+    sizes = _sizes(cell, own, hidden)
+    jax.clear_caches()  # hundreds of runs would leave no memory maps for another program
     return {
         "task": which,
         "cell": name,
@@ -53,7 +55,7 @@ def run(name, which, seed, *, hidden, steps, rate, progress=lambda steps, loss: 
         "right": right,
         "longest": longest(right),
         "parameters": _count(own),
-        **_sizes(cell, own, hidden),
+        **sizes,
     }
 
 
@@ -67,7 +69,6 @@ def longest(right):
     return found
 
 
-@functools.cache  # one program serves all seeds
 def _programs(name, which, hidden, steps, rate):
     """The task, the model, the rule of its optimizer, and some steps of training."""
     task = TASKS[which]()
