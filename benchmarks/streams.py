@@ -67,7 +67,7 @@ def _linen(cell, layers, size):
 def _torch(cell, layers, size):
     import torch
 
-    torch.set_num_threads(machine.cores())
+    torch.set_num_threads(1)
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
     layer, x = kind(size, size, layers).eval(), torch.ones(1, 1, size)
     zeros = torch.zeros(layers, 1, size)
@@ -86,6 +86,8 @@ PEERS = {"linen": _linen, "torch": _torch}
 def measure(chosen, cell, layers, size):
     """One row: all contenders, a thousandth of a second of calls at a time."""
     made, weights = calls(cell, layers, size, chosen.peers)
+    for call in made.values():
+        timing.once(call)  # which compiles it
     many = {name: timing.batched(call, 1e-3) for name, call in made.items()}
     samples = timing.interleaved({n: run for n, (run, _) in many.items()}, seconds=chosen.seconds)
     samples = {name: [s / many[name][1] for s in found] for name, found in samples.items()}
