@@ -33,13 +33,9 @@ CELLS = {
     "multiplicative_lstm": jaxrnn.multiplicative_lstm,
 }
 # What a row of one step multiplies: so many matrices [I, H], and so many [H, H].
-MATMULS = {
-    "lstm": (4, 4),
-    "gru": (3, 3),
-    "gru_reset_before": (3, 3),
-    "lstm_projection": (8, 10),
-    "layer_norm_lstm": (4, 4),
-    "multiplicative_lstm": (5, 5),
+MATMULS = {"lstm": (4, 4), "gru": (3, 3)} | {
+    cell: (layer.inputs, sum(rows * columns for rows, columns in layer.matmuls.values()))
+    for cell, layer in by_hand.LAYERS.items()
 }
 USUAL = ("lstm", "gru")  # what every library has
 DIRECTIONS = ("forward", "value_and_grad")
