@@ -128,6 +128,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "SHORT", 4)
     monkeypatch.setattr(training, "BATCH", 4)
     monkeypatch.setattr(training, "CHUNK", 2)
+    monkeypatch.setattr(training.jax, "clear_caches", lambda: None)  # other tests' programs stay
     common = ["--hidden", "8", "--steps", "2", "--out", str(tmp_path), "--seeds", "1"]
     read = lambda: json.loads((tmp_path / "abilities-cpu.json").read_text())
     assert abilities.main(["--tasks", "parity", "--cells", "elman", *common]) == 0
