@@ -5,8 +5,6 @@ positions beside, which the others do without. A ratio is a peer's time over jax
 """
 
 import argparse
-import datetime
-import os
 from typing import NamedTuple
 
 import jax
@@ -146,7 +144,7 @@ def main(argv=None):
     chosen = parse(argv)
     console, about = display.console(), machine.describe(PACKAGES)
     path = chosen.out / f"attention-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("attention", about, NOTES, chosen)
     cases = [
         (direction, shape)
         for direction in chosen.directions
@@ -163,19 +161,7 @@ def main(argv=None):
                 part = ceiling.part(row, operations(row), OURS)
                 done(", ".join([f"{part} of the ceiling", *ratios]))
             rows.append(row)
-            given = {k: v for k, v in vars(chosen).items() if k != "out"}
-            record.save(
-                path,
-                {
-                    "benchmark": "attention",
-                    "date": begin,
-                    "machine": about,
-                    "options": given,
-                    "notes": NOTES,
-                    "words": sentences(rows),
-                    "rows": rows,
-                },
-            )
+            record.save(path, begun | {"words": sentences(rows), "rows": rows})
     console.print(f"written: {path}\n")
     for sentence in sentences(rows):
         console.print(sentence)
@@ -204,7 +190,7 @@ def measure(chosen, direction, shape):
         "ceiling": most.found(),
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 

@@ -5,9 +5,7 @@ turn. Parameters are as the cell makes them.
 """
 
 import argparse
-import datetime
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +47,7 @@ def main(argv=None):
     chosen, console = parse(argv), display.console()
     about = machine.describe()
     path = chosen.out / f"cells-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("cells", about, NOTES, chosen)
     console.print(f"[bold]Every cell, float32[/]\n{machine.line(about)}\n")
     cases = [(s, d, c) for s in chosen.shapes for d in DIRECTIONS for c in chosen.cells]
     rows = []
@@ -59,17 +57,7 @@ def main(argv=None):
                 rows.append(measure(cell, SHAPES[shape], direction, chosen.seconds))
                 row = rows[-1]
                 done(f"{row['milliseconds']:8.2f} ms, {row['ratio'][0]:.2f} of {LIKE}'s time")
-            record.save(
-                path,
-                {
-                    "benchmark": "cells",
-                    "date": begin,
-                    "machine": about,
-                    "notes": NOTES,
-                    "words": sentences(rows),
-                    "rows": rows,
-                },
-            )
+            record.save(path, begun | {"words": sentences(rows), "rows": rows})
     console.print(table(rows))
     console.print(costs(rows))
     draw(path.with_suffix(".png"), rows, machine.line(about))
@@ -94,7 +82,7 @@ def measure(name, shape, direction, seconds):
         "compile_seconds": compile_seconds,
         "memory_bytes": memory_bytes,
         "samples": samples,
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 

@@ -6,7 +6,6 @@ sequence in float64, whose results are compared with those of one device.
 """
 
 import argparse
-import datetime
 import functools
 
 import jax
@@ -50,7 +49,7 @@ def main(argv=None):
     if len(jax.devices("cpu")) < max(COUNTS):
         raise SystemExit("set XLA_FLAGS=--xla_force_host_platform_device_count=8")
     about, path, rows, refused = machine.describe(), chosen.out / "devices-cpu.json", [], []
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("devices", about, NOTES, chosen)
     with display.progress(console, len(chosen.cells)) as step:
         for name in chosen.cells:
             with step(name) as done:
@@ -61,9 +60,8 @@ def main(argv=None):
                 else:
                     rows.append(row | {"error": error(name, **SMALL)})
                     done(f"{row['gradient']['exchanges']} exchanges")
-            content = {"benchmark": "devices", "date": begin, "machine": about, "notes": NOTES}
-            content |= {"sizes": SIZES, "small": SMALL, "refused": refused, "rows": rows}
-            record.save(path, content)
+            sizes = {"sizes": SIZES, "small": SMALL}
+            record.save(path, begun | sizes | {"refused": refused, "rows": rows})
     console.print(f"written: {path}")
     return 0
 

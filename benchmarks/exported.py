@@ -5,8 +5,6 @@ it. Both are timed in turn with ``unroll`` itself: above 1, the exported program
 """
 
 import argparse
-import datetime
-import os
 
 import jax
 from jax import export
@@ -57,7 +55,7 @@ def main(argv=None):
     """Runs the job; its exit status."""
     chosen, console, about = parse(argv), display.console(), machine.describe()
     path = chosen.out / f"exported-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("exported", about, NOTES, chosen)
     console.print(f"[bold]Exported programs[/]\n{machine.line(about)}\n")
     cases, rows = [(cell, shape) for cell in chosen.cells for shape in chosen.shapes], []
     with display.progress(console, len(cases)) as step:
@@ -65,17 +63,7 @@ def main(argv=None):
             with step(f"{cell:<5} {name:<11}") as done:
                 rows.append(measure(cell, SHAPES[name], chosen.seconds))
                 done(", ".join(f"{n} {quotient(r)}" for n, r in rows[-1]["ratio"].items()))
-            record.save(
-                path,
-                {
-                    "benchmark": "exported",
-                    "date": begin,
-                    "machine": about,
-                    "notes": NOTES,
-                    "words": sentences(rows),
-                    "rows": rows,
-                },
-            )
+            record.save(path, begun | {"words": sentences(rows), "rows": rows})
     console.print("", *sentences(rows), f"written: {path}", sep="\n")
     return 0
 
@@ -88,7 +76,7 @@ def measure(cell, shape, seconds):
         "shape": shape._asdict(),
         "samples": samples,
         "ratio": {name: list(timing.ratio(samples[name], samples[UNROLL])) for name in EXPORTS},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 

@@ -4,7 +4,6 @@ No time is taken: weights are made floats again before the loop, which is the sa
 """
 
 import argparse
-import datetime
 import functools
 import math
 import statistics
@@ -50,7 +49,7 @@ def main(argv=None):
     chosen, console = parse(argv), display.console()
     about = machine.describe()
     path = chosen.out / f"int8-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("int8", about, NOTES, chosen)
     console.print(f"[bold]Weights as int8[/]\n{machine.line(about)}\n")
     rows = []
     with display.progress(console, len(CELLS)) as step:
@@ -58,18 +57,7 @@ def main(argv=None):
             with step(f"{name:<6}") as done:
                 rows.append(measure(name, chosen))
                 done(f"outputs change by {statistics.mean(rows[-1]['samples']['error']):.2%}")
-            record.save(
-                path,
-                {
-                    "benchmark": "int8",
-                    "date": begin,
-                    "machine": about,
-                    "options": {k: v for k, v in vars(chosen).items() if k != "out"},
-                    "notes": NOTES,
-                    "words": [sentence(row) for row in rows],
-                    "rows": rows,
-                },
-            )
+            record.save(path, begun | {"words": [sentence(row) for row in rows], "rows": rows})
     console.print(f"\nwritten: {path}\n")
     for row in rows:
         console.print(sentence(row))

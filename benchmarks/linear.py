@@ -6,8 +6,6 @@ is held against; a program's results are new memory at each call, as XLA has it.
 
 import argparse
 import concurrent.futures
-import datetime
-import os
 from typing import NamedTuple
 
 import jax
@@ -93,7 +91,7 @@ def main(argv=None):
     chosen = parse(argv)
     console, about = display.console(), machine.describe()
     path = chosen.out / f"linear-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("linear", about, NOTES, chosen)
     cases = [
         (direction, kind, shape)
         for direction in chosen.directions
@@ -109,18 +107,7 @@ def main(argv=None):
                 row = measure(chosen, direction, kind, shape)
                 done(", ".join(f"jaxrnn / {n} {quotient(r)}" for n, r in row["ratio"].items()))
             rows.append(row)
-            given = {k: v for k, v in vars(chosen).items() if k != "out"}
-            record.save(
-                path,
-                {
-                    "benchmark": "linear",
-                    "date": begin,
-                    "machine": about,
-                    "options": given,
-                    "notes": NOTES,
-                    "rows": rows,
-                },
-            )
+            record.save(path, begun | {"rows": rows})
     console.print(f"written: {path}")
     return 0
 
@@ -140,5 +127,5 @@ def measure(chosen, direction, kind, shape):
         "samples": samples,
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[OURS], samples[n])) for n in samples if n != OURS},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }

@@ -6,7 +6,6 @@ compiled for five architectures: their registers, what they spill, and what they
 """
 
 import argparse
-import datetime
 from typing import NamedTuple
 
 import jax
@@ -157,15 +156,9 @@ def main(argv=None):
     aot_gpu.prepare()
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
     cases = CASES[: chosen.most]
-    content = {
-        "benchmark": "memories",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe((*machine.PACKAGES, "jax-cuda13-plugin")),
-        "nvrtc": ".".join(map(str, compiler.version())),
-        "notes": NOTES,
-        "rows": [],
-        "kernels": [],
-    }
+    about = machine.describe((*machine.PACKAGES, "jax-cuda13-plugin"))
+    content = record.begun("memories", about, NOTES, chosen)
+    content |= {"nvrtc": ".".join(map(str, compiler.version())), "rows": [], "kernels": []}
     work = [("rows", case, way) for case in cases for way in WAYS]
     work += [("kernels", case, chip) for case in cases if _other(case) for chip in _chips()]
     path = chosen.out / "memories.json"

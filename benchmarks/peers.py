@@ -4,7 +4,6 @@ A ratio is a peer's time over jaxrnn's, round by round: above 1, jaxrnn is the f
 """
 
 import argparse
-import datetime
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -84,23 +83,12 @@ def run(chosen):
     console = display.console()
     about = machine.describe(PACKAGES)
     path = chosen.out / f"peers-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("peers", about, NOTES, chosen)
     rows, interrupted = [], False
 
     def save():
-        given = {k: v for k, v in vars(chosen).items() if k != "out"}
         record.save(
-            path,
-            {
-                "benchmark": "peers",
-                "date": begin,
-                "interrupted": interrupted,
-                "machine": about,
-                "options": given,
-                "notes": NOTES,
-                "words": sentences(rows),
-                "rows": rows,
-            },
+            path, begun | {"interrupted": interrupted, "words": sentences(rows), "rows": rows}
         )
 
     console.print(f"[bold]One layer, {chosen.dtype}[/]\n{machine.line(about)}\n")
@@ -163,7 +151,7 @@ def measure(chosen, direction, cell, shape):
         "missing": missing,
         "seconds": {name: timing.summary(s).median for name, s in samples.items()},
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in samples if n != OURS},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 

@@ -7,7 +7,6 @@ over the time by hand: above 1, programs are slower.
 
 import argparse
 import concurrent.futures
-import datetime
 import multiprocessing
 import os
 import statistics
@@ -46,7 +45,7 @@ def main(argv=None):
     if not chosen.library.exists():
         raise SystemExit(f"library: there is none at {chosen.library}; `make programs` builds it")
     about, path = machine.describe(), chosen.out / "programs-cpu.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("programs", about, NOTES, chosen)
     console.print(f"[bold]Programs against code by hand[/]\n{machine.line(about)}\n")
     rows = []
     cases = [(direction, shape) for direction in DIRECTIONS for shape in chosen.shapes]
@@ -57,17 +56,7 @@ def main(argv=None):
                 with step(f"{case[0]:<14} {case[1]:<11}") as done:
                     rows.append(_row(sides, *case, chosen.rounds))
                     done(f"programs / by hand {rows[-1]['ratio'][0]:.3f}")
-                record.save(
-                    path,
-                    {
-                        "benchmark": "programs",
-                        "date": begin,
-                        "machine": about,
-                        "notes": NOTES,
-                        "words": sentences(rows),
-                        "rows": rows,
-                    },
-                )
+                record.save(path, begun | {"words": sentences(rows), "rows": rows})
     for direction in DIRECTIONS:
         console.print(table(rows, direction))
         console.print()
@@ -113,7 +102,7 @@ def _row(sides, direction, shape, rounds):
         "shape": SHAPES[shape]._asdict(),
         "samples": samples,
         "ratio": list(timing.ratio(samples["programs"], samples["by hand"])),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 

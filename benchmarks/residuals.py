@@ -1,7 +1,6 @@
 """What ``residuals=`` costs: memory and time of a gradient through two LSTM layers."""
 
 import argparse
-import datetime
 import functools
 import time
 
@@ -39,21 +38,10 @@ def main(argv=None):
     chosen, console = parse(argv), display.console()
     about = machine.describe()
     path = chosen.out / f"residuals-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("residuals", about, NOTES, chosen)
     console.print(f"[bold]What is stored for a gradient[/]\n{machine.line(about)}\n")
     rows = measure(chosen)
-    record.save(
-        path,
-        {
-            "benchmark": "residuals",
-            "date": begin,
-            "machine": about,
-            "options": {k: v for k, v in vars(chosen).items() if k != "out"},
-            "notes": NOTES,
-            "words": [sentence(row) for row in rows],
-            "rows": rows,
-        },
-    )
+    record.save(path, begun | {"words": [sentence(row) for row in rows], "rows": rows})
     for row in rows:
         console.print(sentence(row))
     console.print(f"\nwritten: {path}")

@@ -10,8 +10,6 @@ import argparse
 import datetime
 import functools
 import itertools
-import json
-import os
 
 import jax
 
@@ -57,7 +55,7 @@ def main(argv=None):
     begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     path = chosen.out / f"rules-{about['platform']}.json"
     sizes = {name: getattr(chosen, name) for name in ("batch", "heads", "width")}
-    before = _before(path, sizes)
+    before = record.before(path, sizes)
     rows, recorded = before.get("rows", []), before.get("recorded", {})
     known = {_case(row) for row in rows}
     wanted = [
@@ -127,7 +125,7 @@ def timed(rule, size, chosen):
         "chunks": over("chunks", "base chunks", writes),
         "chosen": over("jaxrnn", "base jaxrnn", writes),
         "scan": over("scan", "jaxrnn"),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 
@@ -184,16 +182,6 @@ def _brief(row):
         return ", ".join(f"{way} {size / 2**20:.1f} MiB" for way, size in found.items())
     chunks, scan = (f"{row[name][0]:.2f}" for name in ("chunks", "scan"))
     return f"chunks {chunks} of linear attention's, scan {scan} of jaxrnn's"
-
-
-def _before(path, sizes):
-    """What a run that stopped has written."""
-    if not path.exists():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["options"] != sizes:
-        raise SystemExit(f"{path} is of {content['options']}, not of {sizes}: take another --out")
-    return content
 
 
 def _case(row):

@@ -5,9 +5,7 @@ is what it is held against. What any jitted call costs is measured with an empty
 """
 
 import argparse
-import datetime
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +100,7 @@ def measure(chosen, cell, layers, size):
         "step": list(timing.summary(own)),
         "reads": list(timing.ratio(own, samples[READ])),
         "ratio": {n: list(timing.ratio(samples[n], samples[OURS])) for n in chosen.peers},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 
@@ -125,7 +123,7 @@ def main(argv=None):
     """Runs the job; its exit status."""
     chosen, console, about = parse(argv), display.console(), machine.describe()
     path = chosen.out / f"streams-{about['platform']}.json"
-    begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    begun = record.begun("streams", about, NOTES, chosen)
     cases = [(c, n, h) for c in chosen.cells for n in chosen.layers for h in chosen.sizes]
     rows = []
     console.print(f"[bold]One step of a stream[/]\n{machine.line(about)}\n")
@@ -134,17 +132,6 @@ def main(argv=None):
             with step(f"{cell:<4} {layers} x {size}") as done:
                 rows.append(measure(chosen, cell, layers, size))
                 done(f"{1e6 * rows[-1]['step'][0]:.1f} µs, {rows[-1]['reads'][0]:.2f} readings")
-            given = {k: v for k, v in vars(chosen).items() if k != "out"}
-            record.save(
-                path,
-                {
-                    "benchmark": "streams",
-                    "date": begin,
-                    "machine": about,
-                    "options": given,
-                    "notes": NOTES,
-                    "rows": rows,
-                },
-            )
+            record.save(path, begun | {"rows": rows})
     console.print(f"written: {path}")
     return 0

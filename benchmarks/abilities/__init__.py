@@ -5,8 +5,6 @@ where another stopped: rows that the file has are not run again.
 """
 
 import argparse
-import datetime
-import json
 import statistics
 
 from benchmarks.abilities import chart, training
@@ -63,7 +61,8 @@ def main(argv=None):
     about = machine.describe()
     path = chosen.out / f"abilities-{about['platform']}.json"
     given = {name: getattr(chosen, name) for name in ("hidden", "steps", "rate")}
-    rows = _before(path, given)
+    begun = record.begun("abilities", about, NOTES, chosen) | {"options": given}
+    rows = record.before(path, given).get("rows", [])
     known = {_case(row) for row in rows}
     wanted = [
         (task, cell, seed)
@@ -80,34 +79,13 @@ def main(argv=None):
                 row = training.run(cell, task, seed, **given)
                 rows.append(row)
                 done(f"{row['longest']:>4} after {row['steps']} steps, loss {row['loss']:.3f}")
-            record.save(
-                path,
-                {
-                    "benchmark": "abilities",
-                    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                    "machine": about,
-                    "options": given,
-                    "notes": NOTES,
-                    "words": sentences(rows),
-                    "rows": rows,
-                },
-            )
+            record.save(path, begun | {"words": sentences(rows), "rows": rows})
     if rows:
         chart.draw(path.with_suffix(".png"), lengths(rows), machine.line(about))
     for sentence in sentences(rows):
         console.print(sentence)
     console.print(f"\nwritten: {path}")
     return 0
-
-
-def _before(path, given):
-    """The rows of a run that stopped."""
-    if not path.exists():
-        return []
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["options"] != given:
-        raise SystemExit(f"{path} is of {content['options']}, not of {given}: take another --out")
-    return content["rows"]
 
 
 def _case(row):

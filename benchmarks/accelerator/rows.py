@@ -6,7 +6,6 @@ that of single calls.
 
 import concurrent.futures
 import functools
-import os
 from typing import NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import jaxrnn
 from benchmarks.accelerator import linear
 from benchmarks.accelerator.cases import packed, unpacked
 from benchmarks.accelerator.checks import implementations, usual
-from benchmarks.shared import contenders, scans, timing
+from benchmarks.shared import contenders, machine, scans, timing
 from benchmarks.shared.contenders import OURS, with_jax
 from benchmarks.shared.shapes import SHAPES, WIDE, Shape
 from jaxrnn._src.core.dispatch import REFERENCE
@@ -211,7 +210,7 @@ def measure(case, programs):
         "compile_seconds": compile_seconds,
         "missing": missing,
         "ratio": {name: list(timing.ratio(samples[name], samples[OURS])) for name in others},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": machine.load(),
     }
 
 

@@ -35,6 +35,11 @@ def describe(packages=PACKAGES, device=None):
     }
 
 
+def load():
+    """How many processes wanted a core, over the last minute; None where nobody says."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def line(about):
     """``describe``'s result in one line, for titles."""
     where = about["cpu"] if about["platform"] == "cpu" else about["device"]

@@ -1,6 +1,7 @@
 """Results on disk: one JSON file a run, whole at any time."""
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -31,6 +32,40 @@ def add_folder(parser, usual=None):
         default=argparse.SUPPRESS,
         help="write into benchmarks/results, which the docs quote: for a commit",
     )
+
+
+def begun(benchmark, about, notes, chosen):
+    """What a command's file begins with, taken when it begins: its rows come after it.
+
+    Args:
+      benchmark: the command's name.
+      about: the machine, from ``machine.describe``.
+      notes: what the fields of a row mean.
+      chosen: the options, of which those that are paths are left out.
+    """
+    return {
+        "benchmark": benchmark,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": about,
+        "options": {k: v for k, v in vars(chosen).items() if not isinstance(v, Path)},
+        "notes": notes,
+    }
+
+
+def before(path, options):
+    """The content of a file that a run with the same options left when it stopped, or {}.
+
+    Raises:
+      SystemExit: the file is of other options.
+    """
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["options"] != options:
+        raise SystemExit(
+            f"{path} is of {content['options']}, not of {options}: take another --out"
+        )
+    return content
 
 
 def save(path, content):
