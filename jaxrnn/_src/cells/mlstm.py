@@ -117,8 +117,8 @@ def mlstm_memory(
       have it.
 
     Raises:
-      ValueError: ``heads`` does not divide ``hidden``, ``cap`` is not above 0, or the input has
-        another size.
+      ValueError: ``heads`` does not divide ``hidden``, ``cap`` is not above 0 or is infinite, or
+        the input has another size.
 
     >>> cell = jaxrnn.mlstm_memory(hidden=8, heads=2, key=3)
     >>> params = cell.init(jax.random.key(0), 2 * 2 * 3 + 8 + 2 * 2)
@@ -127,7 +127,7 @@ def mlstm_memory(
     ((100, 5, 8), (5, 2, 3, 4), (5, 2, 3), (5, 2))
     """
     hidden, heads, width = keys(hidden, heads, key)
-    cap = None if cap is None else checks.number("cap", cap, above=0)
+    cap = None if cap is None else checks.cap(cap)
     ends = (heads * width, 2 * heads * width, 2 * heads * width + hidden)
     features = ends[-1] + 2 * heads
     spec = {"c": ((2, heads), _gate_bias(-10))}
