@@ -137,6 +137,11 @@ BAD = {
         lambda: READ(node(inputs=("k", "q", "v", "", "v"), update_rule="gated", **HEADS)),
         "decay: got 4 features, want 6, of onnx_linear_attention",
     ),
+    "an attribute": (
+        lambda: READ(node(update_rule="linear", causal=0, **HEADS)),
+        "attributes: got ['causal'], want none but",
+        "'chunk_size'",
+    ),
     "no heads": (lambda: READ(node(update_rule="linear")), "kv_num_heads", "must have"),
     "a state in the model": (
         lambda: READ(node(inputs=("q", "k", "v", "past"), update_rule="linear", **HEADS)),

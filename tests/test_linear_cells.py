@@ -105,6 +105,7 @@ def test_rg_lru_where_nothing_is_forgotten():
         ),
         (lambda: jaxrnn.mlstm_block(4, heads=3), "heads: got 3, want a divisor of width=4"),
         (lambda: jaxrnn.mlstm_memory(4, cap=0), "cap: got 0, want a number above 0"),
+        (lambda: jaxrnn.soft_cap(np.inf), "cap: got inf, want a number above 0 and up to 3.4"),
         (
             lambda: jaxrnn.mlstm_memory(4).init(jax.random.key(0), 4),
             "in_size: got 4, want 2 N D + H + 2 N = 20",

@@ -19,7 +19,7 @@ from test_once import compilations
 from transforms import MAPPED, TRANSFORMS, equations, grads, hvp, jvp, over, ran, squares
 
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.operation import PLAIN, WEIGHT, Operation
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 class Problem(NamedTuple):
     implementation: str | None = None
     batch_first: bool = False
-    devices: Any = None
 
 
 class Operands(NamedTuple):
@@ -133,7 +132,7 @@ OPERATION = Operation(
 
 
 def toy(problem, operands):
-    return OPERATION(problem._replace(devices=wants_devices()), varying(operands))
+    return OPERATION(problem, varying(operands))
 
 
 @pytest.fixture

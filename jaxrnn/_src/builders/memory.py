@@ -1,5 +1,7 @@
 """Cells whose memory is a matrix for each head, in which every step is linear."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -107,15 +109,15 @@ def memory(spec, sizes, inputs, outputs, *, before=False, counted=False, writes=
     return Cell(init, initial_state, step, whole, states=("S", "count")[: 1 + counted])
 
 
-def keys(hidden, heads, key):
+def keys(hidden, heads, key, name="hidden"):
     """``(hidden, heads, width)``: the arguments of a memory's cell, checked.
 
     Args:
-      hidden: H, the size of the output, and of all heads' values together.
+      hidden: H, the size of all heads' values together, which the cell calls ``name``.
       heads: N, a divisor of ``hidden``.
       key: the width of a head's keys; None for that of its values.
     """
-    hidden, heads = checks.heads(hidden, heads)
+    hidden, heads = checks.heads(hidden, heads, name)
     return hidden, heads, hidden // heads if key is None else checks.size("key", key)
 
 
@@ -147,6 +149,18 @@ def joined(params, x, taken, y):
     """What all heads read, [..., N, E], side by side: [..., H]."""
     del params, x, taken
     return y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
+
+
+def reads(cell, features, parts):
+    """The cell, whose input has so many features: the sum ``parts``, as an error names it."""
+
+    def init(key, in_size):
+        if in_size != features:
+            came = checks.described(in_size)
+            raise ValueError(f"in_size: got {came}, want {parts} = {features}")
+        return cell.init(key, in_size)
+
+    return dataclasses.replace(cell, init=init)
 
 
 def spread(parameter, like):

@@ -80,7 +80,9 @@ def project(hidden: int, *, activation: Activation | None = None, bias: bool = T
 
 @constructor
 def soft_cap(cap: float) -> Cell:
-    """Keeps every feature between -cap and cap: ``cap tanh(x / cap)``, close to x near zero.
+    """Keeps every feature between -cap and cap (Gemma Team 2024, arXiv:2408.00118).
+
+        cap tanh(x / cap)
 
     Args:
       cap: a number above 0.
@@ -89,13 +91,14 @@ def soft_cap(cap: float) -> Cell:
       A ``Cell`` without a state and without parameters. The arithmetic is float32 at least.
 
     Raises:
-      ValueError: ``cap`` is not above 0.
+      ValueError: ``cap`` is not above 0, or infinite.
+      TypeError: it is no number.
 
     >>> cell = jaxrnn.soft_cap(30.0)
     >>> jaxrnn.unroll(cell, {}, jnp.array([[0.0, 1e9]]))[1]
     Array([[ 0., 30.]], dtype=float32)
     """
-    cap = checks.number("cap", cap, above=0)
+    cap = checks.cap(cap)
 
     def apply(params, x):
         del params

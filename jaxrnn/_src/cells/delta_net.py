@@ -1,7 +1,5 @@
 """Memories that write by the delta rule: what is there at a key makes room for the value."""
 
-import dataclasses
-
 import jax.numpy as jnp
 from jax.nn import sigmoid, silu
 
@@ -12,6 +10,7 @@ from jaxrnn._src.builders.memory import (
     memory,
     projected,
     queries_keys_values,
+    reads,
     unit,
 )
 from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
@@ -164,15 +163,9 @@ def gated_delta_memory(
         log_w = tag("gated_delta_memory.log_w", decay(params, rate))
         return written(q / width**0.5, k, v, log_w[..., None], beta)
 
-    def init(key, in_size):
-        if in_size != features:
-            want = f"2 M D + H + 2 N = {features}"
-            raise ValueError(f"in_size: got {checks.described(in_size)}, want {want}")
-        return param_spec.made(spec, key, in_size)
-
     spec = {"c": ((heads,), inverse_softplus), "l": ((heads,), log_rates)}
     cell = memory(spec, (heads, width, hidden // heads), inputs, joined)
-    return dataclasses.replace(cell, init=init)
+    return reads(cell, features, "2 M D + H + 2 N")
 
 
 @constructor

@@ -46,8 +46,8 @@ def gated_delta_block(
     (7, 4)
     """
     hidden = checks.size("hidden", hidden)
-    width, heads = checks.heads(hidden if width is None else width, heads, name="width")
-    width, heads, of_keys = keys(width, heads, key)
+    width = hidden if width is None else width
+    width, heads, of_keys = keys(width, heads, key, name="width")
     memory = gated_delta_memory(width, heads=heads, key_heads=key_heads, key=of_keys)
     convolved = 2 * (heads if key_heads is None else key_heads) * of_keys + width
     seen = stack(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.nn import silu, softplus
 
 from jaxrnn._src.builders.diagonal import diagonal
-from jaxrnn._src.builders.memory import by_head, joined, memory, spread
+from jaxrnn._src.builders.memory import by_head, joined, memory, reads, spread
 from jaxrnn._src.cells.step_size import decay, inverse_softplus, log_rates
 from jaxrnn._src.core import checks, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
@@ -184,15 +184,8 @@ def ssd(hidden: int, *, heads: int = 4, state: int = 64, groups: int = 1) -> Cel
         v = by_head(x[..., :hidden], heads).astype(y.dtype)
         return joined(params, x, taken, y + spread(params["d"][:, None], v) * v)
 
-    def init(key, in_size):
-        if in_size != features:
-            want = f"H + 2 G D + N = {features}"
-            raise ValueError(f"in_size: got {checks.described(in_size)}, want {want}")
-        return param_spec.made(spec, key, in_size)
-
-    spec = _of_heads(heads)
-    cell = memory(spec, (heads, state, hidden // heads), inputs, outputs)
-    return dataclasses.replace(cell, init=init)
+    cell = memory(_of_heads(heads), (heads, state, hidden // heads), inputs, outputs)
+    return reads(cell, features, "H + 2 G D + N")
 
 
 def _written(name, params, v, B, C, rate):

@@ -1,12 +1,11 @@
 """The LSTM with a matrix for its memory, and that memory alone."""
 
-import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
-from jaxrnn._src.builders.memory import by_head, keys, spread
+from jaxrnn._src.builders.memory import by_head, keys, reads, spread
 from jaxrnn._src.core import checks, linear, param_spec
 from jaxrnn._src.core.cell import Cell, constructor
 from jaxrnn._src.core.dtypes import arithmetic, promoted
@@ -118,8 +117,8 @@ def mlstm_memory(
       have it.
 
     Raises:
-      ValueError: ``heads`` does not divide ``hidden``, ``cap`` is not above 0, or the input has
-        another size.
+      ValueError: ``heads`` does not divide ``hidden``, ``cap`` is not above 0 or is infinite, or
+        the input has another size.
 
     >>> cell = jaxrnn.mlstm_memory(hidden=8, heads=2, key=3)
     >>> params = cell.init(jax.random.key(0), 2 * 2 * 3 + 8 + 2 * 2)
@@ -128,7 +127,7 @@ def mlstm_memory(
     ((100, 5, 8), (5, 2, 3, 4), (5, 2, 3), (5, 2))
     """
     hidden, heads, width = keys(hidden, heads, key)
-    cap = None if cap is None else checks.number("cap", cap, above=0)
+    cap = None if cap is None else checks.cap(cap)
     ends = (heads * width, 2 * heads * width, 2 * heads * width + hidden)
     features = ends[-1] + 2 * heads
     spec = {"c": ((2, heads), _gate_bias(-10))}
@@ -147,14 +146,8 @@ def mlstm_memory(
     def outputs(_, y):
         return tag("mlstm_memory.y", y.reshape(*y.shape[:-2], hidden))
 
-    def init(key, in_size):
-        if in_size != features:
-            want = f"2 N D + H + 2 N = {features}"
-            raise ValueError(f"in_size: got {checks.described(in_size)}, want {want}")
-        return param_spec.made(spec, key, in_size)
-
     cell = _memory(spec, (heads, width, hidden // heads), inputs, outputs)
-    return dataclasses.replace(cell, init=init)
+    return reads(cell, features, "2 N D + H + 2 N")
 
 
 def _memory(spec, sizes, inputs, outputs, stabilised=True):

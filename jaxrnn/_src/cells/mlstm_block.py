@@ -43,8 +43,8 @@ def mlstm_block(
     (7, 4)
     """
     hidden = checks.size("hidden", hidden)
-    width, heads = checks.heads(hidden if width is None else width, heads, name="width")
-    width, heads, of_keys = keys(width, heads, key)
+    width = hidden if width is None else width
+    width, heads, of_keys = keys(width, heads, key, name="width")
     entering = project(2 * heads * of_keys + width, bias=False)
     recurrent = stack(
         parallel(entering, project(2 * heads, bias=False)),

@@ -469,6 +469,11 @@ def number(name, value, *, above=-math.inf, most=math.inf):
     return float(value)
 
 
+def cap(value):
+    """``value``, which a tanh is multiplied by: above 0, and no infinity in float32."""
+    return number("cap", value, above=0, most=float(np.finfo(np.float32).max))
+
+
 def check_per(per):
     """How often a mask is drawn."""
     if per not in ("step", "sequence"):

@@ -36,6 +36,7 @@ from jax.interpreters import partial_eval as pe
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.lowering_target import PLATFORMS, Target, of_lowering
+from jaxrnn._src.core.sharding import wants_devices
 from jaxrnn._src.core.typing import Array
 
 PLAIN = Target(None)  # plain JAX, for any platform
@@ -118,10 +119,10 @@ class Operation:
         self.forward = self._primitive(name, self._forward, self._forward_batched)
         self.tangent = self._primitive(f"{name}_tangent", self._tangent, self._tangent_batched)
         self.backward = self._primitive(f"{name}_backward", self._backward, self._backward_batched)
-        ad.primitive_jvps[self.forward] = self._forward_jvp
-        ad.primitive_jvps[self.tangent] = self._tangent_jvp
-        ad.primitive_jvps[self.backward] = self._backward_jvp
-        ad.primitive_transposes[self.tangent] = self._tangent_transpose
+        ad.primitive_jvps[self.forward] = _without_devices(self._forward_jvp)
+        ad.primitive_jvps[self.tangent] = _without_devices(self._tangent_jvp)
+        ad.primitive_jvps[self.backward] = _without_devices(self._backward_jvp)
+        ad.primitive_transposes[self.tangent] = _without_devices(self._tangent_transpose)
         pe.dce_rules[self.forward] = _unless_all_dead(self._forward_used)
         pe.dce_rules[self.backward] = _unless_all_dead(self._backward_used)
 
@@ -391,8 +392,7 @@ class Operation:
         return out, [0] * len(out)
 
     def _primitive(self, name, build, batched):
-        primitive = Primitive(name)
-        primitive.multiple_results = True
+        primitive, build = _ToldOfDevices(name), _without_devices(build)
 
         @functools.lru_cache(1024)
         def compiled(parameters):
@@ -422,8 +422,28 @@ class Operation:
         for platform in PLATFORMS:
             rule = functools.partial(lower, platform)
             mlir.register_lowering(primitive, rule, platform=platform)
-        batching.primitive_batchers[primitive] = batched
+        batching.primitive_batchers[primitive] = _without_devices(batched)
         return primitive
+
+
+class _ToldOfDevices(Primitive):
+    """A primitive whose lowering knows the devices: see ``sharding.wants_devices``."""
+
+    multiple_results = True
+
+    def bind(self, *args: Any, **parameters: Any) -> Any:
+        return super().bind(*args, **(parameters | {"devices": wants_devices()}))
+
+
+def _without_devices(rule):
+    """``rule`` of all parameters but what ``_ToldOfDevices`` adds."""
+
+    @functools.wraps(rule)
+    def told(*args, devices, **parameters):
+        del devices
+        return rule(*args, **parameters)
+
+    return told
 
 
 def _unless_all_dead(rule):

@@ -15,6 +15,7 @@ from jaxrnn._src.core.cell import Cell, call_of, unroll
 from jaxrnn._src.core.typing import Params
 from jaxrnn._src.wrappers.initialized import initialized
 from jaxrnn.interop.biases import double_bias, parted, summed, without_bias
+from jaxrnn.interop.onnx import operators
 from jaxrnn.interop.onnx.activations import Activation, described, named
 from jaxrnn.interop.onnx.cells import onnx_lstm
 
@@ -134,8 +135,7 @@ def from_cell(cell: Cell, params: Params) -> Direction:
         made = dict(made.kwargs)["cell"].made
     make = None if made is None else made.constructor
     if made is None or make not in _READ:
-        others = ("conv1d", "onnx_linear_attention")  # which are no directions: see ``operators``
-        names = ", ".join(sorted((*(known.__name__ for known in _READ), *others)))
+        names = ", ".join(sorted(known.__name__ for known in (*_READ, *operators.CELLS)))
         raise ValueError(f"cell: got {cell}, want what ONNX has operators for: {names}")
     try:
         op, activations, flag = _READ[make](dict(made.kwargs))

@@ -1,6 +1,6 @@
 """A model's graph: what is constant in it, and what only moves numbers about."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,14 @@ class Graph:
         (made,) = ReferenceEvaluator(part).run([name], arrays)
         return np.asarray(made)
 
+    def constant(self, name: str, tensor: str) -> np.ndarray[Any, Any]:
+        """The value of a tensor that is a weight: the input ``name`` of a node."""
+        array = self.value(tensor)
+        if array is None:
+            want = f"want weights={{{tensor!r}: array}}"
+            raise ValueError(f"{name}: {tensor!r} is no constant: {want}")
+        return array
+
     def source(self, name: str) -> str:
         """The tensor whose numbers another one holds, moved about: through first inputs."""
         while (node := self.maker.get(name)) is not None and moves(node) and node.input:
@@ -140,6 +148,17 @@ class Graph:
             if info.name == name:
                 return [d.dim_value for d in info.type.tensor_type.shape.dim]
         return []
+
+
+def attributes(node: Theirs, known: Collection[str]) -> dict[str, Any]:
+    """A node's attributes by name, with text for bytes; those that are not known are an error."""
+    from onnx import helper
+
+    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if unknown := found.keys() - known:
+        raise ValueError(f"attributes: got {sorted(unknown)}, want none but {sorted(known)}")
+    text = lambda value: value.decode() if isinstance(value, bytes) else value
+    return {k: [*map(text, v)] if isinstance(v, list) else text(v) for k, v in found.items()}
 
 
 def is_recurrent(node: Theirs) -> bool:

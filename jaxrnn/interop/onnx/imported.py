@@ -16,7 +16,7 @@ from jaxrnn._src.wrappers.stack import bidirectional, stack
 from jaxrnn.interop.onnx import activations, operators
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, Direction, to_cell
-from jaxrnn.interop.onnx.graph import RECURRENT, Graph, is_recurrent, label, moves
+from jaxrnn.interop.onnx.graph import RECURRENT, Graph, attributes, is_recurrent, label, moves
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 ATTRIBUTES = {
@@ -38,9 +38,10 @@ def from_onnx(
     node: str | None = None,
     double_bias: bool = False,
 ) -> tuple[Cell, Params]:
-    """The recurrent nodes of an ONNX model as a cell: RNN, GRU and LSTM with all they can say.
+    """The recurrent nodes of an ONNX model as a cell.
 
-    And opset 27's LinearAttention and CausalConvWithState, one node at a time.
+    RNN, GRU and LSTM with all they can say; and opset 27's LinearAttention and
+    CausalConvWithState, one node at a time.
 
     What a node is given when it runs is what ``jaxrnn.unroll`` is given:
 
@@ -174,7 +175,10 @@ def _layer(graph, node, double):
     if way not in DIRECTIONS:
         raise ValueError(f"direction: got {way!r}, want one of {DIRECTIONS}")
     count = 2 if way == "bidirectional" else 1
-    weights = {name: _weight(graph, name, inputs.get(name)) for name in ("W", "R", "B", "P")}
+    weights = {
+        name: graph.constant(name, inputs[name]) if inputs.get(name) else None
+        for name in ("W", "R", "B", "P")
+    }
     w, r = _checked_weights(weights, count, len(kind.order), given.get("hidden_size"))
     hidden = r.shape[-1]
     if double and weights["B"] is None:
@@ -215,16 +219,9 @@ def _layer(graph, node, double):
 
 
 def _attributes(node: Theirs) -> dict[str, Any]:
-    """A node's attributes by name, with text for bytes."""
-    from onnx import helper
-
-    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    """The attributes of an RNN, GRU or LSTM by name."""
     flag = OPERATORS[node.op_type].flag
-    known = ATTRIBUTES | ({flag} if flag else set())
-    if unknown := set(found) - known:
-        raise ValueError(f"attributes: got {sorted(unknown)}, want none but {sorted(known)}")
-    text = lambda value: value.decode() if isinstance(value, bytes) else value
-    return {k: [*map(text, v)] if isinstance(v, list) else text(v) for k, v in found.items()}
+    return attributes(node, ATTRIBUTES | ({flag} if flag else set()))
 
 
 def _names(given, kind, count):
@@ -236,16 +233,6 @@ def _names(given, kind, count):
     if len(names) != want:
         raise ValueError(f"activations: got {tuple(names)}, want {want} of them")
     return names
-
-
-def _weight(graph, name, tensor):
-    """The array of an input of a node, or None without one."""
-    if not tensor:
-        return None
-    array = graph.value(tensor)
-    if array is None:
-        raise ValueError(f"{name}: {tensor!r} is no constant: want weights={{{tensor!r}: array}}")
-    return array
 
 
 def _checked_weights(weights, count, gates, hidden_size):

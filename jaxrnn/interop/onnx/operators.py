@@ -11,24 +11,25 @@ from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params, Theirs
 from jaxrnn.interop.layers import is_a, options, plain
-from jaxrnn.interop.onnx.graph import Graph
+from jaxrnn.interop.onnx.graph import Graph, attributes
 from jaxrnn.interop.onnx.linear_attention import (
     RULES,
     attention_sizes,
     onnx_linear_attention,
 )
 
-OPERATORS = ("CausalConvWithState", "LinearAttention")
+OPERATORS = {  # and their attributes, of which chunk_size changes no result
+    "CausalConvWithState": {"activation"},
+    "LinearAttention": {"chunk_size", "kv_num_heads", "q_num_heads", "scale", "update_rule"},
+}
+CELLS = (conv1d, onnx_linear_attention)  # theirs, in the same order
 OPSET = 27  # the first that has them
 IR_VERSION = 13
 
 
 def to_cell(graph: Graph, node: Theirs) -> tuple[Cell, Params]:
     """``(cell, params)`` of a node of these operators."""
-    from onnx import helper
-
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    given = {k: v.decode() if isinstance(v, bytes) else v for k, v in given.items()}
+    given = attributes(node, OPERATORS[node.op_type])
     inputs = [*node.input, *[""] * (6 - len(node.input))]
     _check_state(graph, inputs[_STATE])
     read = _convolution if node.op_type == "CausalConvWithState" else _linear_attention
@@ -40,24 +41,18 @@ def _check_state(graph, tensor):
     if not tensor:
         return
     value = graph.value(tensor)
-    if graph.source(tensor) in graph.maker if value is None else value.any():
+    given = value is None and graph.source(tensor) not in graph.maker
+    if not given and (value is None or value.any()):
         want = "an input: leave it out of the node and give it to unroll as `state`"
         raise ValueError(f"past_state: {tensor!r} is in the model, want {want}")
 
 
-def _constant(graph, name, tensor):
-    value = graph.value(tensor)
-    if value is None:
-        raise ValueError(f"{name}: {tensor!r} is no constant: want weights={{{tensor!r}: array}}")
-    return value
-
-
 def _convolution(graph, given, inputs):
-    weight = _constant(graph, "weight", inputs[1])
+    weight = graph.constant("weight", inputs[1])
     if weight.ndim != 3 or weight.shape[1] != 1:
         raise ValueError(f"weight: got shape {weight.shape}, want (channels, 1, kernel)")
     features, _, kernel = weight.shape
-    bias = _constant(graph, "bias", inputs[2]) if inputs[2] else np.zeros(features, weight.dtype)
+    bias = graph.constant("bias", inputs[2]) if inputs[2] else np.zeros(features, weight.dtype)
     name = given.get("activation", "none")
     if name not in ("none", "silu", "swish"):
         raise ValueError(f"activation: got {name!r}, want 'none', 'silu' or 'swish'")
@@ -137,8 +132,7 @@ _STATE = 3  # the place of the state among the inputs of both
 
 def has(cell: Cell) -> bool:
     """Whether a cell is one of these operators, or could be."""
-    cell = plain(cell)
-    return is_a(cell, conv1d) or is_a(cell, onnx_linear_attention)
+    return any(is_a(plain(cell), constructor) for constructor in CELLS)
 
 
 def from_cell(cell: Cell, params: Params) -> Node:

@@ -9,9 +9,8 @@ from jaxrnn._src.cells.embedding import embedding
 from jaxrnn._src.cells.mamba_block import mamba2_block, mamba_block
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params
-from jaxrnn._src.wrappers.stack import residual, stack
 from jaxrnn.interop.layers import stacked
-from jaxrnn.interop.transformers.parts import convolution
+from jaxrnn.interop.transformers.parts import Pair, convolution, layer
 from jaxrnn.interop.transformers.weights import Weights, only
 
 
@@ -96,11 +95,11 @@ def _model(options, weights, cell, block):
     norm = rms_norm(epsilon=options["layer_norm_epsilon"])
     inner = weights.under("backbone")
     table = inner("embeddings.weight", size, hidden)
-    pairs: list[tuple[Cell, Params]] = [(embedding(size, hidden), {"table": table})]
+    pairs: list[Pair] = [(embedding(size, hidden), {"table": table})]
     for i in range(options["num_hidden_layers"]):
-        layer = inner.under(f"layers.{i}")
-        params = {"0": {"scale": layer("norm.weight", hidden)}, "1": block(layer.under("mixer"))}
-        pairs.append((residual(stack(norm, cell)), params))
+        part = inner.under(f"layers.{i}")
+        first = norm, {"scale": part("norm.weight", hidden)}
+        pairs.append(layer(first, (cell, block(part.under("mixer")))))
     pairs.append((norm, {"scale": inner("norm_f.weight", hidden)}))
     last = weights.last_product("lm_head.weight", table, options["tie_word_embeddings"])
     pairs.append((project(size, bias=False), last))

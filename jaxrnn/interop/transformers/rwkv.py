@@ -7,8 +7,8 @@ from jaxrnn._src.cells.embedding import embedding
 from jaxrnn._src.cells.rwkv4 import rwkv4, rwkv4_channels
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params
-from jaxrnn._src.wrappers.stack import residual, stack
 from jaxrnn.interop.layers import stacked
+from jaxrnn.interop.transformers.parts import Pair, layer
 from jaxrnn.interop.transformers.weights import Weights
 
 
@@ -31,29 +31,27 @@ def rwkv(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]:
     def seen(weights, name, features):
         return {"0": shift(weights, name), "1": weights.linear(name, hidden, features, False)}
 
-    def time(weights):
+    def time(weights) -> Pair:
         names = ("key", "value", "receptance")
-        return {
+        return rwkv4(hidden, width=width), {
             "0": {str(i): seen(weights, name, width) for i, name in enumerate(names)},
             "1": {"w": weights("time_decay", width), "u": weights("time_first", width)},
             "2": weights.linear("output", width, hidden, False),
         }
 
-    def channels(weights):
+    def channels(weights) -> Pair:
         key = seen(weights, "key", inner) | {"2": weights.linear("value", inner, hidden, False)}
-        return {"0": key, "1": seen(weights, "receptance", hidden)}
+        params = {"0": key, "1": seen(weights, "receptance", hidden)}
+        return rwkv4_channels(hidden, width=inner), params
 
     model = weights.under("rwkv")
     table = model("embeddings.weight", size, hidden)
-    pairs: list[tuple[Cell, Params]] = [(embedding(size, hidden), {"table": table})]
+    pairs: list[Pair] = [(embedding(size, hidden), {"table": table})]
     pairs.append((norm, normal(model, "blocks.0.pre_ln")))
     for i in range(options["num_hidden_layers"]):
         block = model.under(f"blocks.{i}")
-        mixing = residual(stack(norm, rwkv4(hidden, width=width)))
-        pairs.append((mixing, {"0": normal(block, "ln1"), "1": time(block.under("attention"))}))
-        mixing = residual(stack(norm, rwkv4_channels(hidden, width=inner)))
-        params = {"0": normal(block, "ln2"), "1": channels(block.under("feed_forward"))}
-        pairs.append((mixing, params))
+        pairs.append(layer((norm, normal(block, "ln1")), time(block.under("attention"))))
+        pairs.append(layer((norm, normal(block, "ln2")), channels(block.under("feed_forward"))))
     last_norm = layer_norm(epsilon=1e-5)  # whatever the configuration says of the others
     pairs.append((last_norm, normal(model, "ln_out")))
     tied = options.get("tie_word_embeddings", False)

@@ -4,7 +4,7 @@ A query sees a key of its own episode that is not later than itself, and at most
 positions earlier.
 """
 
-from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.attention import blockwise, cpu, cudnn, reference
 from jaxrnn._src.ops.attention.over_time import attend_over_time
 from jaxrnn._src.ops.attention.problem import Operands, Problem
@@ -33,7 +33,7 @@ def attend(q, k, v, q_place=None, k_place=None, *, window=None, implementation=N
       ys [B, T, N, D]; zero for a query that sees no key.
     """
     operands = varying(Operands(q, k, v, q_place, k_place))
-    problem = Problem(window, q_place is None, implementation, wants_devices())
+    problem = Problem(window, q_place is None, implementation)
     run = _operation.chosen(_describe(operands), problem, operands)
     return run(problem, operands)[0]
 

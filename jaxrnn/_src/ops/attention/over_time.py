@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxrnn._src.core import time_division
 from jaxrnn._src.core.dtypes import promoted
-from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.time_axis import place_of
 from jaxrnn._src.ops.attention import blockwise, cpu, reference
 from jaxrnn._src.ops.attention import problem as p
@@ -71,7 +71,7 @@ def attend_over_time(
       padded: not all steps are real.
       window, implementation: see ``attend``; "gpu" is not here.
     """
-    inner = p.Problem(window, q_place is None, implementation, wants_devices())
+    inner = p.Problem(window, q_place is None, implementation)
     devices = Devices(axis, lax.axis_size(axis), reverse)
     *batch, steps, heads, width = q.shape
     parts = 2 if window is None and steps % 2 == 0 else 1

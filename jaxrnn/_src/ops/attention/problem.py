@@ -1,6 +1,6 @@
 """What an implementation of attention is given, and which keys a query sees."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ class Problem(NamedTuple):
     window: int | None  # how many positions back a query sees, itself included; None: all
     plain: bool
     implementation: str | None
-    devices: Any = None  # see ``sharding.wants_devices``
 
 
 class Operands(NamedTuple):

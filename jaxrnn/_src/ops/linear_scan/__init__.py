@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sequence import resets
-from jaxrnn._src.core.sharding import automatic, varying, wants_devices
+from jaxrnn._src.core.sharding import automatic, varying
 from jaxrnn._src.core.time_axis import mapped, resets_over
 from jaxrnn._src.core.typing import Array, InputArray
 from jaxrnn._src.ops.linear_scan import cpu, gpu, over_time, reference, tpu, xla
@@ -70,7 +70,7 @@ def linear_scan(
     (Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32), Array([1.875], dtype=float32))
     """
     operands = completed(a, b, h0, mask, starts, reverse)
-    problem = Problem(reverse, implementation, wants_devices())
+    problem = Problem(reverse, implementation)
     time_axis = time_division.axis() if time_axis is None else time_axis
     if time_axis is not None:
         timed = {"b": operands.b, "a": operands.a, "mask": mask, "starts": starts}

@@ -17,7 +17,6 @@ class Problem(NamedTuple):
 
     reverse: bool
     implementation: str | None
-    devices: Any = None  # see `sharding.wants_devices`
 
 
 class Operands(NamedTuple):

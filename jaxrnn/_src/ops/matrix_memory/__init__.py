@@ -11,7 +11,7 @@ and so is what is read from it.
 """
 
 from jaxrnn._src.core import time_division
-from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.time_axis import resets
 from jaxrnn._src.ops.matrix_memory import chunked, cpu, gpu, over_time, reference
 from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
@@ -56,7 +56,7 @@ def matrix_memory(
     """
     starts = resets(starts, mask, reverse)
     operands = varying(Operands(q, k, v, log_f, log_i, state, mask, starts))
-    problem = Problem(stabilised, reverse, implementation, wants_devices())
+    problem = Problem(stabilised, reverse, implementation)
     run = _operation.chosen(_describe(operands), problem, operands)
 
     def whole(operands):

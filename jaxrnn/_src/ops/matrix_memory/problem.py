@@ -1,6 +1,6 @@
 """What an implementation of the matrix memory is given."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ class Problem(NamedTuple):
     stabilised: bool
     reverse: bool
     implementation: str | None
-    devices: Any = None  # see ``sharding.wants_devices``
 
 
 class Operands(NamedTuple):

@@ -14,7 +14,7 @@ from jaxrnn._src.core import dispatch, memory_order
 from jaxrnn._src.core.closures import closed_update
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
-from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.recurrence import chunks, cpu, gpu, newton, reference, tpu, xla
 from jaxrnn._src.ops.recurrence.problem import Operands, Problem
@@ -92,7 +92,6 @@ def recur(
         kept,
         implementation,
         batch_first=memory_order.is_batch_first(xs),
-        devices=wants_devices(),
         every=every,
     )
     described = _describe(problem, operands)

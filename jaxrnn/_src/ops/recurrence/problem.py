@@ -22,7 +22,6 @@ class Problem(NamedTuple):
     residuals: str  # what a forward keeps for its backward: "gates" or "states"
     implementation: str | None
     batch_first: bool = False  # how xs and ys lie in memory, whatever their axes: a hint
-    devices: Any = None  # see ``sharding.wants_devices``
     every: bool = False  # whether the states after each step are outputs, after ys
 
 

@@ -15,7 +15,7 @@ from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.closures import closed_over
 from jaxrnn._src.core.compile_once import once_each
 from jaxrnn._src.core.sequence import resets
-from jaxrnn._src.core.sharding import varying, wants_devices
+from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.ops.operation import WEIGHT, Implementation, Operation
 from jaxrnn._src.ops.step_loop import cpu, newton, reference, xla
 from jaxrnn._src.ops.step_loop.problem import Operands, Problem, split
@@ -71,9 +71,7 @@ def loop(
     starts = resets(starts, mask, reverse)
     problem, operands = _stated(step, xs, weights, others, state, product, bilinear, 1)
     operands = operands._replace(initial=initial, mask=mask, starts=starts)
-    problem = problem._replace(
-        reverse=reverse, implementation=implementation, devices=wants_devices()
-    )
+    problem = problem._replace(reverse=reverse, implementation=implementation)
     operands = varying(operands)
     is_newton = implementation == dispatch.NEWTON
     dispatch.check(IMPLEMENTATIONS, None if is_newton else implementation)

@@ -19,7 +19,6 @@ class Problem(NamedTuple):
     implementation: str | None
     states: int  # arrays in the state
     features: int  # axes of the first of them that are not of the batch
-    devices: Any = None  # see ``sharding.wants_devices``
 
 
 class Operands(NamedTuple):

@@ -34,7 +34,6 @@ def _key(problem, unit):
         residuals="gates",
         implementation=None,
         batch_first=False,
-        devices=None,
         every=False,
     )
     return like, unit
