@@ -15,7 +15,7 @@ from benchmarks.aot import launches, schedule, traffic
 from benchmarks.aot import linear as aot_linear
 from benchmarks.aot import memories as aot_memories
 from benchmarks.aot import tpu as aot_tpu
-from benchmarks.shared import contenders, machine
+from benchmarks.shared import contenders, machine, memory_rules
 from benchmarks.shared.shapes import SHAPES  # noqa: E402
 from jaxrnn._src.ops.recurrence.gpu import library  # noqa: E402
 
@@ -272,6 +272,20 @@ def test_the_least_bytes_of_a_memory():
     # q, k, v, a decay and ys; of two writes a step q, k, v, a and b, and ys once.
     assert least == {"mamba2": 4 * vector + number, "delta_product": 11 * vector}
     assert aot_memories.least("mamba2", "backward") == 7 * vector + 2 * number
+
+
+def test_the_cycles_of_a_memory_over_linear_attention():
+    """For each write, and of the chunks alone."""
+    both = lambda forward, backward: {
+        "forward": {"cycles": forward},
+        "backward": {"cycles": backward},
+    }
+    case = {"chip": "v6e", "contender": "jaxrnn"}
+    base = case | {"rule": "linear_attention"} | both(10, 20)
+    row = case | {"rule": "delta_product"} | both(40, 60)
+    others = base | {"contender": "scan"} | both(1, 1), base | {"chip": "v5e"} | both(2, 2)
+    assert memory_rules.over_base(row, [*others, base, row]) == [2, 1.5]
+    assert memory_rules.over_base(row, [row]) == []
 
 
 TPU_ROW = {

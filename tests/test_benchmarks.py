@@ -22,7 +22,9 @@ from cases import NO_KERNEL, error  # noqa: E402
 import jaxrnn  # noqa: E402
 from benchmarks import (  # noqa: E402
     __main__,
+    abilities,
     attention,
+    cells,
     devices,
     exported,
     int8,
@@ -541,6 +543,7 @@ def test_matrix_memories(tmp_path, monkeypatch):
     assert timed["scan"] == list(timing.ratio(first["scan"], first["jaxrnn"]))
     per_write = [r / 2 for r in timing.ratio(first["chunks"], first["base chunks"])]
     assert timed["chunks"] == per_write
+    assert timed["chosen"] == [r / 2 for r in timing.ratio(first["jaxrnn"], first["base jaxrnn"])]
     # At least q, k, v, a, b and ys of two writes a step, one of which is read.
     assert planned["memory"]["jaxrnn"]["forward"] >= 4 * 4 * 2 * 4 * (5 * 2 + 1)
     assert [said[:4] for said in content["words"]] == ["T=4:"]
@@ -569,6 +572,7 @@ def test_a_step_of_a_stream(tmp_path, monkeypatch):
     assert all(min(samples) > 0 for samples in row["samples"].values())
     own = [a - b for a, b in zip(row["samples"]["jaxrnn"], row["samples"]["empty"])]
     assert row["step"] == list(timing.summary(own))
+    assert row["reads"] == list(timing.ratio(own, row["samples"]["read"]))
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
@@ -675,21 +679,28 @@ def test_words_against_each_group_of_peers():
     assert peers.sentences([]) == []
 
 
-@pytest.mark.parametrize("benchmark", ["sequences", "peers", "programs", "int8", "residuals"])
+def of_sequences(kept):
+    names = [field.name for field in dataclasses.fields(rows.Row)]
+    return words.sentences([rows.Row(**{n: row[n] for n in names}) for row in kept])
+
+
+WORDS = {
+    "sequences": of_sequences,
+    "int8": lambda kept: list(map(int8.sentence, kept)),
+    "residuals": lambda kept: list(map(residuals.sentence, kept)),
+}
+WORDS |= {
+    module.__name__.rpartition(".")[2]: module.sentences
+    for module in (abilities, attention, cells, exported, peers, programs, rules)
+}
+
+
+@pytest.mark.parametrize("benchmark", WORDS)
 def test_the_words_that_are_kept_follow_from_their_rows(benchmark):
     found = list(record.RESULTS.glob(f"{benchmark}-*.json"))
     for path in found:
         kept = json.loads(path.read_text())
-        if benchmark in ("int8", "residuals"):
-            sentence = {"int8": int8, "residuals": residuals}[benchmark].sentence
-            said = list(map(sentence, kept["rows"]))
-        elif benchmark != "sequences":
-            said = {"peers": peers, "programs": programs}[benchmark].sentences(kept["rows"])
-        else:
-            names = [field.name for field in dataclasses.fields(rows.Row)]
-            said = words.sentences(
-                [rows.Row(**{n: row[n] for n in names}) for row in kept["rows"]]
-            )
+        said = WORDS[benchmark](kept["rows"])
         assert kept["words"] == said and said
     assert found
 
