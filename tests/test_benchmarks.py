@@ -39,6 +39,7 @@ from benchmarks import (  # noqa: E402
 )
 from benchmarks.sequences import chart, modes, options, rows, words  # noqa: E402
 from benchmarks.shared import (  # noqa: E402
+    by_hand,
     ceiling,
     collectives,
     held,
@@ -644,6 +645,23 @@ def test_contenders_do_the_same_work(name):
             sizes[contender] = sum(math.prod(s) for s in shapes if len(s) in (1, 2, 3))
         # weights of the same products; libraries differ in how many biases they have
         assert abs(sizes[name] - sizes[OURS]) <= 4 * shape.H
+
+
+@pytest.mark.usefixtures("plain_jax")
+@pytest.mark.parametrize("name", by_hand.LAYERS)
+def test_layers_by_hand_give_what_the_cells_give(name):
+    shape, cell = Shape("tiny", 2, 3, 7, 5), peers.CELLS[name](5)
+    normal = lambda a: jnp.asarray(np.random.default_rng(a.size).normal(size=a.shape), a.dtype)
+    params = jax.tree.map(normal, cell.init(jax.random.key(0), shape.I))
+    given = params | {"rz": params["r"][:, :2], "rn": params["r"][:, 2:]}
+    if name == "multiplicative_lstm":
+        given["w"] = jnp.concatenate([params["w"], params["wm"][:, None]], 1)
+        given["b"] = jnp.concatenate([params["b"], jnp.zeros((1, shape.H))])
+    own = {k: given[k].reshape(size) for k, size in by_hand.shapes(name, shape.I, shape.H).items()}
+    xs = normal(jnp.zeros((shape.T, shape.B, shape.I)))
+    apply, _ = by_hand.scan(name, shape, xs.dtype)
+    wanted = jaxrnn.unroll(cell, params, xs)[1]
+    assert error(apply(own, xs), wanted) < 1e-5
 
 
 @pytest.mark.usefixtures("plain_jax")
