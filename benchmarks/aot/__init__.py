@@ -1,4 +1,4 @@
-"""Layers, ``linear_scan`` and matrix memories, compiled for TPUs and an H200, a step's costs.
+"""Layers, ``linear_scan`` and matrix memories, compiled for TPUs and an H200: a step's costs.
 
 Nothing runs. Of a TPU's program the schedule is read (``aot.schedule``), of a GPU's the
 kernels are counted (``aot.launches``), of ``linear_scan`` and memories also all bytes
