@@ -19,8 +19,8 @@ def export_with_kernels(
     One of this function is as fast as ``unroll``, and runs on a CPU only after
     ``load_kernels()``, of the same version of jaxrnn: its calls bear the version in their names.
     On other platforms it is the same program as without, and needs nothing. T and B may be
-    symbolic, as in ``jax.export.symbolic_shape``; attention, a matrix memory and a recurrence that
-    is linear keep their kernel only of sizes that are known.
+    symbolic, as in ``jax.export.symbolic_shape``, for gated cells; others, such as attention, a
+    matrix memory and a cell of ``lifted``, keep their kernel only of sizes that are known.
 
     Args:
       function: of arrays; it calls ``jaxrnn.unroll``, or has called it in ``jax.grad``.
