@@ -7,9 +7,7 @@ from jaxrnn._src.ops import native
 NO_KERNEL = native.library().missing  # why there is none for this CPU, or None
 RECUR = ("xla",) if NO_KERNEL else ("cpu", "xla")  # what runs a gated cell here
 LIFTED = ("xla",)  # and one that is not
-PARTS = RECUR[
-    :1
-]  # and one whose step is made of parts; a few rows say RECUR, to run XLA's loop too
+PARTS = RECUR[:1]  # and one whose step is made of parts; a few say RECUR, for XLA's loop too
 LINEAR = RECUR  # and one of a linear recurrence
 
 

@@ -116,6 +116,29 @@ def node(op="LinearAttention", inputs=("q", "k", "v"), **options):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 27)])
 
 
+def made(op, *inputs, **options):
+    """A model of two nodes: the second begins with the state that the first makes."""
+    model = node(inputs=("q", "k", "v", "mine"), update_rule="linear", **HEADS)
+    model.graph.node.insert(0, helper.make_node(op, inputs, ["mine"], **options))
+    return model
+
+
+@pytest.mark.parametrize(
+    "maker",
+    (
+        ("Identity", "started"),
+        ("ConstantOfShape", "sizes"),
+        ("Mul", "past", "zero"),
+    ),
+)
+def test_a_state_that_is_zero_or_an_input(maker):
+    model = made(*maker)
+    zero = helper.make_tensor("zero", onnx.TensorProto.FLOAT, (), [0.0])
+    model.graph.initializer.append(zero)
+    cell, _ = READ(model)
+    assert cell == READ(node(update_rule="linear", **HEADS))[0]
+
+
 HEADS = {"q_num_heads": 2, "kv_num_heads": 2}
 CONV = "CausalConvWithState"
 READ, WRITE = jaxrnn.interop.from_onnx, jaxrnn.interop.to_onnx
@@ -146,6 +169,10 @@ BAD = {
     "a state in the model": (
         lambda: READ(node(inputs=("q", "k", "v", "past"), update_rule="linear", **HEADS)),
         "past_state: 'past' is in the model, want an input",
+    ),
+    "a state that the model makes": (
+        lambda: READ(made("Relu", "started")),
+        "past_state: 'mine' is made as the model runs, want an input",
     ),
     "sizes that are not said": (
         lambda: READ(node(inputs=("q", "k", "z"), update_rule="linear", **HEADS)),

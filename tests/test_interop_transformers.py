@@ -66,10 +66,17 @@ def test_logits(name):
     assert np.abs(wanted - wanted[:1]).max() > 0.1
 
 
+OLDER = {"layer_types": None, "full_attention_interval": 2, "rope_parameters": None}
+OLDER |= {"rope_theta": 100.0, "partial_rotary_factor": 0.5}
+OLDER |= {"num_experts": 4, "mlp_only_layers": [0, 1]}
+
+
 @pytest.mark.parametrize(
-    "name, given", [("mamba2", {}), ("mamba_bias", {"time_step_rank": "auto"})]
+    "name, given",
+    [("mamba2", {}), ("mamba_bias", {"time_step_rank": "auto"}), ("qwen3_next", OLDER)],
 )
 def test_a_file_and_its_config(name, given):
+    """In all the ways that a config.json says the same."""
     theirs = model(name)
     config = theirs.config.to_dict() | given
     arrays = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}

@@ -64,6 +64,27 @@ def test_rg_lru_begins_on_its_ring():
     assert 0.9 < a.min() < 0.905 and 0.995 < a.max() < 0.9991
 
 
+def test_mlstm_begins_as_its_authors_have_it():
+    for cell, features, least in (
+        (jaxrnn.mlstm(8, heads=4), 3, 0),
+        (jaxrnn.mlstm_memory(8, heads=4), 3 * 8 + 2 * 4, -10),
+    ):
+        i, f = cell.init(jax.random.key(0), features)["c"]
+        assert (i == least).all() and jnp.allclose(f, np.array([3.0, 4.0, 5.0, 6.0]))
+
+
+def test_gated_delta_net_begins_as_its_authors_have_it():
+    for cell, features in (
+        (jaxrnn.gated_delta_net(512, heads=256), 3),
+        (jaxrnn.gated_delta_memory(512, heads=256), 3 * 512 + 2 * 256),
+    ):
+        params = cell.init(jax.random.key(0), features)
+        step, rate = jax.nn.softplus(params["c"]), jnp.exp(params["l"])
+        assert 9e-4 < step.min() < 2e-3 and 0.05 < step.max() < 0.11
+        assert 7e-3 < jnp.median(step) < 0.014  # evenly in the logarithm
+        assert 0.9 < rate.min() < 2 and 15 < rate.max() < 17 and 7 < jnp.median(rate) < 10
+
+
 def test_rg_lru_where_nothing_is_forgotten():
     """sqrt(1 - a^2) has an infinite derivative at a = 1; its gradient has not."""
     cell = jaxrnn.rg_lru(3)

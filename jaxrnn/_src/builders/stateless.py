@@ -131,24 +131,7 @@ def layer_norm(*, epsilon: float = 1e-6, groups: int = 1, bias: bool = True) -> 
     >>> ys.round(3)
     Array([[-1.,  1.]], dtype=float32)
     """
-    groups = checks.size("groups", groups)
-
-    def init(key, in_size):
-        del key
-        _check_groups(groups, checks.size("in_size", in_size))
-        scale = {"scale": jnp.ones(in_size)}
-        return scale | ({"bias": jnp.zeros(in_size)} if bias else {})
-
-    def apply(params, x):
-        want = dict.fromkeys(("scale", "bias") if bias else ("scale",), x.shape[-1:])
-        checks.check_params(params, want, "scale", x)
-        _check_groups(groups, x.shape[-1])
-        parts = lambda a: a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
-        shift = parts(params["bias"]) if bias else None
-        y = normalised(parts(x), parts(params["scale"]), shift, epsilon=epsilon)
-        return y.reshape(x.shape).astype(x.dtype)
-
-    return stateless(init, apply)
+    return _norm(epsilon, groups, bias, centered=True)
 
 
 @constructor
@@ -172,26 +155,30 @@ def rms_norm(*, epsilon: float = 1e-6, groups: int = 1) -> Cell:
     >>> bool(jnp.allclose(ys, jnp.array([[0.2, 1.4]])))
     True
     """
+    return _norm(epsilon, groups, bias=False, centered=False)
+
+
+def _norm(epsilon, groups, bias, centered):
+    """The cell of ``normalised`` for each of so many groups of the features."""
     groups = checks.size("groups", groups)
+    names = ("scale", "bias") if bias else ("scale",)
+
+    def check_groups(features):
+        if features % groups:
+            raise ValueError(f"groups: got {groups}, want a divisor of I={features}")
 
     def init(key, in_size):
         del key
-        _check_groups(groups, checks.size("in_size", in_size))
-        return {"scale": jnp.ones(in_size)}
+        check_groups(checks.size("in_size", in_size))
+        begins = {"scale": jnp.ones(in_size), "bias": jnp.zeros(in_size)}
+        return {name: begins[name] for name in names}
 
     def apply(params, x):
-        checks.check_params(params, {"scale": x.shape[-1:]}, "scale", x)
-        _check_groups(groups, x.shape[-1])
-        scale = params["scale"]
-        z = x.astype(promoted(x.dtype, scale.dtype, jnp.dtype("float32")))
-        z = z.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        z = z * jax.lax.rsqrt((z * z).mean(-1, keepdims=True) + epsilon)
-        z = z.reshape(x.shape)
-        return (z * jnp.broadcast_to(scale.astype(z.dtype), z.shape)).astype(x.dtype)
+        checks.check_params(params, dict.fromkeys(names, x.shape[-1:]), "scale", x)
+        check_groups(x.shape[-1])
+        parts = lambda a: a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+        given = (parts(params[name]) for name in names)
+        y = normalised(parts(x), *given, epsilon=epsilon, centered=centered)
+        return y.reshape(x.shape).astype(x.dtype)
 
     return stateless(init, apply)
-
-
-def _check_groups(groups, features):
-    if features % groups:
-        raise ValueError(f"groups: got {groups}, want a divisor of I={features}")

@@ -4,12 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.nn import sigmoid
 
 from jaxrnn._src.cells.attention import attending, glorot, product
 from jaxrnn._src.core import checks
 from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.layer_norm import normalised
 from jaxrnn._src.core.rotary import BASE, rotated
 from jaxrnn._src.core.tags import tag, tag_all
 
@@ -104,7 +104,8 @@ def grouped_attention(
         q = product(x, params["q"], 1, params)
         k, v = (product(x, params["kv"][:, i], 1, params) for i in range(2))
         if epsilon is not None:
-            q, k = _normed(q, params["qs"], epsilon), _normed(k, params["ks"], epsilon)
+            norm_of = functools.partial(normalised, epsilon=epsilon, centered=False)
+            q, k = norm_of(q, params["qs"]), norm_of(k, params["ks"])
         return tag_all("grouped_attention", q=q, k=k, v=v)
 
     def output(params, x, y):
@@ -117,9 +118,3 @@ def grouped_attention(
     sizes = heads, kv_heads, width
     turn = functools.partial(rotated, width=rotary, base=base)
     return attending(init, check, project, output, sizes, window, context, turn)
-
-
-def _normed(a, scale, epsilon):
-    """Each head of a [..., N, D] by its root mean square, times ``scale`` [D]."""
-    a = a * lax.rsqrt((a * a).mean(-1, keepdims=True) + epsilon)
-    return a * jnp.broadcast_to(scale.astype(a.dtype), a.shape)

@@ -63,8 +63,8 @@ def gru(
       hidden: H, the size of the state and the output.
       reset_after: where the reset gate r acts: on the recurrent product, as in cuDNN, PyTorch and
         Keras (and the paper's first version), or on the state before the product, as in the
-        paper's final version. The latter needs two dependent products a step: fused on a CPU
-        alone, no ``heads``, no ``residuals``.
+        paper's final version. The latter needs two dependent products a step: fused on CPUs
+        only, no ``heads``, no ``residuals``.
       activation: of n: the name of a function in ``jax.nn`` or ``jax.numpy`` ("tanh", "relu",
         ...), or any elementwise function.
       gate_activation: of the gates r and z, the same.

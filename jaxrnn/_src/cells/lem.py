@@ -18,8 +18,7 @@ def lem(hidden: int, *, dt: float = 1.0) -> Cell:
         z = (1 - d) * z + d * tanh(W_z x + R_z y + b_z)
         y = (1 - e) * y + e * tanh(W_y x + R_y z + b_y)
 
-    y moves by the new z: two products a step, one after the other. It is fused on a
-    CPU alone.
+    y moves by the new z: two products a step, one after the other. It is fused on CPUs only.
 
     Args:
       hidden: H, the size of the states and the output.

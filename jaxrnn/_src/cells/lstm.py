@@ -71,8 +71,8 @@ def lstm(
         ``jax.numpy`` ("tanh", "relu", ...), or any elementwise function.
       gate_activation: of the gates i, f and o, the same.
       projection: P, the size of the output and of what recurs, ``P h``, a linear map without bias
-        (Sak et al. 2014, arXiv:1402.1128); None for H. With it the cell is fused on a CPU alone,
-        and has neither ``heads`` nor ``residuals``.
+        (Sak et al. 2014, arXiv:1402.1128); None for H. With it the cell is fused on CPUs only, and
+        has neither ``heads`` nor ``residuals``.
       heads, residuals: see ``jaxrnn.gated``.
 
     Returns:

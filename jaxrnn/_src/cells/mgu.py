@@ -71,7 +71,7 @@ def mgu(
         parameters, but no time: kernels take a product with zeros.
       reset_after: where the gate acts: on the recurrent product, or on the state before it, as in
         the papers. The latter needs two dependent products a step and is lifted from its step:
-        fused on a CPU alone, no ``heads``, no ``residuals``. See ``jaxrnn.gru``.
+        fused on CPUs only, no ``heads``, no ``residuals``. See ``jaxrnn.gru``.
       heads, residuals: see ``jaxrnn.gated``.
 
     Returns:

@@ -17,7 +17,7 @@ def multiplicative_lstm(hidden: int, *, forget_bias: float = 1.0) -> Cell:
         c = f * c + i * g                         h = o * tanh(c)
 
     An LSTM whose gates see m in place of h: two products a step, one after the other. It is fused
-    on a CPU alone. It is not xLSTM's mLSTM, whose memory is a matrix.
+    on CPUs only. It is not xLSTM's mLSTM, whose memory is a matrix.
 
     Args:
       hidden: H, the size of m, the state and the output.

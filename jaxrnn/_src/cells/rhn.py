@@ -23,7 +23,7 @@ def rhn(
         t, c = sigmoid(W x + R s + b)             c = 1 - t where they are coupled,
         s = g * t + s * c                         and h = s after the last layer
 
-    ``depth`` products a step, one after the other: it is fused on a CPU alone.
+    ``depth`` products a step, one after the other: it is fused on CPUs only.
 
     Args:
       hidden: H, the size of the state and the output.

@@ -119,6 +119,28 @@ class Graph:
             raise ValueError(f"{name}: {tensor!r} is no constant: {want}")
         return array
 
+    def state(self, name: str, tensor: str) -> np.ndarray[Any, Any] | None:
+        """An initial state that the model holds; None if it is zero, or given as the model runs.
+
+        Raises:
+          ValueError: it is made as the model runs; ``name`` is what the error calls it.
+        """
+        value = self.value(tensor)
+        if value is not None:
+            return value if value.any() else None
+        source = self.source(tensor)
+        maker = self.maker.get(source)
+        if maker is not None and is_recurrent(maker):
+            message = f"{name}: it is made by {label(maker)}, and a cell has its own"
+            raise ValueError(f"{message}: import one node at a time, with node=")
+        value = self.value(source)
+        if value is None and maker is None:
+            return None  # an input of the model: the ``state`` of a call
+        value = _filled(maker) if value is None else value
+        if value is None or value.any():
+            raise ValueError(f"{name}: {tensor!r} is made as the model runs, want an input")
+        return None
+
     def source(self, name: str) -> str:
         """The tensor whose numbers another one holds, moved about: through first inputs."""
         while (node := self.maker.get(name)) is not None and moves(node) and node.input:
@@ -148,6 +170,16 @@ class Graph:
             if info.name == name:
                 return [d.dim_value for d in info.type.tensor_type.shape.dim]
         return []
+
+
+def _filled(node):
+    """What ConstantOfShape fills its output with, or None of another node."""
+    from onnx import helper, numpy_helper
+
+    if node.op_type != "ConstantOfShape":
+        return None
+    values = [numpy_helper.to_array(helper.get_attribute_value(a)) for a in node.attribute]
+    return values[0] if values else np.zeros(1, np.float32)
 
 
 def attributes(node: Theirs, known: Collection[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxrnn._src.wrappers.stack import bidirectional, stack
 from jaxrnn.interop.onnx import activations, operators
 from jaxrnn.interop.onnx.cells import backward
 from jaxrnn.interop.onnx.direction import OPERATORS, Direction, to_cell
-from jaxrnn.interop.onnx.graph import RECURRENT, Graph, attributes, is_recurrent, label, moves
+from jaxrnn.interop.onnx.graph import RECURRENT, Graph, attributes, label, moves
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 ATTRIBUTES = {
@@ -277,37 +277,14 @@ def _state(graph, tensor, layout):
     """An initial state [D, H]; None if it is zero, or given as the model runs."""
     if not tensor:
         return None
-    value = graph.value(tensor)
+    value = graph.state("initial state", tensor)
     if value is None:
-        source = graph.source(tensor)
-        maker = graph.maker.get(source)
-        if maker is not None and is_recurrent(maker):
-            message = f"initial state: it is made by {label(maker)}, and a cell has its own"
-            raise ValueError(f"{message}: import one node at a time, with node=")
-        value = graph.value(source)
-        if value is None and maker is None:
-            return None  # an input of the model: the ``state`` of a call
-        value = _filled(maker) if value is None else value
-        if value is None or value.any():
-            raise ValueError(f"initial state: {tensor!r} is made as the model runs, want an input")
-        return None
-    if not value.any():
         return None
     value = np.swapaxes(value, 0, 1) if layout else value
     if (value != value[:, :1]).any():
         want = "one for all rows: leave it out of the node and give it to unroll as `state`"
         raise ValueError(f"initial state: got another one for each row in {tensor!r}, want {want}")
     return value[:, 0]
-
-
-def _filled(node):
-    """What ConstantOfShape fills its output with, or None of another node."""
-    from onnx import helper, numpy_helper
-
-    if node.op_type != "ConstantOfShape":
-        return None
-    values = [numpy_helper.to_array(helper.get_attribute_value(a)) for a in node.attribute]
-    return values[0] if values else np.zeros(1, np.float32)
 
 
 def _begins(cell, params, states):

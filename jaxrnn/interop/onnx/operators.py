@@ -38,11 +38,7 @@ def to_cell(graph: Graph, node: Theirs) -> tuple[Cell, Params]:
 
 def _check_state(graph, tensor):
     """A state is given as the model runs, or is zero."""
-    if not tensor:
-        return
-    value = graph.value(tensor)
-    given = value is None and graph.source(tensor) not in graph.maker
-    if not given and (value is None or value.any()):
+    if tensor and graph.state("past_state", tensor) is not None:
         want = "an input: leave it out of the node and give it to unroll as `state`"
         raise ValueError(f"past_state: {tensor!r} is in the model, want {want}")
 
