@@ -16,7 +16,7 @@
 // What is compiled with this file: the constants in capitals, which `source.py` writes before it, of
 // an array its place in a call, -1 where there is none; and the types of query, left and right.
 
-#if defined(PRODUCT_FLOAT32)
+#ifdef PRODUCT_FLOAT32
 typedef u32 Bits;
 #ifdef PRECISE
 __device__ __forceinline__ Bits rounded(float v) { return __float_as_uint(v); }
@@ -24,29 +24,13 @@ __device__ __forceinline__ Bits rounded(float v) { return __float_as_uint(v); }
 __device__ __forceinline__ Bits rounded(float v) { return tf32(v); }
 #endif
 #else
-typedef unsigned short Bits;
-#if defined(PRODUCT_BFLOAT16)
-__device__ __forceinline__ Bits rounded(float v) { return bfloat16s(v, v) & 0xffff; }
-#else
-__device__ __forceinline__ Bits rounded(float v) { return float16s(v, v) & 0xffff; }
-#endif
+typedef Product::Bits Bits;
+__device__ __forceinline__ Bits rounded(float v) { return Product::narrow(v); }
 #endif
 
-struct Float32 {
-  typedef float Bits;
-  static __device__ float wide(Bits v) { return v; }
-};
-struct Bfloat16 {
-  typedef unsigned short Bits;
-  static __device__ float wide(Bits v) { return __uint_as_float(u32(v) << 16); }
-};
-struct Float16 {
-  typedef unsigned short Bits;
-  static __device__ float wide(Bits v) { return from_float16(v); }
-};
 // (the types)
 
-constexpr int WARPS = 4, THREADS = 32 * WARPS + 32;  // a warp more, for the gates
+constexpr int THREADS = 32 * WARPS + 32;  // a warp more, for the gates
 // Of vectors in arrays, which are filled up so that 16 bytes are read at once.
 constexpr int LONG = (ROWS + 7) / 8 * 8, WIDE = (COLUMNS + 7) / 8 * 8;
 constexpr int PARTS = CHUNK / STEPS, SLICES = (COLUMNS + SLICE - 1) / SLICE;
@@ -88,24 +72,6 @@ struct Matrix {
                                            lane % 4 * 16);
   }
 };
-
-__device__ __forceinline__ void multiply_add(float (&c)[4], uint4 upper, uint4 lower, uint4 b) {
-#ifdef PRECISE  // a float32 as the sum of two tf32
-  auto high = [](u32 v) { return v & 0xffffe000; };
-  auto low = [&](u32 v) { return __float_as_uint(__uint_as_float(v) - __uint_as_float(high(v))); };
-  auto part = [](uint4 v, auto f) { return make_uint4(f(v.x), f(v.y), f(v.z), f(v.w)); };
-  auto add = [&](uint4 u, uint4 l, uint4 w) {
-    multiply_add(c, u.x, l.x, u.y, l.y, w.x, w.y);
-    multiply_add(c, u.z, l.z, u.w, l.w, w.z, w.w);
-  };
-  add(part(upper, low), part(lower, low), part(b, high));
-  add(part(upper, high), part(lower, high), part(b, low));
-  add(part(upper, high), part(lower, high), part(b, high));
-#else
-  multiply_add(c, upper.x, lower.x, upper.y, lower.y, b.x, b.y);
-  multiply_add(c, upper.z, lower.z, upper.w, lower.w, b.z, b.w);
-#endif
-}
 
 // Adds 16 rows of left times COUNT times 8 rows of right.
 template <int COUNT, int K>
@@ -381,9 +347,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) run(const __grid_consta
       for (int by = 16; by > 0; by /= 2) sum += __shfl_down_sync(0xffffffff, sum, by);
       if (thread % 32 == 0 && warp < WARPS) shared.sums[warp] = sum;
       __syncthreads();
-      if (thread == 0)
-        head.of<float>(ANCHORS)[head.at_chunk(chunk) * SLICES + head.slice] =
-            shared.sums[0] + shared.sums[1] + shared.sums[2] + shared.sums[3];
+      if (thread == 0) {
+        float& all = head.of<float>(ANCHORS)[head.at_chunk(chunk) * SLICES + head.slice];
+        all = 0;
+        for (float one : shared.sums) all += one;
+      }
     }
   }
 
