@@ -402,7 +402,8 @@ def test_every_caller_of_a_library_is_known():
     calls = re.compile(r"\b(jax\.ffi\.ffi_call|native\.call)\(")
     calling = (path for path in ops.rglob("*.py") if calls.search(path.read_text()))
     known = [caller for callers in native.CALLERS.values() for caller in callers]
-    assert {str(path.relative_to(ops)) for path in calling} <= set(known)
+    writing = {"step_loop/parts.py"}  # what a call says
+    assert {str(path.relative_to(ops)) for path in calling} | writing == set(known)
 
 
 def test_why_there_is_no_library(clone, monkeypatch):

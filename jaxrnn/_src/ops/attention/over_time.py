@@ -7,8 +7,9 @@ gradient goes round with it, to where it came from. So n devices exchange n - 1 
 
 With no window, a device takes an early and a late part of the steps (``devices.py``). Of the parts
 of any other, both of its own see the early one, or its late one sees both: half of the pairs, on
-all devices. With a window, a device has the steps that it had, and keys go as far as the window
-reaches. Blocks that no query sees, as those of other episodes, are passed on unread.
+all devices. With a window, or an odd number of steps, a device has the steps that it had; keys go
+as far as the window reaches. Blocks that no query sees, as those of other episodes, are passed on
+unread.
 """
 
 from collections.abc import Sequence

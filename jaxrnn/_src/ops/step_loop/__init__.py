@@ -62,8 +62,8 @@ def loop(
       mask: bool [T, B], true at a real step; at others the state is held and y is 0.
       starts: bool [T, B], true where a new episode begins.
       reverse: from the last step to the first.
-      implementation: "xla", "reference", or None for the best that can run; or "newton", for a
-        step that is elementwise and has no products.
+      implementation: "cpu", "xla", "reference", or None for the best that can run; or "newton",
+        for a step that is elementwise and has no products.
 
     Returns:
       ``(state, ys)``: the final state, and ys [T, B, ...].

@@ -85,7 +85,7 @@ def unsupported(problem, operands, target):
     dtypes = {a.dtype.name for a in jax.tree.leaves(numbers)}
     if len(dtypes) != 1 or not dtypes <= {"float32", "float64"}:
         return f"states and inputs are of {sorted(dtypes)}; want float32 or float64, for all"
-    try:
+    try:  # both, of a forward alone too: `explain` says what runs, and not of which of them
         ys, kept = _by_row(_forward(problem, operands, _Save(True, True)).made, 1)
         _backward(problem, operands, kept, ys, _Wanted(True, True, True))
     except Unknown as unknown:
@@ -129,8 +129,7 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         weights = p.gradients(operands.weights, traced.names, factors, d_moves, *kind)
         gradients = gradients._replace(weights=weights)
     if wants.others:
-        total = lambda d, a: d.sum(tuple(range(d.ndim - a.ndim)))
-        gradients = gradients._replace(others=jax.tree.map(total, d_others, operands.others))
+        gradients = gradients._replace(others=p.of_all_rows(d_others, operands))
     return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)
 
 
@@ -184,11 +183,15 @@ def _trace(problem, operands, how, carry, inputs):
     leaves, tree = jax.tree.flatten((carry, inputs))
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     operations = native.library().operations
-    return _traced(problem, weights, how, tuple(leaves), tree, operations, x64)
+    found = _traced(problem, weights, how, tuple(leaves), tree, operations, x64)
+    if isinstance(found, Unknown):
+        raise Unknown(*found.args)
+    return found
 
 
 @functools.lru_cache(256)
 def _traced(problem, weights, how, leaves, tree, operations, x64):
+    """``_Traced``, or why not: an error that was raised would not be kept, and be found again."""
     del x64  # what types are inside of a step depends on it
     shapes, names = dict(weights), []
 
@@ -215,7 +218,10 @@ def _traced(problem, weights, how, leaves, tree, operations, x64):
     fields = zip(given._fields, given, strict=True)
     steps = [_kind(name) == _STEPS for name, one in fields for _ in jax.tree.leaves(one)]
     count = len(jax.tree.leaves(carry))
-    compiled = parts.compiled(closed, count, steps, operations)
+    try:
+        compiled = parts.compiled(closed, count, steps, operations)
+    except Unknown as unknown:
+        return Unknown(*unknown.args)
     return _Traced(compiled, made, tuple(names))
 
 

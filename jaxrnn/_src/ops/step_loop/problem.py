@@ -46,6 +46,12 @@ def of_rows(problem, operands):
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (*batch, *a.shape)), operands.others)
 
 
+def of_all_rows(d_others, operands):
+    """What ``of_rows`` gives back to ``others``."""
+    total = lambda d, a: d.sum(tuple(range(d.ndim - a.ndim)))
+    return jax.tree.map(total, d_others, operands.others)
+
+
 def product(a, w, dtype, total, bilinear=None):
     """[..., K] with a weight [K, M] or [K, G, H] -> [..., M] or [..., G * H].
 

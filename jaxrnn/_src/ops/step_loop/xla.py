@@ -53,8 +53,6 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         weights=p.gradients(operands.weights, names, factors, d_moves, *kind),
         state=d_state,
         initial=d_initial,
-        others=jax.tree.map(
-            lambda d, a: d.sum(tuple(range(d.ndim - a.ndim))), d_others, operands.others
-        ),
+        others=p.of_all_rows(d_others, operands),
     )
     return jax.tree.map(lambda d, a: d.astype(a.dtype), gradients, operands)

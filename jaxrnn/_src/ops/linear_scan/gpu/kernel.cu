@@ -14,34 +14,11 @@
 // an array its place in a call, -1 where there is none; and three types, of the arithmetic (`Total`),
 // of factors and of what is added.
 
-struct Args {
-  char* array[MOST_ARRAYS];
-  long long member[MOST_ARRAYS];  // bytes from a member of an ensemble to the next one's
-  char* host;
-  int steps, rows, tiles, groups;
-  int first;  // group of this launch: of a member, some columns
-};
-
-// What an array holds, and what arithmetic makes of it.
+// As `device.cu` has the others.
 struct Float64 {
   typedef double Bits;
   static __device__ double wide(double v) { return v; }
   static __device__ double narrow(double v) { return v; }
-};
-struct Float32 {
-  typedef float Bits;
-  static __device__ float wide(float v) { return v; }
-  static __device__ float narrow(float v) { return v; }
-};
-struct Bfloat16 {
-  typedef unsigned short Bits;
-  static __device__ float wide(Bits v) { return __uint_as_float(u32(v) << 16); }
-  static __device__ Bits narrow(float v) { return bfloat16s(v, v) & 0xffff; }
-};
-struct Float16 {
-  typedef unsigned short Bits;
-  static __device__ float wide(Bits v) { return from_float16(v); }
-  static __device__ Bits narrow(float v) { return float16s(v, v) & 0xffff; }
 };
 // (the types)
 typedef Total::Bits Real;

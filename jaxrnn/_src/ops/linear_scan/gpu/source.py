@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 
-from jaxrnn._src.ops.recurrence.gpu import launch
 from jaxrnn._src.ops.recurrence.gpu.source import device
 
 ARRAYS = (
@@ -33,7 +32,6 @@ def text(kinds: tuple, arrays: tuple[str, ...], tile, width: int, reverse: bool)
       reverse: whether the forward kernel runs from the last step to the first.
     """
     numbers = {
-        "MOST_ARRAYS": launch.MOST_ARRAYS,
         "PARTS": 2 if np.dtype(kinds[0]).kind == "c" else 1,
         "WIDTH": width,
         "REVERSE": int(reverse),

@@ -188,6 +188,7 @@ class _Plan:
             "STEPS": chosen.steps,
             "SLICE": chosen.columns,
             "SHARED": chosen.shared,
+            "WARPS": WARPS,
             "BACK": "M" not in given,
         }
         make = functools.partial(
@@ -220,6 +221,7 @@ class _Plan:
         untimed = ("STATE", "M", "D_FINAL_M")
         flat = [self.batch.flat(a, int(name not in untimed)) for name, a in arguments.items()]
         constants |= {
+            "CHUNK": CHUNK,
             "HEADS": self.count,
             "REVERSE": self.problem.reverse,
             "STABILISED": self.problem.stabilised,

@@ -1,17 +1,7 @@
-// What both kernels of the matrix memory have: the call, and a head's steps.
-
-struct Args {
-  char* array[MOST_ARRAYS];
-  long long member[MOST_ARRAYS];  // bytes from a member of an ensemble to the next one's
-  char* host;
-  int steps, rows, tiles, groups;
-  int first;  // group of this launch: of a member, a head of a row, or a part of it
-};
+// What both kernels of the matrix memory have: a head's steps.
 
 #define INFINITE __uint_as_float(0x7f800000)
 #define NOT_A_NUMBER __uint_as_float(0x7fffffff)
-
-constexpr int CHUNK = 64;  // steps from one memory that forward saves to the next
 
 // A head of a row, and a slice of its memory's columns. Steps are counted as the memory runs them.
 struct Head {

@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(const __grid_constant_
       for (int k = 0; k < CHUNK; ++k) {
         if (all.start[k]) m = next = 0;
         if (!all.real[k]) continue;
-        if (all.log_f[k] == -INFINITE) next = 0;
+        if (all.log_f[k] == -INFINITE) next *= 0;
         const float kept = all.log_f[k] + m, written = all.log_i[k];
         if (STABILISED) m = larger(kept, written);
         // Of two that are equal, JAX's derivative gives each a half.

@@ -16,7 +16,7 @@
 // What is compiled with this file: the constants in capitals, which `source.py` writes before it, of
 // an array its place in a call, -1 where there is none; and the types of query, left and right.
 
-#if defined(PRODUCT_FLOAT32)
+#ifdef PRODUCT_FLOAT32
 typedef u32 Bits;
 #ifdef PRECISE
 __device__ __forceinline__ Bits rounded(float v) { return __float_as_uint(v); }
@@ -24,29 +24,13 @@ __device__ __forceinline__ Bits rounded(float v) { return __float_as_uint(v); }
 __device__ __forceinline__ Bits rounded(float v) { return tf32(v); }
 #endif
 #else
-typedef unsigned short Bits;
-#if defined(PRODUCT_BFLOAT16)
-__device__ __forceinline__ Bits rounded(float v) { return bfloat16s(v, v) & 0xffff; }
-#else
-__device__ __forceinline__ Bits rounded(float v) { return float16s(v, v) & 0xffff; }
-#endif
+typedef Product::Bits Bits;
+__device__ __forceinline__ Bits rounded(float v) { return Product::narrow(v); }
 #endif
 
-struct Float32 {
-  typedef float Bits;
-  static __device__ float wide(Bits v) { return v; }
-};
-struct Bfloat16 {
-  typedef unsigned short Bits;
-  static __device__ float wide(Bits v) { return __uint_as_float(u32(v) << 16); }
-};
-struct Float16 {
-  typedef unsigned short Bits;
-  static __device__ float wide(Bits v) { return from_float16(v); }
-};
 // (the types)
 
-constexpr int WARPS = 4, THREADS = 32 * WARPS + 32;  // a warp more, for the gates
+constexpr int THREADS = 32 * WARPS + 32;  // a warp more, for the gates
 // Of vectors in arrays, which are filled up so that 16 bytes are read at once.
 constexpr int LONG = (ROWS + 7) / 8 * 8, WIDE = (COLUMNS + 7) / 8 * 8;
 constexpr int PARTS = CHUNK / STEPS, SLICES = (COLUMNS + SLICE - 1) / SLICE;
@@ -89,24 +73,6 @@ struct Matrix {
   }
 };
 
-__device__ __forceinline__ void multiply_add(float (&c)[4], uint4 upper, uint4 lower, uint4 b) {
-#ifdef PRECISE  // a float32 as the sum of two tf32
-  auto high = [](u32 v) { return v & 0xffffe000; };
-  auto low = [&](u32 v) { return __float_as_uint(__uint_as_float(v) - __uint_as_float(high(v))); };
-  auto part = [](uint4 v, auto f) { return make_uint4(f(v.x), f(v.y), f(v.z), f(v.w)); };
-  auto add = [&](uint4 u, uint4 l, uint4 w) {
-    multiply_add(c, u.x, l.x, u.y, l.y, w.x, w.y);
-    multiply_add(c, u.z, l.z, u.w, l.w, w.z, w.w);
-  };
-  add(part(upper, low), part(lower, low), part(b, high));
-  add(part(upper, high), part(lower, high), part(b, low));
-  add(part(upper, high), part(lower, high), part(b, high));
-#else
-  multiply_add(c, upper.x, lower.x, upper.y, lower.y, b.x, b.y);
-  multiply_add(c, upper.z, lower.z, upper.w, lower.w, b.z, b.w);
-#endif
-}
-
 // Adds 16 rows of left times COUNT times 8 rows of right.
 template <int COUNT, int K>
 __device__ __forceinline__ void multiply(float (&sums)[COUNT][4], const Matrix<K>& left, int row,
@@ -134,10 +100,12 @@ __device__ __forceinline__ void each(float (&sums)[COUNT][4], int row, int colum
 // The gates of a chunk. C is kept divided by exp(m); so is what a step leaves of another.
 struct Gates {
   float log_f[CHUNK], log_i[CHUNK];
-  float kept[CHUNK];  // the sum of log f since the tile or the episode began
+  float kept[CHUNK];  // the sum of log f since the tile or the stretch began
   float m[CHUNK];
   float before[PARTS];   // m before a tile
-  int episode[CHUNK];    // of a tile: 0 is the one that was there before
+  // Of a tile: 0 is the one that was there before. A forget gate of 0 begins a stretch, too: the
+  // difference of two -inf would be NaN. What is not finite stays, as 0 times it is NaN.
+  int episode[CHUNK], stretch[CHUNK];
   bool real[CHUNK], start[CHUNK];
   float add[CHUNK];      // what is left of a step in the memory after the tile
   float read[CHUNK];     // what a step sees of the memory before the tile, if it is of its episode
@@ -169,8 +137,8 @@ struct Gates {
     for (int n = lane; n < CHUNK; n += 32) {
       const int part = n / STEPS, last = part * STEPS + STEPS - 1;
       const bool first = episode[n] == 0, still = episode[n] == episode[last];
-      const float begin = first ? expf(kept[n] + before[part] - m[n]) : 0;
-      const float end = still ? left(last, n) : 0;
+      const float begin = stretch[n] == 0 ? expf(kept[n] + before[part] - m[n]) : 0;
+      const float end = stretch[n] == stretch[last] ? left(last, n) : 0;
       add[n] = BACK ? begin : end, read[n] = BACK ? end : begin, reads[n] = BACK ? still : first;
       if (n == last) keep[part] = begin, keeps[part] = first;
       const int step = chunk * CHUNK + n;
@@ -181,17 +149,16 @@ struct Gates {
 
   __device__ void run(float top) {
     float sum = 0;
-    int number = 0;
+    int starts = 0, closings = 0;
     for (int n = 0; n < CHUNK; ++n) {
-      if (n % STEPS == 0) before[n / STEPS] = top, sum = 0, number = 0;
-      if (start[n]) top = sum = 0, ++number;
+      if (n % STEPS == 0) before[n / STEPS] = top, sum = 0, starts = closings = 0;
+      if (start[n]) top = sum = 0, ++starts;
       if (real[n]) {
         if (STABILISED) top = larger(log_f[n] + top, log_i[n]);
         sum += log_f[n];
-        // A forget gate of 0 ends an episode, too: the difference of two -inf would be NaN.
-        if (log_f[n] == -INFINITE) sum = 0, ++number;
+        if (log_f[n] == -INFINITE) sum = 0, ++closings;
       }
-      kept[n] = sum, m[n] = top, episode[n] = number;
+      kept[n] = sum, m[n] = top, episode[n] = starts, stretch[n] = starts + closings;
     }
   }
 };
@@ -321,8 +288,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) run(const __grid_consta
     __syncthreads();
 
     // Whether what step s of the tile wrote reaches step t; backward, the other way round.
-    auto reaches = [&](int s, int t) {
-      return (BACK ? s >= t : s <= t) && gates.episode[first + s] == gates.episode[first + t];
+    auto reaches = [&](int s, int t, const int* numbers) {
+      return (BACK ? s >= t : s <= t) && numbers[first + s] == numbers[first + t];
     };
     constexpr int GROUP = STEPS / 8 < 4 ? STEPS / 8 : 4, GROUPS = STEPS / 8 / GROUP;
     for (int job = warp; warp < WARPS && job < STEPS / 16 * GROUPS; job += WARPS) {
@@ -332,7 +299,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) run(const __grid_consta
       multiply(sums, query, t0, left, s0);
       each(sums, t0, s0, [&](int t, int s, float sum) {
         const float left = BACK ? gates.left(first + s, first + t) : gates.left(first + t, first + s);
-        seen.at(t, s) = rounded(reaches(s, t) ? sum * left : 0);
+        seen.at(t, s) = rounded(reaches(s, t, gates.stretch) ? sum * left : 0);
       });
     }
     if (warp == WARPS) {
@@ -358,7 +325,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) run(const __grid_consta
         const int step = begin + t;
         if (step >= args.steps || from + c >= WIDE) return;
         for (int s = 0; some && s < STEPS; ++s)
-          if (bad[s] && reaches(s, t)) sum = NOT_A_NUMBER;
+          if (bad[s] && reaches(s, t, gates.episode)) sum = NOT_A_NUMBER;
         head.of<float>(OUT)[head.at(step) * WIDE + from + c] = gates.real[first + t] ? sum : 0;
       });
     }
@@ -368,7 +335,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) run(const __grid_consta
       });
       multiply(state, right, down, left_of_step, across);
       for (int s = 0; some && s < STEPS; ++s)
-        if (bad[s] && reaches(s, BACK ? 0 : STEPS - 1) &&
+        if (bad[s] && reaches(s, BACK ? 0 : STEPS - 1, gates.episode) &&
             (!BACK || gates.episode[first + s] == 0))
           each(state, 0, 0, [&](int, int, float& number) { number = NOT_A_NUMBER; });
     }
@@ -381,9 +348,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) run(const __grid_consta
       for (int by = 16; by > 0; by /= 2) sum += __shfl_down_sync(0xffffffff, sum, by);
       if (thread % 32 == 0 && warp < WARPS) shared.sums[warp] = sum;
       __syncthreads();
-      if (thread == 0)
-        head.of<float>(ANCHORS)[head.at_chunk(chunk) * SLICES + head.slice] =
-            shared.sums[0] + shared.sums[1] + shared.sums[2] + shared.sums[3];
+      if (thread == 0) {
+        float& all = head.of<float>(ANCHORS)[head.at_chunk(chunk) * SLICES + head.slice];
+        all = 0;
+        for (float one : shared.sums) all += one;
+      }
     }
   }
 

@@ -3,7 +3,6 @@
 import functools
 import pathlib
 
-from jaxrnn._src.ops.recurrence.gpu import launch
 from jaxrnn._src.ops.recurrence.gpu.source import TYPES, device
 
 ARRAYS = {  # of a call that has none of a name, its place is -1
@@ -34,7 +33,6 @@ def text(
       defined: words that the preprocessor is to know.
       types: of query, left and right.
     """
-    constants = constants | {"MOST_ARRAYS": launch.MOST_ARRAYS}
     places = {name: arrays.index(name) if name in arrays else -1 for name in ARRAYS[kernel]}
     lines = [
         f"static constexpr int {name} = {int(value)};"

@@ -257,7 +257,6 @@ class _Plan:
             places[name] = count if some else -1
             count += len(some)
         return {
-            "MOST_ARRAYS": launch.MOST_ARRAYS,
             "MOST_POLLS": launch.MOST_POLLS,
             "GATES": self.problem.gates,
             "APART": len(packing.apart),

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from jaxrnn._src.ops.recurrence.gpu import code
+from jaxrnn._src.ops.recurrence.gpu import code, launch
 from jaxrnn._src.ops.recurrence.program import Program
 
 TYPES = {"float32": "Float32", "bfloat16": "Bfloat16", "float16": "Float16"}
@@ -53,24 +53,19 @@ def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> s
             lines.append(f"static __device__ constexpr int {key}[] = {{{numbers}}};")
         else:
             lines.append(f"static constexpr int {key} = {int(value)};")
-    head, rest = _kernel()
-    common, run = rest.split("// (the products)\n")
     if alone:
         products = _file("alone")
     else:
         sums = _file("cluster" if constants["CLUSTER"] > 1 else "block")
         products = _file("exchange").replace("// (the sums)\n", sums)
     words = [f"#define {word}" for word in defined]
-    return "\n".join([*words, head, *lines, functions, common, products, run])
+    kernel = _file("kernel").replace("// (the products)\n", products)
+    return "\n".join([*words, device(), *lines, functions, kernel])
 
 
 def device() -> str:
-    """What every kernel begins with: what CUDA has and C++ has not, and types of 16 bits."""
-    return _kernel()[0]
-
-
-def _kernel():
-    return _file("kernel").split("// (the constants)\n")
+    """What every kernel for GPUs begins with, after words for the preprocessor."""
+    return f"static constexpr int MOST_ARRAYS = {launch.MOST_ARRAYS};\n{_file('device')}"
 
 
 @functools.cache
