@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import textwrap
+from collections import Counter
 
 from benchmarks.shared import memory_rules, record, timing, words
 
@@ -273,8 +274,9 @@ def _registers(result):
         inside = [row for row in spilling if _spilled(row)]
         worst = max(inside, key=_spilled, default=None)
         most = f"; at most {_spilled(worst):.1%} of a step: {_kernel(worst)}" if worst else ""
+        types = Counter(row["product"] for row in there)
         shown[name] = {
-            "kernels": str(len(there)),
+            "kernels": ", ".join(f"{count} {product}" for product, count in types.items()),
             "declined": str(len(rows) - len(there)),
             "registers": str(max((row["registers"] for row in there), default=0)),
             "spill": str(len(spilling)),
@@ -284,19 +286,17 @@ def _registers(result):
 
 
 def _spills(result):
-    """The kernels that spill more than 16 bytes in a step, but for those in full precision."""
-    columns = {"bytes": "bytes", "inside": "instructions that do so", "whole": "of a step's"}
-    cases = {}
+    """The kernels that spill more than 16 bytes in a step: how many, and the cost, by chip."""
+    cases, chips = {}, {}
+    order = list(dict.fromkeys(row["product"] for row in result["rows"]))
+    for row in sorted(result["rows"], key=lambda row: order.index(row["product"])):
+        if row["plan"] and max(row["spilled"]) > 16 and row["loop"]["spilled_in_loop"]:
+            cost = f"{max(row['spilled'])} ({_spilled(row):.1%})"
+            cases.setdefault(_kernel(row), {})[row["architecture"]] = cost
     for row in result["rows"]:
-        if row["plan"] and row["product"] != "float32" and max(row["spilled"]) > 16:
-            loop = row["loop"]
-            if loop["spilled_in_loop"]:
-                cases[f"{row['architecture']}, {_kernel(row)}"] = {
-                    "bytes": str(max(row["spilled"])),
-                    "inside": str(loop["spilled_in_loop"]),
-                    "whole": f"{loop['a_step']:,}",
-                }
-    return _table(["", *columns.values()], cases, columns)
+        chips.setdefault(row["architecture"])
+    shown = {case: dict.fromkeys(chips, "") | found for case, found in cases.items()}
+    return _table(["bytes (of a step's instructions)", *chips], shown, chips)
 
 
 def _chunks(result):

@@ -89,6 +89,7 @@ OWNERS = {
         "tests/test_matrix_memory.py",
         f"{LAWS} -k '[mlstm'",
     ),
+    "jaxrnn/_src/ops/matrix_memory/gpu/": ("tests/test_matrix_memory.py -k gpu",),
     "jaxrnn/_src/ops/delta_rule/": ("tests/test_delta_rule.py",),
     "jaxrnn/_src/builders/memory.py": (f"{LAWS} -k 'retention or delta_product'",),
     "jaxrnn/_src/ops/recurrence/xla.py": (
