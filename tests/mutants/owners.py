@@ -36,6 +36,7 @@ OWNERS = {
     "jaxrnn/_src/ops/gpu/": (
         "tests/test_gpu_chips.py",
         "tests/test_gpu_kernel.py -k 'gru or initial'",
+        "tests/test_gpu_kernel.py -k vmap",
     ),
     "jaxrnn/interop/transformers/": ("tests/test_interop_transformers.py",),
     "jaxrnn/_src/core/streaming.py": ("tests/test_pieces.py",),
