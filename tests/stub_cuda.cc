@@ -107,7 +107,7 @@ struct Config {
 static bool launched(unsigned blocks, int cluster, void** parameters) {
   ++stub_launches;
   stub_blocks = blocks, stub_cluster = cluster;
-  constexpr int kArrays = 48;  // of Args in kernel.cu: arrays and strides, then the host's word
+  constexpr int kArrays = 48;  // of Args in device.cu: arrays and strides, then the host's word
   unsigned* host = reinterpret_cast<unsigned**>(parameters[0])[2 * kArrays];
   if (stub_gives_up) *host = 1;
   return stub_gives_up = false;

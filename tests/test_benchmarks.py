@@ -53,7 +53,7 @@ from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.shared.model import BYTES, Model  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
 from jaxrnn._src.ops import native  # noqa: E402
-from jaxrnn._src.ops.recurrence.gpu import compiler  # noqa: E402
+from jaxrnn._src.ops.gpu import compiler  # noqa: E402
 
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
 STREAM = 8  # tokens decoded in a call

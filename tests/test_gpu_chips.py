@@ -11,9 +11,9 @@ from instead import instead
 
 import jaxrnn
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.ops.recurrence.gpu import chips, compiler, cubins, library
-from jaxrnn._src.ops.recurrence.gpu.chips import CHIPS, KIB, Chip
-from jaxrnn._src.ops.recurrence.gpu.library import Facts
+from jaxrnn._src.ops.gpu import chips, compiler, cubins, library
+from jaxrnn._src.ops.gpu.chips import CHIPS, KIB, Chip
+from jaxrnn._src.ops.gpu.library import Facts
 
 HOPPER = Facts(cuda=13000, capability=90, multiprocessors=132, shared=227 * KIB, cooperative=1)
 ALL = 80, 89, 90, 100, 120

@@ -16,8 +16,9 @@ from laws import options, value_and_grads, wide
 import jaxrnn
 from jaxrnn._src.core import lowering_target
 from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.gpu import chips
 from jaxrnn._src.ops.recurrence import cpu
-from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, tiling
+from jaxrnn._src.ops.recurrence.gpu import code, exchange, tiling
 
 CELLS = (
     "elman",
@@ -607,5 +608,5 @@ def test_where_the_exchange_is_a_ring():
     one = tiling.plan(tiling.Layer(2, 4, 512, 1, 16), chip, backward=False)
     many = tiling.plan(tiling.Layer(2, 4, 512, 64, 16), chip, backward=False)
     assert (one.exchange, many.exchange) == (16 * 512 * 2, 64 * 16 * 512 * 2)
-    assert [launch.ring(one, steps) for steps in (65, 4096, 4097, 10**6)] == [0, 0, 64, 64]
-    assert [launch.ring(many, steps) for steps in (64, 65, 10**6)] == [0, 64, 64]
+    assert [exchange.ring(one, steps) for steps in (65, 4096, 4097, 10**6)] == [0, 0, 64, 64]
+    assert [exchange.ring(many, steps) for steps in (64, 65, 10**6)] == [0, 64, 64]

@@ -2,7 +2,7 @@
 // Python asks: what the driver says of a GPU.
 //
 // The driver is looked up when it is first needed, and CUDA's headers are not: this builds, and
-// loads, where there is neither. The kernel is jaxrnn/_src/ops/recurrence/gpu/kernel.cu.
+// loads, where there is neither. The kernels are the files *.cu under jaxrnn/_src/ops/.
 
 #include <dlfcn.h>
 
@@ -23,9 +23,9 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-constexpr int kMostArrays = 48;  // jaxrnn/_src/ops/recurrence/gpu/launch.py
+constexpr int kMostArrays = 48;  // jaxrnn/_src/ops/gpu/launch.py
 
-struct Args {  // kernel.cu
+struct Args {  // jaxrnn/_src/ops/gpu/device.cu
   void* array[kMostArrays];
   long long member[kMostArrays];
   void* host;

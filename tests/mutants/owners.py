@@ -33,6 +33,10 @@ OWNERS = {
         "tests/test_tpu.py -k divided",
     ),
     "jaxrnn/_src/ops/newton/": ("tests/test_newton.py",),
+    "jaxrnn/_src/ops/gpu/": (
+        "tests/test_gpu_chips.py",
+        "tests/test_gpu_kernel.py -k 'gru or initial'",
+    ),
     "jaxrnn/interop/transformers/": ("tests/test_interop_transformers.py",),
     "jaxrnn/_src/core/streaming.py": ("tests/test_pieces.py",),
     "jaxrnn/_src/core/closures.py": ("tests/test_closures.py",),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.ops.recurrence.gpu import compiler, library
+from jaxrnn._src.ops.gpu import compiler, library
 
 KIB = 1 << 10
 LEAST = 80  # of compute capabilities: the first with the kernel's matrix instructions
