@@ -190,12 +190,14 @@ def test_a_publish_that_never_arrives(lost, clusters, polls):
     @jax.jit
     def run(params, xs, state, weights):
         def run(*moving):
-            return jaxrnn.unroll(cell, *moving, mask=e.mask, starts=e.starts, implementation="gpu")
+            given = {"mask": e.mask, "starts": e.starts, "return_states": True}
+            return jaxrnn.unroll(cell, *moving, **given, implementation="gpu")
 
         out, pull = jax.vjp(run, params, xs, state)
         return out, pull(weights)
 
-    weights = cotangents((e.state, jax.ShapeDtypeStruct((5, 20, 40), jnp.float32)))
+    step = jax.ShapeDtypeStruct((5, 20, 40), jnp.float32)
+    weights = cotangents((e.state, (step, (step, step))))
     with emulated(blocks=3, polls=polls, lost=lost, clusters=clusters) as emulation:
         jax.block_until_ready(run(e.params, e.xs, e.state, weights))
     assert len(emulation.launched) == 2
@@ -302,7 +304,7 @@ def test_rows_are_those_of_a_device():
     cell = jaxrnn.lstm(1024)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
     params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), params)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8, 1), ("batch", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
     run = lambda params, xs: jaxrnn.unroll(cell, params, xs)[1].astype(jnp.float32).sum()
     grad = jax.grad(run)

@@ -27,6 +27,8 @@ from jaxrnn._src.ops.recurrence.updates import programs
 from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
+# Compute capabilities of which a GPU has run it; on the others it runs on request.
+CONFIRMED = (90,)
 
 
 def unsupported(problem, operands, target):
@@ -73,7 +75,7 @@ def unsupported(problem, operands, target):
         many = "rows" if one.groups == 1 else "rows and heads"
         return f"for so many {many} it would be launched {launches} times, one after the other"
     if problem.implementation is None:
-        return chips.unconfirmed(chip)
+        return chips.unconfirmed(chip, CONFIRMED)
     return None
 
 
