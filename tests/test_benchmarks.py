@@ -599,6 +599,7 @@ def test_all_are_held_to_an_instruction_set():
     assert rest == ["peers", "--seconds", "1"]
     assert environment["XLA_FLAGS"] == "--xla_a --xla_cpu_max_isa=AVX2"
     assert environment[native.ISA] == "avx2"
+    assert held.names(environment) == ["avx2"] and held.names({native.ISA: "avx512"}) == []
     for wrong in (["--isa"], ["--isa", "sse"]):
         with pytest.raises(SystemExit, match="--isa: got .*, want one of avx2"):
             held.hold_to(wrong, {})
