@@ -80,8 +80,8 @@ def test_tests_that_are_not_there_are_no_green(scratch):
 
 
 def test_what_is_recorded_stays_until_it_is_run_again(tmp_path, monkeypatch):
-    """A fault that is in the table no more goes."""
-    first, second, *_ = faults.table()
+    """A fault that is in the table no more goes, and one that is another edit now."""
+    first, second, third, *_ = faults.table()
     monkeypatch.setattr(main, "RECORD", tmp_path / "results.json")
     recorded = lambda: {
         row["fault"]: (row["date"] != "long ago", row["result"])
@@ -90,7 +90,11 @@ def test_what_is_recorded_stays_until_it_is_run_again(tmp_path, monkeypatch):
     run = {"result": "red", "seconds": 1.0, "by": "a test - and how"}
     main._record([(first, run)])
     assert recorded() == {first.name: (True, "red")}
-    rows = [{"fault": name, "result": "green"} for name in (first.name, second.name, "gone")]
+    gone = first._replace(path="gone")
+    rows = [
+        {"fault": fault.name, "result": "green", "edit": main._digest(edit)}
+        for fault, edit in ((first, first), (second, second), (third, second), (gone, gone))
+    ]
     main.RECORD.write_text(json.dumps({"date": "long ago", "rows": rows}))
     main._record([(first, run)])
     assert recorded() == {first.name: (True, "red"), second.name: (False, "green")}

@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import fnmatch
+import hashlib
 import json
 import sys
 import tempfile
@@ -151,18 +152,23 @@ def _edit(fault):
 
 
 def _record(rows):
-    """Of faults that were not run, what was recorded before stays."""
+    """Of faults that were not run, what was recorded before of the same edit stays."""
     from benchmarks.shared import machine, record
 
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     before = json.loads(RECORD.read_text()) if RECORD.exists() else {"rows": []}
     found = {row["fault"]: {"date": before["date"]} | row for row in before["rows"]} | {
-        fault.name: {"date": now, "fault": fault.name, "result": run["result"]}
-        | {"seconds": run["seconds"], "by": run["by"].split(" - ")[0]}
+        fault.name: {"date": now, "fault": fault.name, "edit": _digest(fault)}
+        | {"result": run["result"], "seconds": run["seconds"], "by": run["by"].split(" - ")[0]}
         for fault, run in rows
     }
-    kept = [found[fault.name] for fault in faults.table() if fault.name in found]
+    table = [(fault, found.get(fault.name, {})) for fault in faults.table()]
+    kept = [row for fault, row in table if row.get("edit") == _digest(fault)]
     record.save(RECORD, {"date": now, "machine": machine.describe(), "rows": kept})
+
+
+def _digest(fault):
+    return hashlib.sha256(f"{fault.before}\0{fault.after}".encode()).hexdigest()[:8]
 
 
 if __name__ == "__main__":
