@@ -123,7 +123,7 @@ def test_what_is_right(monkeypatch):
 
 
 @pytest.mark.usefixtures("plain_jax")
-def test_what_is_asked_at_the_end_is_trained_at_several_lengths(monkeypatch):
+def test_what_is_varied_is_trained_at_several_lengths(monkeypatch):
     """As many steps as it says, each of one length."""
     monkeypatch.setattr(training, "BATCH", 2)
     monkeypatch.setattr(training, "SHORT", 10)

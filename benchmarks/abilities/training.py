@@ -78,7 +78,7 @@ def _programs(name, which, hidden, steps, rate):
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20 + 1, steps)
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
-    lengths = [SHORT * (n + 1) // PARTS for n in range(PARTS)] if task.at_end else [SHORT]
+    lengths = [SHORT * (n + 1) // PARTS for n in range(PARTS)] if task.varied else [SHORT]
 
     def loss(params, key, length):
         xs, wanted, asked = _batch(task, key, BATCH, length)
