@@ -139,9 +139,8 @@ def _mixed(width):
 
     def unroll(params, state, xs, options):
         name = options.implementation
-        dispatch.only_reference(
-            "scan of step, of stretches but on a CPU", "it has no kernel", name
-        )
+        how = "scan of step, on a TPU or GPU of stretches at once"
+        dispatch.only_reference(how, "it has no kernel", name)
         weights, (k, v, r) = given(params, xs)
         state, ys = wkv.run(
             *weights,
