@@ -27,6 +27,7 @@ class Task(NamedTuple):
       last: the share of right answers is of each sequence's last one, not of all.
       convolved: the model has a convolution over 4 steps before the cell.
       numbers: the answer is a number, right within ``CLOSE``.
+      at_end: answers are asked at the end alone, so that one length would teach to count steps.
     """
 
     make: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
@@ -36,6 +37,7 @@ class Task(NamedTuple):
     last: bool = True
     convolved: bool = False
     numbers: bool = False
+    at_end: bool = False
 
 
 def parity(key, length):
@@ -156,12 +158,21 @@ TASKS = {
         "Arora et al. 2023, arXiv:2312.04927",
         last=False,
         convolved=True,
+        at_end=True,
     ),
     "copying": lambda: Task(
-        copying, DATA + 2, DATA, "Gu & Dao 2023, arXiv:2312.00752", last=False, convolved=True
+        copying,
+        DATA + 2,
+        DATA,
+        "Gu & Dao 2023, arXiv:2312.00752",
+        last=False,
+        convolved=True,
+        at_end=True,
     ),
     "induction": lambda: Task(
-        induction, DATA + 1, DATA, "Gu & Dao 2023, arXiv:2312.00752", convolved=True
+        induction, DATA + 1, DATA, "Gu & Dao 2023, arXiv:2312.00752", convolved=True, at_end=True
     ),
-    "adding": lambda: Task(adding, 2, 1, "Hochreiter & Schmidhuber 1997", numbers=True),
+    "adding": lambda: Task(
+        adding, 2, 1, "Hochreiter & Schmidhuber 1997", numbers=True, at_end=True
+    ),
 }
