@@ -49,14 +49,20 @@ def results(moving, mask, starts, which, reverse=False, cotangents=cotangents):
         return loop(step, product=product, **moving, **given)
 
     out, pull = jax.vjp(run, moving)
-    return out, pull(cotangents(out))[0]
+    return out, pull(cotangents(out))[0], run(moving)
 
 
-@pytest.mark.parametrize(("flags", "reverse"), [(False, False), (True, True)])
+@pytest.mark.parametrize(("flags", "reverse"), [(False, False), (True, False), (True, True)])
 def test_a_step_of_many_parts(x64, flags, reverse):
-    """Outputs and all gradients are the reference's, of two sets of weights at once too."""
+    """Outputs and all gradients are the reference's, of two sets of weights at once too.
+
+    One step is real in no row; another one is not either, but resets some.
+    """
     rng = np.random.default_rng(1)
     mask, starts = (rng.random((2, T, B)) < [[[0.7]], [[0.4]]]) if flags else (None, None)
+    if flags:
+        mask[1:3] = starts[1::2] = mask[0, 0] = False
+        starts[2] = np.arange(B) > 2
     moving = drawn()
     members = jax.tree.map(lambda a: np.stack([a, 0.5 * a]), moving["weights"])
 
@@ -79,7 +85,7 @@ def test_a_row_has_its_bits_alone_and_in_any_batch():
         state, ys = cotangents((whole["state"], np.zeros((T, B, P + H), np.float32)))
         given = of_rows(state, 0), of_rows(ys, 1)
         program = jax.jit(lambda m: results(m, None, None, "cpu", cotangents=lambda _: given))
-        (state, ys), gradients = program(moving)
+        (state, ys), gradients, _ = program(moving)
         found = {"state": state, "d_state": gradients["state"]}
         first = of_first(found, 0) | of_first({"ys": ys, "d_xs": gradients["xs"]}, 1)
         return first, gradients["weights"]

@@ -81,6 +81,15 @@ struct LoopCall {
     while (read.more_results())
       outputs.push_back(read.result("an output", {loop.steps, rows, kAnySize}, kT));
     read.end();
+    loop.output_count = outputs.size();
+    auto flags = [&](const char* name) {
+      int32_t which = named<int32_t>(attributes, name);
+      require(-1 <= which && which < static_cast<int32_t>(inputs.size()), name, ": no such input");
+      require(which < 0 || inputs[which].shape == Reader::Shape{loop.steps, rows, 1}, name,
+              ": an input that has no number for each step and row");
+      return which;
+    };
+    loop.mask = flags("mask"), loop.starts = flags("starts");
 
     loop.carried = carry.size() / kCarry, loop.carry = carry.begin();
     Text stretches(carry, "carry");

@@ -184,6 +184,16 @@ void run_program(const Loop& loop, const LoopMemory<T>& memory, const int32_t* p
     }
 }
 
+// Whether a step is real, or resets the state, in some row.
+template <class T>
+bool is_real(const Loop& loop, int64_t time) {
+  const int32_t each[] = {loop.mask, loop.starts};
+  for (int64_t m = 0; m < loop.rows; ++m)
+    for (int32_t flags : each)
+      if (flags >= 0 && *at<T>(loop.inputs[flags], time, m) != 0) return true;
+  return loop.mask < 0;
+}
+
 template <class T>
 int64_t loop_size(const Loop& loop) {
   return LoopMemory<T>(loop, nullptr, nullptr, nullptr).used;
@@ -214,6 +224,11 @@ void loop_run(const Loop& loop, T* all) {
   });
   for (int64_t step = 0; step < loop.steps; ++step) {
     int64_t time = loop.reverse ? loop.steps - 1 - step : step;
+    if (!is_real<T>(loop, time)) {
+      for (int i = 0; i < loop.output_count; ++i)
+        zero(at<T>(loop.outputs[i], time, 0), loop.rows * loop.outputs[i].row);
+      continue;
+    }
     const T* packed = memory.panels;
     for (const int32_t* part = loop.parts; part < loop.end; part = memory.after(part)) {
       if (*part == kProduct) packed = run_product(loop, memory, part, packed);

@@ -5,6 +5,9 @@
 // independent, so a task is some rows for all steps, on one thread: nothing has to meet between two
 // products of a step. Values go from part to part through buffers, a row after the other, each
 // padded to vectors.
+//
+// Masks and resets are inputs of programs like others. But a step that is real in no row, and resets
+// none, carries what it was given and gives zeros, forward and backward, so it is not run.
 
 #pragma once
 
@@ -40,6 +43,8 @@ struct Loop {
   const Weight* weights;
   const Array *state, *final;     // what is carried, [B][W]
   const Array *inputs, *outputs;  // [T][B][W]; a stride is 0 where there is no such axis
+  int32_t output_count;
+  int32_t mask, starts;           // which inputs they are, numbers as the others; -1 for none
 };
 
 // A function runs all steps of some rows; `memory` has as many elements as `size` says, and is

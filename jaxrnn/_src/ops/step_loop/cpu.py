@@ -98,7 +98,9 @@ def forward(problem, operands, wanted, save, target):
     del target
     traced = _forward(problem, operands, _Save(save, wanted[-1]))
     inputs = _inputs(operands)
-    final, (ys, kept) = _call(traced, problem, operands, operands.state, inputs, problem.reverse)
+    # A backward takes the first factors of all steps from what is kept of them.
+    how = dict(reverse=problem.reverse, whole=save)
+    final, (ys, kept) = _call(traced, problem, operands, operands.state, inputs, **how)
     return [*jax.tree.leaves(final), ys, *jax.tree.leaves(kept)]
 
 
@@ -119,7 +121,8 @@ def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
         zeros(p.of_rows(problem, operands)) if wants.others else None,
     )
     inputs = _inputs(operands, kept, d_ys)
-    carry, made = _call(traced, problem, operands, carry, inputs, not problem.reverse)
+    how = dict(reverse=not problem.reverse, whole=False)
+    carry, made = _call(traced, problem, operands, carry, inputs, **how)
     (d_state, d_initial, d_others), (d_xs, factors, d_moves) = carry, made
     gradients = operands._replace(state=d_state, initial=d_initial)  # what is not wanted: any
     if wants.xs:
@@ -225,8 +228,11 @@ def _traced(problem, weights, how, leaves, tree, operations, x64):
     return _Traced(compiled, made, tuple(names))
 
 
-def _call(traced, problem, operands, carry, inputs, reverse):
-    """Runs a body over all steps: what is carried in the end, and what all steps gave."""
+def _call(traced, problem, operands, carry, inputs, *, reverse, whole):
+    """Runs a body over all steps: what is carried in the end, and what all steps gave.
+
+    If it need not be ``whole``, steps that are real in no row, and reset none, give zeros.
+    """
     compiled, lead = traced.parts, _batch(problem, operands)
     steps, *batch = jax.tree.leaves(inputs.xs)[0].shape[: 1 + lead]
     batch, (carried, tree) = Batch(batch), jax.tree.flatten(carry)
@@ -249,6 +255,9 @@ def _call(traced, problem, operands, carry, inputs, reverse):
         *(argument(a, _ROWS) for a in carried),
         *map(argument, arrays, kinds),
     ]
+    first = len(jax.tree.leaves(inputs.xs))
+    mask = -1 if whole or inputs.mask is None else first
+    starts = -1 if inputs.starts is None else first + (inputs.mask is not None)
     width = lambda a: math.prod(a.shape[lead:])
     out = [
         *(Result((None, width(a)), dtype) for a in carried),
@@ -263,6 +272,8 @@ def _call(traced, problem, operands, carry, inputs, reverse):
         steps=np.int64(steps),
         reverse=np.int32(reverse),
         kinds=numbers(kinds),
+        mask=np.int32(mask),
+        starts=np.int32(starts),
         weights=np.int32(len(weights)),
         widths=numbers(compiled.widths),
         carry=numbers(compiled.carry),
