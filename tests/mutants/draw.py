@@ -120,6 +120,7 @@ COUNTS = {
     "native/cpu/vector.h": 1,
     "native/cpu/loop.h": 2,
     "native/cpu/memory_steps.h": 2,
+    "native/cpu/delta_rule.h": 6,
 }
 
 
