@@ -96,7 +96,7 @@ sanitize: $(VENV)/installed-test
 	  "-DJAXRNN_FLAGS=-fsanitize=address$(,)undefined;-fno-sanitize=alignment;-fno-sanitize-recover")
 	JAXRNN_CPU_LIBRARY=$(SANITIZED)/cpu.so ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  $(RUN) -m pytest tests/test_cpu.py tests/test_cpu_random.py tests/test_attend_cpu.py tests/test_linear_cpu.py tests/test_loop_cpu.py $(ARGS)
+	  $(RUN) -m pytest tests/test_cpu.py tests/test_cpu_random.py tests/test_attend_cpu.py tests/test_linear_cpu.py tests/test_loop_cpu.py tests/test_delta_cpu.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-aot

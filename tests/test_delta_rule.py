@@ -18,7 +18,8 @@ from jaxrnn._src.ops.delta_rule import delta_rule, xla
 from jaxrnn._src.ops.delta_rule.chunked import inverse
 
 HEADS, KEY, VALUE = 2, 5, 3
-FORMS = ("xla", "chunks")  # "chunks" is what "xla" does on a GPU
+KERNEL = ("cpu",) * (cases.NO_KERNEL is None)
+FORMS = ("xla", "chunks", *KERNEL)  # "chunks" is what "xla" does on a GPU
 
 
 def every_form(test):
@@ -49,24 +50,24 @@ def chunks(monkeypatch):
     monkeypatch.setitem(operation.IMPLEMENTATIONS, "chunks", module)
 
 
-def example(rule, steps, seed=0):
+def example(rule, steps, seed=0, widths=(KEY, VALUE)):
     """Operands in float64, of three rows; with ``anything``, a and b are neither k nor each other.
 
     The keys are of length 1 and beta is up to 2, near it in every other step.
     """
     decay, delta, before = RULES[rule]
-    rng, shape = np.random.default_rng(seed), (steps, 3, HEADS)
-    q, k, a, b = rng.normal(size=(4, *shape, KEY))
-    v, state = rng.normal(size=(*shape, VALUE)), rng.normal(size=(3, HEADS, KEY, VALUE))
+    rng, shape, (key, value) = np.random.default_rng(seed), (steps, 3, HEADS), widths
+    q, k, a, b = rng.normal(size=(4, *shape, key))
+    v, state = rng.normal(size=(*shape, value)), rng.normal(size=(3, HEADS, key, value))
     k, a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (k, a, b))
-    log_w = None if decay is None else rng.choice(LOGS, (*shape, decay))
+    log_w = None if decay is None else rng.choice(LOGS, (*shape, 1 if decay == 1 else key))
     beta = np.where(rng.random((*shape, 1)) < 0.5, 1.999, 2 * rng.random((*shape, 1)))
     if rule in ("delta", "gated_delta"):
         b = k if log_w is None else k * np.exp(log_w)
-        k, a = beta * k, -beta * k
+        k, a = beta * k, None
     else:  # as RWKV-7: what is taken away is less than all
         a = -0.9 * b * rng.random((*shape, 1)) + 0.05 * a
-    taken = (q, k, v, log_w, *((a, b) if delta else (None, None)))
+    taken = (q, k, v, log_w, a, b) if delta else (q, k, v, log_w, None, None)
     mask, starts = rng.random((steps, 3)) < 0.8, rng.random((steps, 3)) < 0.05
     return taken, state, before, mask, starts
 
@@ -85,8 +86,9 @@ def definition(taken, state, before, mask, starts, reverse):
                 continue
             at = t, row
             new = S if log_w is None else np.exp(log_w[at])[..., None] * S
-            if a is not None:
-                new = new + np.einsum("nd,nf,nfe->nde", a[at], b[at], S)
+            if b is not None:
+                away = -k[at] if a is None else a[at]
+                new = new + np.einsum("nd,nf,nfe->nde", away, b[at], S)
             new = new + np.einsum("nd,ne->nde", k[at], v[at])
             ys[at] = np.einsum("nd,nde->ne", q[at], S if before else new)
             S = new
@@ -232,12 +234,13 @@ def test_transforms():
         return loss
 
     each = six(weights=(0, None), data=(None, 0))
-    came, wanted = (
+    *others, wanted = (
         ran({which: apply(loss_by(name)) for which, apply in each.items()}, e.params, e.xs)
-        for name in ("xla", "reference")
+        for name in (*KERNEL, "xla", "reference")
     )
     for which in each:
-        assert cases.error(came[which][0], wanted[which][0]) < 1e-11, which
+        for came in others:
+            assert cases.error(came[which][0], wanted[which][0]) < 1e-11, which
 
 
 @pytest.mark.usefixtures("x64")
@@ -266,7 +269,9 @@ def test_it_says_what_it_runs_on():
     params = cell.init(jax.random.key(0), 3)
     (choice,) = jaxrnn.explain(cell, params, jnp.ones((5, 2, 3)), platform="cpu").choices
     assert choice.operation == "delta_rule T=5 B=(2,) N=2 D=3 E=4 float32"
-    assert choice.runs == "xla" and set(choice.others) == {"reference"}
+    everyone = {"cpu", "xla", "reference"}
+    assert choice.runs == (*KERNEL, "xla")[0]
+    assert set(choice.others) == everyone - {choice.runs}
     with pytest.raises(ValueError, match="implementation: got 'tpu', but this operation has only"):
         jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)), implementation="tpu")
 

@@ -151,11 +151,12 @@ def test_a_program_that_keeps_the_kernel(tmp_path):
 
 @pytest.mark.skipif(cases.NO_KERNEL is not None, reason=str(cases.NO_KERNEL))
 def test_other_kernels_are_kept_of_known_sizes():
-    cell = jaxrnn.stack(jaxrnn.attention(4, heads=2), jaxrnn.mlstm(4, heads=2), jaxrnn.lru(4))
+    memories = jaxrnn.mlstm(4, heads=2), jaxrnn.delta_net(4, heads=2)
+    cell = jaxrnn.stack(jaxrnn.attention(4, heads=2), *memories, jaxrnn.lru(4))
     run = jax.jit(functools.partial(jaxrnn.unroll, cell))
     given = begun(cell), jnp.array(XS)
     kept = jaxrnn.export_with_kernels(run, platforms=PLATFORMS)(*given)
-    names = ("attend", "matrix_memory", "linear_scan")
+    names = ("attend", "matrix_memory", "delta_rule", "linear_scan")
     assert all(f"jaxrnn_{name}_forward_" in kept.mlir_module() for name in names)
     assert cases.error(jax.jit(kept.call)(*given), run(*given)) == 0
 

@@ -80,9 +80,9 @@ def arrays(name, size):
     if not rule.delta:
         return q, k, v, log_w, None, None
     beta = jax.nn.sigmoid(number())[..., None]
-    a, b = (_unit(vector()), _unit(vector())) if rule.apart else (k, k)
+    a, b = (-beta * _unit(vector()), _unit(vector())) if rule.apart else (None, k)
     b = b if log_w is None else b * jnp.exp(log_w)
-    return q, beta * k, v, log_w, -beta * a, b
+    return q, beta * k, v, log_w, a, b
 
 
 def ours(name, taken, implementation=None):

@@ -14,7 +14,9 @@
 #include "attention.h"
 #include "linear_scan.h"
 #include "loop.h"
+#include "memory_steps.h"
 #include "matrix_memory.h"
+#include "delta_rule.h"
 #include "ceiling.h"
 
 namespace {
@@ -49,6 +51,7 @@ constexpr Kernels<T> kKernels = {
     {scan_forward<T>, scan_backward<T>},
     {loop_size<T>, loop_run<T>},
     {memory_forward<T>, memory_backward<T>},
+    {delta_forward<T>, delta_backward<T>},
     multiply_adds<T>,
 };
 

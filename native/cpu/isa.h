@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention_task.h"
+#include "delta_rule_task.h"
 #include "linear_scan_task.h"
 #include "loop_task.h"
 #include "matrix_memory_task.h"
@@ -19,6 +20,7 @@ struct Kernels {
   LinearScanKernel<T> linear_scan;
   LoopKernel<T> loop;
   MatrixMemoryKernel<T> matrix_memory;
+  DeltaRuleKernel<T> delta_rule;
   T (*multiply_adds)(int64_t rounds);  // kChains vectors of them a round
 };
 

@@ -1,8 +1,6 @@
 // The matrix memory as XLA calls it: cuts a call into rows and heads, and runs them.
 
-#include "dispatch.h"
-#include "schedule.h"
-#include "scratch.h"
+#include "memory_call.h"
 
 namespace ffi = xla::ffi;
 
@@ -19,12 +17,13 @@ struct Options {
 // The arrays of a call: [T, B, N, ...], those without time [B, N, ...], flags [T, B].
 template <class T>
 struct MatrixMemoryCall {
-  MatrixMemoryCall(const Options& is, Reader read, bool backward) : members(read.members()) {
+  MatrixMemoryCall(const Options& is, Reader read, bool backward) {
     constexpr int32_t kT = kSame<T>;
     // The first result says what the arithmetic's type is, and the sizes but for time.
     const Reader::Shape any(4, kAnySize);
     Buffer first = read.result(backward ? "d_memory" : "final", any, kT);
-    B = first.shape[0], N = first.shape[1];
+    const int64_t B = first.shape[0], N = first.shape[1];
+    heads = {read.members(), B, N};
     task.keys = first.shape[2], task.values = first.shape[3];
     const Reader::Shape memory_shape = first.shape, m_shape{B, N};
     Buffer& m_first = backward ? d_m : final_m;
@@ -65,42 +64,23 @@ struct MatrixMemoryCall {
     task.flags = B, task.chunk = B * N * task.keys * task.values, task.chunk_m = B * N;
   }
 
-  int64_t count() const {
-    int64_t all = B * N;
-    for (int64_t n : members) all *= n;
-    return all;
-  }
-
-  MatrixMemory<T> head(int64_t index) const {
-    int64_t head = index % N, row = index / N % B, member = index / N / B;
+  MatrixMemory<T> of(const Head& head) const {
     MatrixMemory<T> out = task;
-    auto of_head = [&](const Buffer& from, int64_t size) -> char* {
-      if (!from.data) return nullptr;
-      return from.member(member, members) + (row * N + head) * size * from.bytes;
-    };
-    auto series = [&](Series& to, const Buffer& from, int64_t size) {
-      to = {of_head(from, size), from.storage, B * N * size};
-    };
-    auto numbers = [&](auto& to, const Buffer& from, int64_t size) {
-      to = reinterpret_cast<T*>(of_head(from, size));
-    };
-    auto flags = [&](const Buffer& from) {
-      return from.data ? from.member(member, members) + row : nullptr;
-    };
-    series(out.q, q, task.keys), series(out.k, k, task.keys), series(out.v, v, task.values);
-    series(out.log_f, log_f, 1), series(out.log_i, log_i, 1);
-    series(out.ys, ys, task.values), series(out.ms, ms, 1);
-    series(out.d_q, d_q, task.keys), series(out.d_k, d_k, task.keys);
-    series(out.d_v, d_v, task.values), series(out.d_ys, d_ys, task.values);
-    series(out.d_ms, d_ms, 1), series(out.d_log_f, d_log_f, 1);
-    series(out.d_log_i, d_log_i, 1);
+    out.q = head.series(q, task.keys), out.k = head.series(k, task.keys);
+    out.v = head.series(v, task.values);
+    out.log_f = head.series(log_f, 1), out.log_i = head.series(log_i, 1);
+    out.ys = head.series(ys, task.values), out.ms = head.series(ms, 1);
+    out.d_q = head.series(d_q, task.keys), out.d_k = head.series(d_k, task.keys);
+    out.d_v = head.series(d_v, task.values), out.d_ys = head.series(d_ys, task.values);
+    out.d_ms = head.series(d_ms, 1), out.d_log_f = head.series(d_log_f, 1);
+    out.d_log_i = head.series(d_log_i, 1);
     int64_t size = task.keys * task.values;
-    numbers(out.memory, memory, size), numbers(out.m, m, 1);
-    numbers(out.final_memory, final, size), numbers(out.final_m, final_m, 1);
-    numbers(out.saved, saved, size), numbers(out.saved_m, saved_m, 1);
-    numbers(out.d_final, d_final, size), numbers(out.d_final_m, d_final_m, 1);
-    numbers(out.d_memory, d_memory, size), numbers(out.d_m, d_m, 1);
-    out.mask = flags(mask), out.starts = flags(starts);
+    head.numbers(out.memory, memory, size), head.numbers(out.m, m, 1);
+    head.numbers(out.final_memory, final, size), head.numbers(out.final_m, final_m, 1);
+    head.numbers(out.saved, saved, size), head.numbers(out.saved_m, saved_m, 1);
+    head.numbers(out.d_final, d_final, size), head.numbers(out.d_final_m, d_final_m, 1);
+    head.numbers(out.d_memory, d_memory, size), head.numbers(out.d_m, d_m, 1);
+    out.mask = head.flags(mask), out.starts = head.flags(starts);
     return out;
   }
 
@@ -109,8 +89,7 @@ struct MatrixMemoryCall {
     return buffer;
   }
 
-  std::vector<int64_t> members;
-  int64_t B, N;
+  Heads heads;
   MatrixMemory<T> task{};
   Buffer q, k, v, log_f, log_i, memory, m, ys, ms, final, final_m, saved, saved_m, mask, starts;
   Buffer d_q, d_k, d_v, d_log_f, d_log_i, d_memory, d_m, d_ys, d_ms, d_final, d_final_m;
@@ -119,19 +98,12 @@ struct MatrixMemoryCall {
 template <class T>
 ffi::Error run(const MatrixMemoryCall<T>& call, ffi::ThreadPool& pool,
                const MatrixMemoryKernel<T>& kernel, bool backward) {
-  int64_t count = call.count(), threads = threads_of(pool.num_threads());
-  if (!count) return ffi::Error::Success();
   const MatrixMemory<T>& task = call.task;
-  double products = static_cast<double>(count) * task.steps * task.keys * task.values;
-  // One, if it is over before another has come.
-  int workers = products < 5e5 ? 1 : std::min(threads, count);
-  Scratch<T> scratch(workers, memory_scratch<T>(task.keys, task.values, backward));
-  each_alone(
-      count, workers, [&](auto work) { pool.Schedule(std::move(work)); },
-      [&](int64_t i, int worker) {
-        (backward ? kernel.backward : kernel.forward)(call.head(i), scratch.of(worker));
-      });
-  return ffi::Error::Success();
+  return each_head<T>(call.heads, static_cast<double>(task.steps) * task.keys * task.values,
+                      memory_scratch<T>(task.keys, task.values, backward), pool,
+                      [&](const Head& head, T* scratch) {
+                        (backward ? kernel.backward : kernel.forward)(call.of(head), scratch);
+                      });
 }
 
 template <bool kBackward>

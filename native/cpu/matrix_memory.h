@@ -17,82 +17,34 @@ namespace {
 
 using namespace jaxrnn;
 
-// The real steps of a chunk, in the order of processing.
+// The real steps of a chunk, and their gates.
 template <class T>
-struct Chunk {
-  int64_t first, count;
-  int64_t time[kMemoryChunk];
-  // Of a step: nothing is left of what was before it. The last one: of what was in the chunk.
-  bool fresh[kMemoryChunk + 1];
+struct Chunk : Steps {
   T m[kMemoryChunk];             // the memory is divided by exp(m)
   T kept[kMemoryChunk], written[kMemoryChunk];            // log f + m before, and log i
   alignas(64) T f[kMemoryChunk], i[kMemoryChunk];         // the gates of what is divided so
 };
-
-template <class T>
-inline T number(const Series& series, int64_t t) {
-  return reinterpret_cast<const T*>(series.data)[t * series.step];
-}
-template <class T>
-inline void put_number(const Series& series, int64_t t, T x) {
-  if (series.data) reinterpret_cast<T*>(series.data)[t * series.step] = x;
-}
-
-template <class T>
-inline int64_t time_of(const MatrixMemory<T>& s, int64_t k) {
-  return s.reverse ? s.steps - 1 - k : k;
-}
 
 // Steps `first` and after, from a memory divided by exp(m). Gives the m after them; `skip(t)` is
 // called for each that is not real.
 template <class T, class Skip>
 T collect(const MatrixMemory<T>& s, int64_t first, T m, Chunk<T>& chunk, Skip skip) {
   typedef typename Vector<T>::type V;
-  int64_t n = 0, end = first + kMemoryChunk < s.steps ? first + kMemoryChunk : s.steps;
-  bool fresh = false;
-  for (int64_t k = first; k < end; ++k) {
-    int64_t t = time_of(s, k);
-    if (s.starts && s.starts[t * s.flags]) fresh = true, m = 0;
-    if (s.mask && !s.mask[t * s.flags]) {
-      skip(t);
-      continue;
-    }
+  int64_t end = first + kMemoryChunk < s.steps ? first + kMemoryChunk : s.steps;
+  auto real = [&](int64_t n, int64_t t) {
     T kept = number<T>(s.log_f, t) + m, written = number<T>(s.log_i, t);
     // The larger one, or NaN if one is.
     if (s.stabilised) m = kept > written || kept != kept ? kept : written;
-    chunk.time[n] = t, chunk.fresh[n] = fresh, chunk.m[n] = m;
-    chunk.kept[n] = kept, chunk.written[n] = written;
+    chunk.m[n] = m, chunk.kept[n] = kept, chunk.written[n] = written;
     chunk.f[n] = kept - m, chunk.i[n] = written - m;
-    ++n, fresh = false;
-  }
-  chunk.first = first, chunk.count = n, chunk.fresh[n] = fresh;
-  for (int64_t i = n; i < kMemoryChunk; ++i) chunk.f[i] = chunk.i[i] = 0;
-  for (int64_t i = 0; i < n; i += kLanes<T>) {
+  };
+  collect_steps(s, first, end, chunk, [&] { m = 0; }, real, skip);
+  for (int64_t i = chunk.count; i < kMemoryChunk; ++i) chunk.f[i] = chunk.i[i] = 0;
+  for (int64_t i = 0; i < chunk.count; i += kLanes<T>) {
     V f = Functions<T>::vexp(load(chunk.f + i)), w = Functions<T>::vexp(load(chunk.i + i));
     store(chunk.f + i, f), store(chunk.i + i, w);
   }
   return m;
-}
-
-// The vectors of a chunk's steps, `stride` apart, filled up with zeros; and back.
-template <class T>
-void gather(T* to, const Series& from, const Chunk<T>& chunk, int64_t size, int64_t stride) {
-  for (int64_t n = 0; n < chunk.count; ++n, to += stride) {
-    if (from.data) read(to, from.data, from.storage, chunk.time[n] * from.step, size);
-    zero(to + (from.data ? size : 0), stride - (from.data ? size : 0));
-  }
-}
-template <class T>
-void scatter(const Series& to, const T* from, const Chunk<T>& chunk, int64_t size, int64_t stride) {
-  for (int64_t n = 0; to.data && n < chunk.count; ++n, from += stride)
-    write(to.data, from, to.storage, chunk.time[n] * to.step, size);
-}
-template <class T>
-void none(const Series& to, int64_t t, int64_t size) {
-  const T zeros[kMemoryChunk] = {};
-  for (int64_t i = 0; to.data && i < size; i += kMemoryChunk)
-    write(to.data, zeros, to.storage, t * to.step + i,
-          size - i < kMemoryChunk ? size - i : kMemoryChunk);
 }
 
 // What a matrix [rows][columns] meets in the steps of a chunk: M <- f M + left right', and then
@@ -158,15 +110,6 @@ void meet(const Meets<T>& w, T* matrix, int64_t n, int64_t count, int64_t ahead,
   if (count == 1) steps_of<T, 1>(w, matrix, n, ahead, f);
 }
 
-// `run(begin, end)` for each stretch of a chunk's steps that are of one episode, in order.
-template <class T, class Run>
-inline void stretches(const Chunk<T>& chunk, Run run) {
-  for (int64_t begin = 0, end; begin < chunk.count; begin = end) {
-    for (end = begin + 1; end < chunk.count && !chunk.fresh[end];) ++end;
-    run(begin, end);
-  }
-}
-
 template <class T>
 void forget(T* matrix, int64_t rows, int64_t columns) {
   zero(matrix, rows * columns);
@@ -220,20 +163,6 @@ void memory_forward(const MatrixMemory<T>& s, T* scratch) {
   *s.final_m = m;
 }
 
-// The inner product.
-template <class T>
-inline T dot(const T* a, const T* b, int64_t count) {
-  typedef typename Vector<T>::type V;
-  constexpr int L = kLanes<T>;
-  V sums{};
-  T sum = 0;
-  int64_t i = 0;
-  for (; i + L <= count; i += L) sums += load(a + i) * load(b + i);
-  for (int j = 0; j < L; ++j) sum += sums[j];
-  for (; i < count; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
 template <class T>
 void memory_backward(const MatrixMemory<T>& s, T* scratch) {
   const int64_t D = s.keys, E = s.values, P = padded<T>(D), Q = padded<T>(E);
@@ -278,8 +207,7 @@ void memory_backward(const MatrixMemory<T>& s, T* scratch) {
     if (last) d_m -= next;  // as the last memory is divided by exp(m)
     last = false;
     const Meets<T> rows{D, Q, q, d_ys, k, d_v, P}, columns{E, P, d_ys, q, v, d_k, Q};
-    for (int64_t end = chunk.count, begins; end > 0; end = begins) {
-      for (begins = end - 1; begins > 0 && !chunk.fresh[begins];) --begins;
+    stretches_back(chunk, [&](int64_t begins, int64_t end) {
       f[0] = pending;
       for (int64_t n = 1; n < end - begins; ++n) f[n] = chunk.f[end - n];
       meet(rows, of_rows, end - 1, end - begins, -1, f);
@@ -307,7 +235,7 @@ void memory_backward(const MatrixMemory<T>& s, T* scratch) {
         put_number(s.d_log_f, t, d_f), put_number(s.d_log_i, t, d_i);
       }
       if (chunk.fresh[begins]) begin();
-    }
+    });
     scatter(s.d_q, d_q, chunk, D, P), scatter(s.d_k, d_k, chunk, D, P);
     scatter(s.d_v, d_v, chunk, E, Q);
   }

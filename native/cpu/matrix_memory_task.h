@@ -4,18 +4,9 @@
 
 #pragma once
 
-#include "task.h"
+#include "memory_task.h"
 
 namespace jaxrnn {
-
-constexpr int64_t kMemoryChunk = 64;  // steps from one memory that forward saves to the next
-
-// A vector for each step, `step` numbers apart.
-struct Series {
-  char* data;  // null where there is none
-  int32_t storage;
-  int64_t step;
-};
 
 template <class T>
 struct MatrixMemory {
@@ -34,13 +25,6 @@ struct MatrixMemory {
   const char *mask, *starts;  // null where every step is real, and none is a start
   int64_t flags;              // from step to step of them
 };
-
-// Of a worker's own memory, and of those inside of it.
-template <class T>
-inline int64_t padded(int64_t elements) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  return (elements + kLine - 1) / kLine * kLine;
-}
 
 template <class T>
 inline int64_t memory_scratch(int64_t keys, int64_t values, bool backward) {

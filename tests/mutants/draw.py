@@ -62,7 +62,8 @@ COUNTS = {
     "jaxrnn/_src/ops/step_loop/parts.py": 2,
     "jaxrnn/_src/ops/step_loop/cpu.py": 1,
     "jaxrnn/_src/ops/matrix_memory/chunked.py": 2,
-    "jaxrnn/_src/ops/matrix_memory/cpu.py": 5,
+    "jaxrnn/_src/ops/heads.py": 3,
+    "jaxrnn/_src/ops/matrix_memory/cpu.py": 2,
     "jaxrnn/_src/ops/matrix_memory/reference.py": 1,
     "jaxrnn/_src/ops/matrix_memory/gpu/gates.cu": 2,
     "jaxrnn/_src/ops/matrix_memory/gpu/products.cu": 5,
@@ -87,6 +88,7 @@ COUNTS = {
     "jaxrnn/_src/core/every_step.py": 2,
     "jaxrnn/_src/core/pool.py": 2,
     "jaxrnn/_src/ops/delta_rule/stepwise.py": 1,
+    "jaxrnn/_src/ops/delta_rule/cpu.py": 2,
     "jaxrnn/_src/ops/linear_scan/cpu.py": 1,
     "jaxrnn/_src/ops/newton/__init__.py": 2,
     "jaxrnn/_src/ops/newton/affine_scan.py": 1,
@@ -124,6 +126,8 @@ COUNTS = {
     "native/cpu/call.h": 1,
     "native/cpu/vector.h": 1,
     "native/cpu/loop.h": 2,
+    "native/cpu/memory_steps.h": 2,
+    "native/cpu/delta_rule.h": 6,
 }
 
 

@@ -289,7 +289,7 @@ def written(q, k, v, log_w, beta):
     """What the memory takes to decay, and to put v in the place of a part of what is at k."""
     beta = beta[..., None]
     b = k if log_w is None else k * jnp.exp(log_w)
-    return q, beta * k, v, log_w, -beta * k, b
+    return q, beta * k, v, log_w, None, b
 
 
 def _most(negative):

@@ -24,7 +24,7 @@ FILE = "JAXRNN_CPU_LIBRARY"  # another library than the installed one: for tests
 CALLS = (
     *("forward", "backward", "linear_scan_forward", "linear_scan_backward"),
     *("matrix_memory_forward", "matrix_memory_backward", "attend_forward", "attend_backward"),
-    "loop",
+    *("delta_rule_forward", "delta_rule_backward", "loop"),
 )
 _FUNCTIONS = (*CALLS, "evaluate")
 
@@ -76,7 +76,8 @@ class Library(NamedTuple):
 CALLERS = {
     "cpu.so": (
         *("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
-        *("matrix_memory/cpu.py", "step_loop/cpu.py", "step_loop/parts.py"),
+        *("matrix_memory/cpu.py", "delta_rule/cpu.py", "heads.py"),
+        *("step_loop/cpu.py", "step_loop/parts.py"),
     ),
     "gpu.so": ("gpu/launch.py",),
 }

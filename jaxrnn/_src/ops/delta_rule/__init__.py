@@ -7,8 +7,8 @@ With a and b the memory is also read at b before it decays, and what is read is 
 
     linear attention          w = 1 or a constant    no a, b
     Mamba-2, GLA, RWKV, ...   w of each step         no a, b
-    DeltaNet                  w = 1                  a = -beta k, b = k, and beta k for k
-    KDA, Gated DeltaNet       w of each step         a = -beta k, b = w k, and beta k for k
+    DeltaNet                  w = 1                  b = k, and beta k for k and -a
+    KDA, Gated DeltaNet       w of each step         b = w k, and beta k for k and -a
     RWKV-7                    w of each step         a, b and k apart
 """
 
@@ -17,12 +17,13 @@ import functools
 from jaxrnn._src.core import time_division
 from jaxrnn._src.core.sharding import varying
 from jaxrnn._src.core.time_axis import resets
-from jaxrnn._src.ops.delta_rule import over_time, reference, xla
+from jaxrnn._src.ops.delta_rule import cpu, over_time, reference, xla
 from jaxrnn._src.ops.delta_rule.problem import Operands, Problem
 from jaxrnn._src.ops.delta_rule.reference import step as one  # noqa: F401, for cells
 from jaxrnn._src.ops.operation import Implementation, Operation
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"xla": xla}  # `reference` runs only if asked
+# The best first; `reference` runs only if asked.
+IMPLEMENTATIONS: dict[str, Implementation] = {"cpu": cpu, "xla": xla}
 
 
 def delta_rule(
@@ -36,13 +37,13 @@ def delta_rule(
     Args:
       taken: ``(q, k, v, log_w, a, b)``: q, k [T, B, N, D] and v [T, B, N, E]; log_w [T, B, N, D]
         or, one for all keys, [T, B, N, 1], at most 0, or None for no decay; a, b [T, B, N, D], or
-        both None.
+        both None, or a alone, which is then -k.
       state: the memory [B, N, D, E].
       before: each step reads the memory that it finds, not the one that it leaves.
       mask: bool [T, B], true at a real step; at others the memory is held and y is 0.
       starts: bool [T, B], true where a new episode begins: the memory is zero there.
       reverse: from the last step to the first.
-      implementation: "xla", "reference", or None for the best that can run.
+      implementation: "cpu", "xla", "reference", or None for the best that can run.
 
     Returns:
       ``(state, ys)``: ys [T, B, N, E].

@@ -20,7 +20,7 @@ def run(whole, operands, axis, reverse):
     own = time_axis.cuts(operands.starts, none)
     end, _ = whole(operands._replace(state=jnp.zeros_like(state)))
     one = jnp.ones_like(state[..., :1])
-    if operands.a is not None:
+    if operands.b is not None:
         eye = jnp.eye(state.shape[-2], dtype=state.dtype)
         one = jnp.broadcast_to(eye, (*state.shape[:-1], eye.shape[0]))
         alone = operands._replace(state=one, v=jnp.zeros_like(operands.k))
@@ -32,7 +32,7 @@ def run(whole, operands, axis, reverse):
         product = jnp.broadcast_to(jnp.exp(log_w)[..., None], one.shape)
 
     def times(product, memory):
-        if operands.a is None:
+        if operands.b is None:
             return product * memory
         return jnp.matmul(product, memory, precision=lax.Precision.HIGHEST)
 

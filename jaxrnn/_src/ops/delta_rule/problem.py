@@ -22,7 +22,7 @@ class Operands(NamedTuple):
     k: Array  # [T, B, N, D]
     v: Array  # [T, B, N, E]
     log_w: Array | None  # [T, B, N, D] or [T, B, N, 1]
-    a: Array | None  # [T, B, N, D]
+    a: Array | None  # [T, B, N, D]; None with a b is -k
     b: Array | None  # [T, B, N, D]
     state: Array  # [B, N, D, E]
     mask: Array | None  # bool [T, B]

@@ -9,8 +9,12 @@ def step(before, state, taken):
     """One step of [B, N, D, E]: ``(q, k, v, log_w, a, b)`` of [B, ...] -> (state, y [B, N, E])."""
     q, k, v, log_w, a, b = taken
     new = state if log_w is None else jnp.exp(log_w)[..., None] * state
-    if a is not None:
-        new += outer(a, read(state, b))
+    if b is not None:
+        found = read(state, b)
+        if a is None:
+            v -= found
+        else:
+            new += outer(a, found)
     new += outer(k, v)
     return new, read(state if before else new, q)
 

@@ -74,7 +74,7 @@ def _form(operands, target, gradient=False):
                          KDA           21       116            229       407
     """
     each = operands.log_w is not None and operands.log_w.shape[-1] == operands.k.shape[-1]
-    steps = each or (operands.a is not None and not gradient)
+    steps = each or (operands.b is not None and not gradient)
     return stepwise if target.platform == "cpu" and steps else chunked
 
 
@@ -82,6 +82,7 @@ def _cut(problem, mask, taken):
     """``(q, k, v, log_w, a, b)`` in chunks, [n, L, B, ...]: padding writes nothing and holds."""
     q, k, v, log_w, a, b = taken
     k, log_w, a = select(mask, (k, log_w, a), 0)
+    a = -k if a is None and b is not None else a
     return jax.tree.map(functools.partial(_blocks, problem), (q, k, v, log_w, a, b))
 
 
@@ -90,7 +91,7 @@ def _blocks(problem, a):
     if a is None:
         return None
     a = a[::-1] if problem.reverse else a
-    return blocks(a, _size(a.shape[0]), -a.ndim)
+    return blocks(a, chunk_size(a.shape[0]), -a.ndim)
 
 
 def _joined(problem, ys, steps):
@@ -99,6 +100,6 @@ def _joined(problem, ys, steps):
     return ys[::-1] if problem.reverse else ys
 
 
-def _size(steps):
+def chunk_size(steps):
     """A power of two: ``_CHUNK``, or less for a shorter sequence; steps may be symbolic."""
     return min(_CHUNK, 1 << max(steps - 1, 0).bit_length()) if isinstance(steps, int) else _CHUNK

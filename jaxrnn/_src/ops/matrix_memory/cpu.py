@@ -6,9 +6,9 @@ with a vector. The gradient begins from the memories that ``chunked`` saves too.
 
 from jaxrnn._src.core import dispatch
 from jaxrnn._src.ops import native
+from jaxrnn._src.ops.heads import Heads
 from jaxrnn._src.ops.matrix_memory.chunked import CHUNK
-from jaxrnn._src.ops.matrix_memory.problem import Operands
-from jaxrnn._src.ops.row_partition import Batch, Result
+from jaxrnn._src.ops.row_partition import Batch
 
 _STORED = ("float32", "float64", "bfloat16", "float16")
 _COTANGENTS = ("d_final", "d_final_m", "d_ys", "d_ms")
@@ -31,17 +31,17 @@ def unsupported(problem, operands, target):
 def forward(problem, operands, wanted, save, target):
     """Returns (C, m, ys, ms), then the C and m before each chunk."""
     del target
-    plan, ys = _Plan(problem, operands), wanted[2]
+    heads, ys = _heads(operands), wanted[2]
     memory, m = operands.state
     out = {
-        "memory": plan.state(memory),
-        "m": plan.state(m),
-        "ms": plan.steps(operands.log_f),
-        "ys": plan.steps(operands.v, memory.dtype) if ys else None,
-        "saved": plan.chunks(memory) if save else None,
-        "saved_m": plan.chunks(m) if save else None,
+        "memory": heads.state(memory),
+        "m": heads.state(m),
+        "ms": heads.steps(operands.log_f),
+        "ys": heads.steps(operands.v, memory.dtype) if ys else None,
+        "saved": heads.chunks(memory) if save else None,
+        "saved_m": heads.chunks(m) if save else None,
     }
-    out = plan.call("forward", out, operands.state, (), ys=ys, save=save)
+    out = _call("forward", problem, operands, heads, out, (), operands.state, ys=ys, save=save)
     saved = (out["saved"], out["saved_m"]) if save else ()
     return [out["memory"], out["m"], out["ys"], out["ms"], *saved]
 
@@ -49,55 +49,31 @@ def forward(problem, operands, wanted, save, target):
 def backward(problem, operands, outputs, residuals, cotangents, wanted, target):
     """Returns the gradients of the operands."""
     del outputs, wanted, target  # all of them are made at once
-    plan = _Plan(problem, operands)
-    memory, m = operands.state
-    out = {"d_memory": plan.state(memory), "d_m": plan.state(m)}
-    out |= {name: plan.steps(getattr(operands, name)) for name in ("q", "k", "v")}
-    out |= {name: plan.steps(getattr(operands, name)) for name in ("log_f", "log_i")}
+    heads, (memory, m) = _heads(operands), operands.state
+    out = {"d_memory": heads.state(memory), "d_m": heads.state(m)}
+    taken = ("q", "k", "v", "log_f", "log_i")
+    out |= {name: heads.steps(getattr(operands, name)) for name in taken}
     has = {name: d is not None for name, d in zip(_COTANGENTS, cotangents)}
-    halves = cotangents[:2], cotangents[2:]
-    d_state, d_steps = ([d for d in half if d is not None] for half in halves)
-    out = plan.call("backward", out, d_state, (*residuals, *d_steps), **has)
+    d_state, d_steps = cotangents[:2], cotangents[2:]
+    out = _call("backward", problem, operands, heads, out, (*residuals, *d_steps), d_state, **has)
     state = out.pop("d_memory"), out.pop("d_m")
     return operands._replace(state=state, **out)
 
 
-class _Plan:
-    """The problem as the kernel is told it: time, then one axis of rows, then heads.
+def _heads(operands):
+    steps, *batch, _ = operands.log_f.shape
+    return Heads(steps, CHUNK, Batch(batch))
 
-    Heads do not see each other, as channels do not.
-    """
 
-    def __init__(self, problem, operands: Operands):
-        self.problem, self.operands = problem, operands
-        self.time, *batch, _ = operands.log_f.shape
-        self.batch = Batch(batch)
-
-    def state(self, a):
-        return Result((None, *a.shape[len(self.batch.sizes) :]), a.dtype, 1)
-
-    def steps(self, a, dtype=None):
-        shape = (self.time, None, *a.shape[1 + len(self.batch.sizes) :])
-        return Result(shape, dtype or a.dtype, 2)
-
-    def chunks(self, a):
-        shape = (-(-self.time // CHUNK), None, *a.shape[len(self.batch.sizes) :])
-        return Result(shape, a.dtype, 2)
-
-    def call(self, name, out, states, timed, **attributes):
-        """The results by name, those that are None left out of the call."""
-        operands = self.operands
-        flags = {"mask": operands.mask, "starts": operands.starts}
-        timed = [*operands[:5], *timed]
-        args = [self.batch.flat(a, 1, 2) for a in timed]
-        args += [self.batch.flat(a, 0, 1) for a in states]
-        args += [self.batch.flat(a, 1) for a in flags.values() if a is not None]
-        has = dict.fromkeys(("ys", "save", *_COTANGENTS), False) | attributes
-        has |= {f: value is not None for f, value in flags.items()}
-        has |= dict(stabilised=self.problem.stabilised, reverse=self.problem.reverse)
-        results = [result for result in out.values() if result is not None]
-        made = iter(native.call(f"matrix_memory_{name}", args, results, **has))
-        return {
-            n: None if r is None else self.batch.unflat(next(made), r.shape.index(None))
-            for n, r in out.items()
-        }
+def _call(name, problem, operands, heads, out, timed, states, **has):
+    has = dict.fromkeys(("ys", "save", *_COTANGENTS), False) | has
+    return heads.call(
+        f"matrix_memory_{name}",
+        out,
+        (*operands[:5], *timed),
+        states,
+        {"mask": operands.mask, "starts": operands.starts},
+        stabilised=problem.stabilised,
+        reverse=problem.reverse,
+        **has,
+    )
