@@ -179,6 +179,24 @@ def test_the_cycles_and_bytes_of_a_step(tmp_path):
     assert schedule.whole(text, kernels) == 2 + 4 + 384 * (7 + 1 + 8)
 
 
+def test_of_instructions_that_are_alike_one_is_listed():
+    inside = """%inside.{0} (p.{0}: f32[8]) -> f32[8] {{
+  %p.{0} = f32[8]{{0}} parameter(0)
+  ROOT %n.{0} = f32[8]{{0}} {1}(%p.{0}), metadata={{op_name="{0}"}}
+}}
+"""
+    entry = """ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %x = f32[8]{0} fusion(%a), kind=kLoop, calls=%inside.1
+  %y = f32[8]{0} fusion(%x), kind=kLoop, calls=%inside.2
+  %z = f32[8]{0} fusion(%y), kind=kLoop, calls=%inside.3
+}
+"""
+    operations = enumerate(("negate", "negate", "sine"), 1)
+    text = "\n".join([*(inside.format(*each) for each in operations), entry])
+    assert schedule.whole(text, {"x": schedule.Loop(7, [])}) == 7 + 7
+
+
 # 4,096 bytes in an array [64, 16], 64 in a row of it. %each: in the loop, one row of x is read and
 # one of ys written in place; %ends: in VMEM, and so not counted, is what comes of two halves.
 MOVES = """\
@@ -373,6 +391,33 @@ def test_the_command_writes_a_row_for_each_program(without_compilers, tmp_path, 
     assert aot.main(["--kinds", "memories", "--out", str(tmp_path)]) == 0
     again = json.loads((tmp_path / "aot.json").read_text())
     assert set(again.pop("apart")) == {"memories"} and again == content
+
+
+def test_a_run_goes_on_where_another_was_stopped(without_compilers, tmp_path, monkeypatch):
+    whole, given = aot_memories.measure, ["--kinds", "memories", "--out", str(tmp_path)]
+    calls = []
+
+    def stopped(case, name, folder):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append((case, name))
+        return whole(case, name, folder)
+
+    monkeypatch.setattr(aot_memories, "measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        aot.main(given)
+    assert not (tmp_path / "aot.json").exists()
+    with pytest.raises(SystemExit, match="remove it or take another"):
+        aot.main([*given, "--most", "1"])
+    counted = lambda *case: calls.append(case[:2]) or whole(*case)
+    monkeypatch.setattr(aot_memories, "measure", counted)
+    assert aot.main(given) == 0
+    (file,) = tmp_path.iterdir()
+    rows = json.loads(file.read_text())["memories"]
+    assert len(rows) == len(calls) == len(set(calls))
+    assert [(row["chip"], row["rule"], row["contender"]) for row in rows] == [
+        (case.chip, case.rule, name) for case, name in calls
+    ]
 
 
 def test_what_is_worse_fails(without_compilers, tmp_path, capsys, monkeypatch):
