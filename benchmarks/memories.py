@@ -16,8 +16,8 @@ from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, traffic
 from benchmarks.shared import display, machine, record
 from benchmarks.shared.timing import compiled
+from jaxrnn._src.ops.gpu import compiler
 from jaxrnn._src.ops.matrix_memory import matrix_memory
-from jaxrnn._src.ops.recurrence.gpu import compiler
 
 WAYS = ("forward", "forward and backward")
 LAUNCH = 2e-3  # milliseconds of a kernel at least, supposed

@@ -10,7 +10,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 
-from benchmarks.shared import ceiling, display, machine, memory, record, timing
+from benchmarks.shared import ceiling, display, held, machine, memory, record, timing
 from benchmarks.shared.contenders import (
     CELLS,
     CONTENDERS,
@@ -82,7 +82,7 @@ def main(argv=None):
 def run(chosen):
     console = display.console()
     about = machine.describe(PACKAGES)
-    path = chosen.out / f"peers-{about['platform']}.json"
+    path = chosen.out / f"{_name(chosen, about['platform'])}.json"
     begun = record.begun("peers", about, NOTES, chosen)
     rows, interrupted = [], False
 
@@ -119,6 +119,12 @@ def run(chosen):
     for sentence in sentences(rows):
         console.print(sentence)
     return 130 if interrupted else 0
+
+
+def _name(chosen, platform):
+    """Of the results: cells that few libraries have, and one instruction set, have their own."""
+    cells = ["loops"] if set(chosen.cells) - set(USUAL) else []
+    return "-".join(["peers", *cells, platform, *held.names()])
 
 
 def measure(chosen, direction, cell, shape):

@@ -119,7 +119,7 @@ def survey(chosen: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from jaxrnn._src.core.lowering_target import of_device
-    from jaxrnn._src.ops.recurrence.gpu import launch
+    from jaxrnn._src.ops.gpu import launch
 
     device = jax.devices()[0]
     target = of_device(device)
@@ -153,7 +153,7 @@ def plan_of(case: Case) -> Any:
     import jax
 
     from jaxrnn._src.core.lowering_target import of_device
-    from jaxrnn._src.ops.recurrence.gpu import launch
+    from jaxrnn._src.ops.gpu import launch
 
     chip = launch.chip(of_device(jax.devices()[0]))
     return ordered(case.cell, case.dtype, case.shape, case.direction, chip)[case.place]

@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import textwrap
+from collections import Counter
 
 from benchmarks.shared import memory_rules, record, timing, words
 
@@ -20,6 +21,8 @@ PAGES = (
     DOCS / "benchmarks.md",
     DOCS / "tasks.md",
     DOCS / "gpu-kernel.md",
+    DOCS / "gpu-memories.md",
+    DOCS / "gpu-predictions.md",
     DOCS / "guides" / "long-sequences.md",
     DOCS / "guides" / "many-devices.md",
     DOCS / "guides" / "serving.md",
@@ -36,6 +39,11 @@ LAYER = "h1024-b16"  # that the ratios are of
 CONTENDERS = {"jaxrnn": "jaxrnn", "scan": "scan of the step", "linen": "Flax Linen"}
 FIRST = ("elman", "gru", "lstm", "min_gru", "lru", "mlstm", "attention", "transformer_block")
 LOOPS = {"tpu": "the kernel", "xla": "XLA's loop, ours", "scan": "scan of the step"}
+
+# Microseconds of a step on an H100, LSTM, H=768, B=16, T=1024: forward, and with its gradient.
+PUBLISHED = (("cuDNN", "float16", 1.96, 5.07), ("FlashRNN", "bfloat16", 4.76, 13.3))
+GATES = {"lstm": 4, "gru": 3}
+FLOPS = {"bfloat16": 600e12, "float16": 600e12, "tf32": 300e12}  # of XLA's matmuls: supposed
 
 SCANS = {
     "v6e": {"tpu": "the kernel", "xla": "XLA, ours", "associative": "associative_scan"},
@@ -233,6 +241,44 @@ def _steps(result):
     return _table(["forward / backward", *columns], shown, columns)
 
 
+def _beside(result):
+    """Of H100 layers that others have timed: microseconds a step of theirs, and predicted ours."""
+    first, predicted, cases = result["rows"][0]["architecture"], {}, {}
+    for row in result["rows"]:
+        chip, _, clusters = row["architecture"].partition(" ")
+        layer = tuple(row[name] for name in ("cell", "H", "B", "product", "direction"))
+        if chip == first and row["plan"]:
+            predicted.setdefault(layer, {})[clusters] = row["microseconds"]
+    columns = {"theirs": "µs a step", "": "jaxrnn, predicted", "clusters": "in clusters"}
+    for peer, cell, H, B, product, both, theirs in sorted(_on_h100(), key=lambda row: row[1:-1]):
+        ways = ("forward", "backward") if both else ("forward",)
+        parts = [predicted[cell, H, B, product, way] for way in ways]
+        # Beside the kernel: the inputs' matmul; and, backward, those for xs, w and r.
+        outside = (4 if both else 1) * 2 * B * H * H * GATES[cell] / FLOPS[product] * 1e6
+        cases[f"{cell.upper()} H={H} B={B} {product} {' and '.join(ways)}, {peer}"] = {
+            "theirs": f"{theirs:.2f}",
+            "": f"{sum(part[''] for part in parts) + outside:.2f}",
+            "clusters": f"{sum(min(part.values()) for part in parts) + outside:.2f}"
+            if any("clusters" in part for part in parts)
+            else "",
+        }
+    return _table(["H100", *columns.values()], cases, columns)
+
+
+def _on_h100():
+    """What others take: as they published it, and as it was measured here."""
+    for peer, product, *times in PUBLISHED:
+        for both, theirs in enumerate(times):
+            yield f"{peer}, published", "lstm", 768, 16, product, both, theirs
+    path = record.RESULTS / "accelerator-nvidia-h100-80gb-hbm3.json"
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        shape, both = row["shape"], row["direction"] != "forward"
+        if row["cell"] in GATES and shape["B"] == 16 and "torch" in row["seconds"]:
+            product = {"float32": "tf32"}.get(row["dtype"], row["dtype"])
+            theirs = 1e6 * row["seconds"]["torch"] / shape["T"]
+            yield "PyTorch", row["cell"], shape["H"], 16, product, both, theirs
+
+
 def _clusters(result):
     """Of the first chip's layers in clusters: predicted microseconds a step, and instructions.
 
@@ -273,8 +319,9 @@ def _registers(result):
         inside = [row for row in spilling if _spilled(row)]
         worst = max(inside, key=_spilled, default=None)
         most = f"; at most {_spilled(worst):.1%} of a step: {_kernel(worst)}" if worst else ""
+        types = Counter(row["product"] for row in there)
         shown[name] = {
-            "kernels": str(len(there)),
+            "kernels": ", ".join(f"{count} {product}" for product, count in types.items()),
             "declined": str(len(rows) - len(there)),
             "registers": str(max((row["registers"] for row in there), default=0)),
             "spill": str(len(spilling)),
@@ -284,19 +331,17 @@ def _registers(result):
 
 
 def _spills(result):
-    """The kernels that spill more than 16 bytes in a step, but for those in full precision."""
-    columns = {"bytes": "bytes", "inside": "instructions that do so", "whole": "of a step's"}
-    cases = {}
+    """The kernels that spill more than 16 bytes in a step: how many, and the cost, by chip."""
+    cases, chips = {}, {}
+    order = list(dict.fromkeys(row["product"] for row in result["rows"]))
+    for row in sorted(result["rows"], key=lambda row: order.index(row["product"])):
+        if row["plan"] and max(row["spilled"]) > 16 and row["loop"]["spilled_in_loop"]:
+            cost = f"{max(row['spilled'])} ({_spilled(row):.1%})"
+            cases.setdefault(_kernel(row), {})[row["architecture"]] = cost
     for row in result["rows"]:
-        if row["plan"] and row["product"] != "float32" and max(row["spilled"]) > 16:
-            loop = row["loop"]
-            if loop["spilled_in_loop"]:
-                cases[f"{row['architecture']}, {_kernel(row)}"] = {
-                    "bytes": str(max(row["spilled"])),
-                    "inside": str(loop["spilled_in_loop"]),
-                    "whole": f"{loop['a_step']:,}",
-                }
-    return _table(["", *columns.values()], cases, columns)
+        chips.setdefault(row["architecture"])
+    shown = {case: dict.fromkeys(chips, "") | found for case, found in cases.items()}
+    return _table(["bytes (of a step's instructions)", *chips], shown, chips)
 
 
 def _chunks(result):
@@ -474,6 +519,7 @@ SAYS = {
     "registers": _registers,
     "exchanges": _exchanges,
     "clusters": _clusters,
+    "beside": _beside,
     "copies": _copies,
     "readings": _readings,
     "spills": _spills,

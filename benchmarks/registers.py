@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import jaxrnn
 from benchmarks.shared import display, machine, record
 from benchmarks.shared.options import several
-from jaxrnn._src.ops.recurrence.gpu import chips, compiler, launch, tiling
+from jaxrnn._src.ops.gpu import chips, compiler, launch
+from jaxrnn._src.ops.recurrence.gpu import tiling
 
 GPUS = (  # one of each architecture
     "NVIDIA H100 80GB HBM3",

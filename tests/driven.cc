@@ -24,7 +24,7 @@ void check(bool holds, const char* what) {
 // A call with one argument and the exchange, or another result if blocks need not run `together`;
 // what went wrong, or "".
 std::string call(std::int64_t hash, const std::vector<std::int32_t>& code, bool of_this_version,
-                 bool together = true, int cluster = 1) {
+                 bool together = true, int cluster = 1, int shared = 0) {
   float in[4] = {};
   std::vector<unsigned> out(64, 0);
   std::int64_t sizes[] = {4}, out_sizes[] = {64};
@@ -39,7 +39,7 @@ std::string call(std::int64_t hash, const std::vector<std::int32_t>& code, bool 
   XLA_FFI_Rets rets{};
   rets.size = 1, rets.types = result_types, rets.rets = results;
   const std::int64_t members[] = {0, 0};
-  const std::int64_t numbers[] = {4, 2, 256, 0, 5, 4, 1, 5, together, cluster, hash, 7};
+  const std::int64_t numbers[] = {4, 2, 256, shared, 5, 4, 1, 5, together, cluster, hash, 7};
   ffi::Error error = Run(nullptr, ffi::RemainingArgs(&args, 0), ffi::RemainingRets(&rets, 0),
                          {code.data(), code.size()}, {members, 2},
                          {numbers, std::size_t(of_this_version ? 12 : 11)});
@@ -85,6 +85,10 @@ int main() {
     check(call(3, other, true).find("as the stub wants") != std::string::npos,
           "what cannot be loaded is no error");
   check(call(1, code, false).find("another version") != std::string::npos, "misread");
+  const int loaded = loads;
+  check(call(4, code, true, true, 1, 1 << 20).find("an unknown error") != std::string::npos,
+        "a kernel that asks for more shared memory than there is, is no error");
+  check(loads == loaded, "a kernel that cannot be launched is kept");
 
   std::int32_t facts[5], count = 0;
   const int kept = loads;

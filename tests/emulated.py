@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from instead import instead
 
-from jaxrnn._src.ops.recurrence.gpu import chips, launch, tiling
-from jaxrnn._src.ops.recurrence.gpu.chips import Chip
+from jaxrnn._src.ops.gpu import chips, launch
+from jaxrnn._src.ops.gpu.chips import Chip
+from jaxrnn._src.ops.recurrence.gpu import exchange, tiling
 
 HEADER = pathlib.Path(__file__).with_name("emulate.h")
 _ONE_AT_A_TIME = threading.Lock()
@@ -133,7 +134,7 @@ def emulated(
     shared=227 << 10,
     warps=2,
     held=tiling.MOST_HELD,
-    polls=launch.MOST_POLLS,
+    polls=exchange.MOST_POLLS,
     lost=(),
     alone=False,
     ring=0,
@@ -143,7 +144,7 @@ def emulated(
 
     Args:
       blocks, shared: of the chip.
-      warps, held, polls: ``tiling.WARPS``, ``tiling.MOST_HELD`` and ``launch.MOST_POLLS``.
+      warps, held, polls: ``tiling.WARPS``, ``tiling.MOST_HELD`` and ``exchange.MOST_POLLS``.
       lost: of each call, a publish that never arrives, counted from 1; below 0, what is sent in
         a cluster; 0 is none.
       alone: whether a block has all units where it can; else blocks always exchange.
@@ -156,8 +157,8 @@ def emulated(
         kept.clear()
     emulation.lost = lost
     sizes = [(tiling, "WARPS", warps), (tiling, "MOST_HELD", held), (tiling, "ALONE", alone)]
-    sizes += [(launch, "MOST_POLLS", polls), (launch, "RING", ring or 1 << 30)]
-    sizes += [(launch, "MOST_EXCHANGE", 0)]
+    sizes += [(exchange, "MOST_POLLS", polls), (exchange, "RING", ring or 1 << 30)]
+    sizes += [(exchange, "MOST_EXCHANGE", 0)]
     with instead((launch, "EMULATED", emulation), *sizes):
         yield emulation
 

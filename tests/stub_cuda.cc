@@ -12,6 +12,8 @@ int given(const char* name, int usual) {
   return text ? std::atoi(text) : usual;
 }
 
+constexpr int kNameless = 12345;  // a status for which the driver has no words
+
 }  // namespace
 
 extern "C" {
@@ -23,9 +25,9 @@ long stub_blocks = 0;        // of the last launch
 int stub_cluster = 0;        // of the last launch: blocks of a cluster, 0 if there are none
 
 int cuInit(unsigned) { return given("STUB_INIT", 0); }
-int cuGetErrorString(int, const char** text) {
-  *text = "as the stub wants";
-  return 0;
+int cuGetErrorString(int status, const char** text) {
+  *text = status == kNameless ? nullptr : "as the stub wants";
+  return status == kNameless;
 }
 int cuDriverGetVersion(int* version) {
   *version = given("STUB_DRIVER", 13000);
@@ -73,7 +75,9 @@ int cuModuleGetFunction(void** function, void* module, const char*) {
   *function = module;
   return 0;
 }
-int cuFuncSetAttribute(void*, int, int) { return 0; }
+int cuFuncSetAttribute(void*, int which, int bytes) {
+  return which == 8 && bytes <= given("STUB_SHARED", 232448) ? 0 : kNameless;
+}
 int cuMemHostAlloc(void** word, std::size_t bytes, unsigned) {
   *word = std::calloc(1, bytes);
   return 0;
@@ -107,7 +111,7 @@ struct Config {
 static bool launched(unsigned blocks, int cluster, void** parameters) {
   ++stub_launches;
   stub_blocks = blocks, stub_cluster = cluster;
-  constexpr int kArrays = 48;  // of Args in kernel.cu: arrays and strides, then the host's word
+  constexpr int kArrays = 48;  // of Args in device.cu: arrays and strides, then the host's word
   unsigned* host = reinterpret_cast<unsigned**>(parameters[0])[2 * kArrays];
   if (stub_gives_up) *host = 1;
   return stub_gives_up = false;

@@ -17,7 +17,7 @@ from benchmarks.aot import memories as aot_memories
 from benchmarks.aot import tpu as aot_tpu
 from benchmarks.shared import contenders, machine, memory_rules
 from benchmarks.shared.shapes import SHAPES  # noqa: E402
-from jaxrnn._src.ops.recurrence.gpu import library  # noqa: E402
+from jaxrnn._src.ops.gpu import library  # noqa: E402
 
 HLO = """\
 HloModule jit_f, is_scheduled=true, entry_computation_layout={(f32[32,8]{1,0})->f32[32,8]{1,0}}

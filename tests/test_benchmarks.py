@@ -53,7 +53,7 @@ from benchmarks.shared.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.shared.model import BYTES, Model  # noqa: E402
 from benchmarks.shared.shapes import SHAPES, Shape  # noqa: E402
 from jaxrnn._src.ops import native  # noqa: E402
-from jaxrnn._src.ops.recurrence.gpu import compiler  # noqa: E402
+from jaxrnn._src.ops.gpu import compiler  # noqa: E402
 
 CELLS, LENGTHS = ("gru", "attention"), (8, 16)
 STREAM = 8  # tokens decoded in a call
@@ -599,6 +599,7 @@ def test_all_are_held_to_an_instruction_set():
     assert rest == ["peers", "--seconds", "1"]
     assert environment["XLA_FLAGS"] == "--xla_a --xla_cpu_max_isa=AVX2"
     assert environment[native.ISA] == "avx2"
+    assert held.names(environment) == ["avx2"] and held.names({native.ISA: "avx512"}) == []
     for wrong in (["--isa"], ["--isa", "sse"]):
         with pytest.raises(SystemExit, match="--isa: got .*, want one of avx2"):
             held.hold_to(wrong, {})

@@ -1,6 +1,10 @@
 """Which GPUs the kernel runs on, and where its machine code is kept."""
 
+import concurrent.futures
+import hashlib
 import os
+import re
+import threading
 import types
 
 import jax
@@ -11,9 +15,9 @@ from instead import instead
 
 import jaxrnn
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.ops.recurrence.gpu import chips, compiler, cubins, library
-from jaxrnn._src.ops.recurrence.gpu.chips import CHIPS, KIB, Chip
-from jaxrnn._src.ops.recurrence.gpu.library import Facts
+from jaxrnn._src.ops.gpu import chips, compiler, cubins, library
+from jaxrnn._src.ops.gpu.chips import CHIPS, KIB, Chip
+from jaxrnn._src.ops.gpu.library import Facts
 
 HOPPER = Facts(cuda=13000, capability=90, multiprocessors=132, shared=227 * KIB, cooperative=1)
 ALL = 80, 89, 90, 100, 120
@@ -101,7 +105,9 @@ def compiling(tmp_path, monkeypatch):
 
     def compiled(source, architecture):
         made.append((source, architecture))
-        return np.frombuffer(f"{source}{architecture}".encode().ljust(64), np.int32), ""
+        return np.frombuffer(
+            hashlib.sha512(f"{source}{architecture}".encode()).digest(), np.int32
+        ), ""
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "compiled", compiled)
@@ -126,6 +132,44 @@ def test_a_kernel_is_compiled_once(compiling, tmp_path, monkeypatch):
     code("a", "sm_90")
     assert len(compiling) == 4
     assert len(list(tmp_path.rglob("*"))) == 2 + 4  # folders and kernels, no temporary file
+
+
+def test_threads_that_want_the_same_kernel_at_once(compiling, tmp_path):
+    """All get the same, and one whole file is left of it."""
+    want = code("a", "sm_90")
+    (path,) = tmp_path.rglob("*.cubin")
+    whole = path.read_bytes()
+    path.unlink()
+    cubins.machine_code.cache_clear()
+    together = threading.Barrier(8)
+
+    def get(_):
+        together.wait()
+        return cubins.machine_code("a", "sm_90").tobytes()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(get, range(8))) == {want}
+    assert [file.read_bytes() for file in path.parent.iterdir()] == [whole]
+
+
+def test_a_call_hands_over_machine_code_and_its_hash(compiling):
+    """Each kernel is compiled once, when it is lowered; shapes alone compile nothing."""
+    cell = jaxrnn.lstm(32)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
+    loss = lambda params, xs: jaxrnn.unroll(cell, params, xs, implementation="gpu")[1].sum()
+    run, xs = jax.jit(jax.grad(loss)), jax.ShapeDtypeStruct((3, 4, 8), jnp.float32)
+    found = (chips, "find", lambda target: CHIPS["NVIDIA H200"])
+    with instead((library, "missing", lambda: None), found):
+        jax.eval_shape(run, params, xs)
+        traced = run.trace(params, xs)
+        assert not compiling
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert len(compiling) == 2
+    codes = [compiler.compiled(*kernel)[0].tobytes() for kernel in compiling[:2]]
+    numbers = re.findall(r"numbers = dense<\[(.*?)\]> : tensor<12xi64>", text)
+    numbers = [list(map(int, some.split(", "))) for some in numbers]
+    hashes = {np.array(some[-2:]).tobytes() for some in numbers}
+    assert hashes == {hashlib.sha256(code).digest()[:16] for code in codes}
 
 
 @pytest.mark.parametrize("left", [0, 20, 40])

@@ -10,7 +10,8 @@ from cases import GATED
 from emulated import made
 
 import jaxrnn
-from jaxrnn._src.ops.recurrence.gpu import chips, compiler, tiling
+from jaxrnn._src.ops.gpu import chips, compiler
+from jaxrnn._src.ops.recurrence.gpu import tiling
 
 pytestmark = pytest.mark.skipif(compiler.library() is None, reason="NVRTC is not installed")
 EXACT = "float32 in full"  # products of float32 whose factors are not rounded

@@ -16,8 +16,9 @@ from laws import options, value_and_grads, wide
 import jaxrnn
 from jaxrnn._src.core import lowering_target
 from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.gpu import chips
 from jaxrnn._src.ops.recurrence import cpu
-from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, tiling
+from jaxrnn._src.ops.recurrence.gpu import code, exchange, tiling
 
 CELLS = (
     "elman",
@@ -189,12 +190,14 @@ def test_a_publish_that_never_arrives(lost, clusters, polls):
     @jax.jit
     def run(params, xs, state, weights):
         def run(*moving):
-            return jaxrnn.unroll(cell, *moving, mask=e.mask, starts=e.starts, implementation="gpu")
+            given = {"mask": e.mask, "starts": e.starts, "return_states": True}
+            return jaxrnn.unroll(cell, *moving, **given, implementation="gpu")
 
         out, pull = jax.vjp(run, params, xs, state)
         return out, pull(weights)
 
-    weights = cotangents((e.state, jax.ShapeDtypeStruct((5, 20, 40), jnp.float32)))
+    step = jax.ShapeDtypeStruct((5, 20, 40), jnp.float32)
+    weights = cotangents((e.state, (step, (step, step))))
     with emulated(blocks=3, polls=polls, lost=lost, clusters=clusters) as emulation:
         jax.block_until_ready(run(e.params, e.xs, e.state, weights))
     assert len(emulation.launched) == 2
@@ -301,7 +304,7 @@ def test_rows_are_those_of_a_device():
     cell = jaxrnn.lstm(1024)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
     params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), params)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8, 1), ("batch", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
     run = lambda params, xs: jaxrnn.unroll(cell, params, xs)[1].astype(jnp.float32).sum()
     grad = jax.grad(run)
@@ -607,5 +610,5 @@ def test_where_the_exchange_is_a_ring():
     one = tiling.plan(tiling.Layer(2, 4, 512, 1, 16), chip, backward=False)
     many = tiling.plan(tiling.Layer(2, 4, 512, 64, 16), chip, backward=False)
     assert (one.exchange, many.exchange) == (16 * 512 * 2, 64 * 16 * 512 * 2)
-    assert [launch.ring(one, steps) for steps in (65, 4096, 4097, 10**6)] == [0, 0, 64, 64]
-    assert [launch.ring(many, steps) for steps in (64, 65, 10**6)] == [0, 64, 64]
+    assert [exchange.ring(one, steps) for steps in (65, 4096, 4097, 10**6)] == [0, 0, 64, 64]
+    assert [exchange.ring(many, steps) for steps in (64, 65, 10**6)] == [0, 64, 64]

@@ -8,7 +8,8 @@ import sys
 import jax
 import pytest
 
-from jaxrnn._src.ops.recurrence.gpu import launch
+from jaxrnn._src.ops.gpu import launch
+from jaxrnn._src.ops.recurrence.gpu import exchange
 
 HERE = pathlib.Path(__file__).parent
 
@@ -43,16 +44,16 @@ def test_calls(driver):
 
 def test_both_sides_of_a_call_have_the_same_sizes():
     """Python's, the library's and the kernels': the driver compares nothing."""
-    gpu = pathlib.Path(launch.__file__).parent
+    beside = lambda module, name: pathlib.Path(module.__file__).with_name(name).read_text()
     library = (HERE.parent / "native/gpu/gpu.cc").read_text()
     assert f"constexpr int kMostArrays = {launch.MOST_ARRAYS};" in library
-    assert f"constexpr int FLAG = {launch.FLAG};" in (gpu / "exchange.cu").read_text()
+    assert f"constexpr int FLAG = {exchange.FLAG};" in beside(exchange, "exchange.cu")
     fields = "  int steps, rows, tiles, groups;\n  int first;"
-    assert fields in library and fields in (gpu / "device.cu").read_text()
+    assert fields in library and fields in beside(launch, "device.cu")
 
 
 ASK = """
-from jaxrnn._src.ops.recurrence.gpu import compiler, library
+from jaxrnn._src.ops.gpu import compiler, library
 
 compiler.library = lambda: "some NVRTC"
 assert library.missing() is None, library.missing()

@@ -29,6 +29,7 @@ OUTSIDE = {  # beside JAX
     "files.py": {"safetensors"},
     "interop/": {"flax", "equinox", "torch", "keras", "onnx"},
 }
+SHARED = ("_src/core/", "_src/ops/gpu/", "_src/ops/native.py")
 FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 
 
@@ -83,6 +84,12 @@ def test_operations_know_no_cell():
     for file in FILES:
         if not file.startswith("_src/ops/"):
             assert not [o for o in own(file) if any(kernel in o for kernel in kernels)], file
+
+
+def test_what_kernels_for_gpus_share_knows_no_operation():
+    for file in FILES:
+        if file.startswith("_src/ops/gpu/"):
+            assert not [o for o in own(file) if not o.startswith(SHARED)], file
 
 
 def test_jax_alone_is_loaded():

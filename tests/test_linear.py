@@ -25,9 +25,9 @@ from jaxrnn._src.core import dispatch
 from jaxrnn._src.core.dtypes import promoted
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops import linear_scan
+from jaxrnn._src.ops.gpu import compiler, library
 from jaxrnn._src.ops.linear_scan import gpu, problem, xla
 from jaxrnn._src.ops.linear_scan.tpu import layout
-from jaxrnn._src.ops.recurrence.gpu import compiler, library
 
 REFERENCE = dispatch.REFERENCE
 KERNEL = () if cases.NO_KERNEL else ("cpu",)

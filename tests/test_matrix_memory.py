@@ -13,8 +13,8 @@ from instead import instead
 import jaxrnn
 from jaxrnn._src.core.lowering_target import Target
 from jaxrnn._src.ops import matrix_memory
+from jaxrnn._src.ops.gpu import compiler, library
 from jaxrnn._src.ops.matrix_memory import gpu, problem
-from jaxrnn._src.ops.recurrence.gpu import compiler, library
 
 GATES = ("exp", "sigmoid")
 MOST = 150  # steps: two chunks, and a part of one

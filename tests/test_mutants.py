@@ -1,9 +1,11 @@
 """The tool that plants faults (`mutants`): it tells what tests notice from what they do not."""
 
+import json
 import shutil
 import subprocess
 
 import pytest
+from mutants import __main__ as main
 from mutants import draw, faults
 from mutants.edits import edits
 from mutants.scratch import Scratch
@@ -75,6 +77,23 @@ def test_a_run_is_known_by_what_it_depends_on(scratch):
 def test_tests_that_are_not_there_are_no_green(scratch):
     assert scratch.run("tests/test_of_another_suite.py", 60).result == "broken"
     assert scratch.run("tests/test_count.py -k of_no_test", 60).result == "broken"
+
+
+def test_what_is_recorded_stays_until_it_is_run_again(tmp_path, monkeypatch):
+    """A fault that is in the table no more goes."""
+    first, second, *_ = faults.table()
+    monkeypatch.setattr(main, "RECORD", tmp_path / "results.json")
+    recorded = lambda: {
+        row["fault"]: (row["date"] != "long ago", row["result"])
+        for row in json.loads(main.RECORD.read_text())["rows"]
+    }
+    run = {"result": "red", "seconds": 1.0, "by": "a test - and how"}
+    main._record([(first, run)])
+    assert recorded() == {first.name: (True, "red")}
+    rows = [{"fault": name, "result": "green"} for name in (first.name, second.name, "gone")]
+    main.RECORD.write_text(json.dumps({"date": "long ago", "rows": rows}))
+    main._record([(first, run)])
+    assert recorded() == {first.name: (True, "red"), second.name: (False, "green")}
 
 
 def test_every_fault_has_its_place():

@@ -32,7 +32,7 @@ from benchmarks.accelerator.kinds import (
 from benchmarks.accelerator.once import once
 from benchmarks.shared.shapes import Shape
 from jaxrnn._src.core.dispatch import NAMES, REFERENCE
-from jaxrnn._src.ops.recurrence.gpu import library
+from jaxrnn._src.ops.gpu import library
 
 # Of outputs and states; of gradients and tangents.
 TOLERANCE = {"float32": (5e-6, 1.5e-5), "bfloat16": (2e-2, 4e-2), "float16": (4e-3, 8e-3)}

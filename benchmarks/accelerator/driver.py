@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn._src.ops.recurrence.gpu import chips, cubins, launch, library
-from jaxrnn._src.ops.recurrence.gpu.chips import Chip
+from jaxrnn._src.ops.gpu import chips, cubins, launch, library
+from jaxrnn._src.ops.gpu.chips import Chip
 
 NAME = "driver"  # in place of an implementation's
 KERNEL = "gpu"  # the implementation

@@ -31,3 +31,9 @@ def hold_to(argv, environment=os.environ):
         joined = variable == "XLA_FLAGS" and before
         environment[variable] = f"{before} {value}" if joined else value
     return argv[:place] + argv[place + 2 :]
+
+
+def names(environment=os.environ):
+    """The instruction set that all are held to, as a list of one name, or of none."""
+    mark = "JAXRNN_CPU_ISA"
+    return [name for name, of in VARIABLES.items() if environment.get(mark) == of[mark]]

@@ -2,7 +2,7 @@
 // Python asks: what the driver says of a GPU.
 //
 // The driver is looked up when it is first needed, and CUDA's headers are not: this builds, and
-// loads, where there is neither. The kernel is jaxrnn/_src/ops/recurrence/gpu/kernel.cu.
+// loads, where there is neither. The kernels are the files *.cu under jaxrnn/_src/ops/.
 
 #include <dlfcn.h>
 
@@ -23,9 +23,9 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-constexpr int kMostArrays = 48;  // jaxrnn/_src/ops/recurrence/gpu/launch.py
+constexpr int kMostArrays = 48;  // jaxrnn/_src/ops/gpu/launch.py
 
-struct Args {  // kernel.cu
+struct Args {  // jaxrnn/_src/ops/gpu/device.cu
   void* array[kMostArrays];
   long long member[kMostArrays];
   void* host;
@@ -120,10 +120,15 @@ const Driver& TheDriver() {
   return driver;
 }
 
+// The driver's words for what went wrong, or null. It has none for some.
+const char* Why(Status status) {
+  const char* why = nullptr;
+  if (status && TheDriver().GetErrorString(status, &why)) why = "an unknown error";
+  return why;
+}
+
 ffi::Error Failed(const char* what, Status status) {
-  const char* why = "unknown";
-  TheDriver().GetErrorString(status, &why);
-  return ffi::Error::Internal(std::string("jaxrnn: ") + what + ": " + why);
+  return ffi::Error::Internal(std::string("jaxrnn: ") + what + ": " + Why(status));
 }
 
 #define TRY(call)                                          \
@@ -181,8 +186,12 @@ ffi::Error Load(const void* code, int shared, Kernel* kernel) {
   TRY(driver.MemHostGetDevicePointer(&kernel->given_up, given_up, 0));
   Handle module, found;
   TRY(driver.ModuleLoadData(&module, code));
-  TRY(driver.ModuleGetFunction(&found, module, "run"));
-  TRY(driver.FuncSetAttribute(found, kMaxDynamicShared, shared));
+  Status status = driver.ModuleGetFunction(&found, module, "run");
+  if (!status) status = driver.FuncSetAttribute(found, kMaxDynamicShared, shared);
+  if (status) {
+    driver.ModuleUnload(module);
+    return Failed("loading a kernel", status);
+  }
   kernel->function = found;
   return ffi::Error::Success();
 }
@@ -335,13 +344,6 @@ Status AskForClusters(int ordinal, int size, std::int32_t* count) {
   }
   driver.DevicePrimaryCtxRelease(device);
   return status;
-}
-
-// Why nothing is known of a GPU, or null.
-const char* Why(Status status) {
-  const char* why = nullptr;
-  if (status && TheDriver().GetErrorString(status, &why)) why = "an unknown error";
-  return why;
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ def parse(argv):
     )
     parser.add_argument("--list", action="store_true", help="prints the faults, and runs nothing")
     parser.add_argument(
-        "--record", action="store_true", help=f"writes {RECORD.name}: for a commit"
+        "--record", action="store_true", help=f"writes into {RECORD.name}: for a commit"
     )
     return parser.parse_args(argv)
 
@@ -151,15 +151,18 @@ def _edit(fault):
 
 
 def _record(rows):
+    """Of faults that were not run, what was recorded before stays."""
     from benchmarks.shared import machine, record
 
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    found = [
-        {"fault": fault.name, "result": run["result"], "seconds": run["seconds"]}
-        | {"by": run["by"].split(" - ")[0]}
+    before = json.loads(RECORD.read_text()) if RECORD.exists() else {"rows": []}
+    found = {row["fault"]: {"date": before["date"]} | row for row in before["rows"]} | {
+        fault.name: {"date": now, "fault": fault.name, "result": run["result"]}
+        | {"seconds": run["seconds"], "by": run["by"].split(" - ")[0]}
         for fault, run in rows
-    ]
-    record.save(RECORD, {"date": now, "machine": machine.describe(), "rows": found})
+    }
+    kept = [found[fault.name] for fault in faults.table() if fault.name in found]
+    record.save(RECORD, {"date": now, "machine": machine.describe(), "rows": kept})
 
 
 if __name__ == "__main__":

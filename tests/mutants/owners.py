@@ -33,6 +33,11 @@ OWNERS = {
         "tests/test_tpu.py -k divided",
     ),
     "jaxrnn/_src/ops/newton/": ("tests/test_newton.py",),
+    "jaxrnn/_src/ops/gpu/": (
+        "tests/test_gpu_chips.py",
+        "tests/test_gpu_kernel.py -k 'gru or initial'",
+        "tests/test_gpu_kernel.py -k vmap",
+    ),
     "jaxrnn/interop/transformers/": ("tests/test_interop_transformers.py",),
     "jaxrnn/_src/core/streaming.py": ("tests/test_pieces.py",),
     "jaxrnn/_src/core/closures.py": ("tests/test_closures.py",),
@@ -85,6 +90,7 @@ OWNERS = {
         "tests/test_matrix_memory.py",
         f"{LAWS} -k '[mlstm'",
     ),
+    "jaxrnn/_src/ops/matrix_memory/gpu/": ("tests/test_matrix_memory.py -k gpu",),
     "jaxrnn/_src/ops/delta_rule/": ("tests/test_delta_rule.py",),
     "jaxrnn/_src/builders/memory.py": (f"{LAWS} -k 'retention or delta_product'",),
     "jaxrnn/_src/ops/recurrence/xla.py": (

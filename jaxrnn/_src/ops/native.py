@@ -78,7 +78,7 @@ CALLERS = {
         *("native.py", "recurrence/cpu.py", "attention/cpu.py", "linear_scan/cpu.py"),
         *("matrix_memory/cpu.py", "step_loop/cpu.py", "step_loop/parts.py"),
     ),
-    "gpu.so": ("recurrence/gpu/launch.py",),
+    "gpu.so": ("gpu/launch.py",),
 }
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.gpu import chips, launch
 from jaxrnn._src.ops.linear_scan.gpu import source
 from jaxrnn._src.ops.linear_scan.problem import Operands, Problem, keeps
-from jaxrnn._src.ops.recurrence.gpu import chips, launch
 from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from jaxrnn._src.ops.recurrence.gpu.source import device
+from jaxrnn._src.ops.gpu.source import device
 
 ARRAYS = (
     *("A", "CONSTANT", "B", "H0", "MASK", "STARTS", "FINAL", "HS", "BEFORE"),

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxrnn._src.core.lowering_target import Target
+from jaxrnn._src.ops.gpu import chips, launch
+from jaxrnn._src.ops.gpu.chips import KIB
+from jaxrnn._src.ops.gpu.source import TYPES, factors
 from jaxrnn._src.ops.matrix_memory.chunked import CHUNK
 from jaxrnn._src.ops.matrix_memory.gpu import source
 from jaxrnn._src.ops.matrix_memory.problem import Operands, Problem
-from jaxrnn._src.ops.recurrence.gpu import chips, launch
-from jaxrnn._src.ops.recurrence.gpu.chips import KIB
-from jaxrnn._src.ops.recurrence.gpu.source import TYPES, factors
 from jaxrnn._src.ops.row_partition import Batch, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not

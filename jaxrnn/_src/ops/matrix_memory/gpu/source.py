@@ -3,7 +3,7 @@
 import functools
 import pathlib
 
-from jaxrnn._src.ops.recurrence.gpu.source import TYPES, device
+from jaxrnn._src.ops.gpu.source import TYPES, device
 
 ARRAYS = {  # of a call that has none of a name, its place is -1
     "products": (

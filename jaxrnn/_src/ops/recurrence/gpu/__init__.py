@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn._src.ops.gpu import chips, launch
+from jaxrnn._src.ops.gpu.chips import KIB
+from jaxrnn._src.ops.gpu.source import TYPES, factors
 from jaxrnn._src.ops.recurrence import problem as p
-from jaxrnn._src.ops.recurrence.gpu import chips, code, launch, source, tiling
-from jaxrnn._src.ops.recurrence.gpu.chips import KIB
+from jaxrnn._src.ops.recurrence.gpu import code, exchange, source, tiling
 from jaxrnn._src.ops.recurrence.gpu.tiling import Layer, plan
 from jaxrnn._src.ops.recurrence.packed import Packed, Packing
 from jaxrnn._src.ops.recurrence.program import Unknown
@@ -25,6 +27,8 @@ from jaxrnn._src.ops.recurrence.updates import programs
 from jaxrnn._src.ops.row_partition import Argument, Batch, Result, call
 
 EXPORTED = False  # an exported program should run where this library's kernels are not
+# Compute capabilities of which a GPU has run it; on the others it runs on request.
+CONFIRMED = (90,)
 
 
 def unsupported(problem, operands, target):
@@ -38,8 +42,8 @@ def unsupported(problem, operands, target):
         return "a size is symbolic"
     if operands.state[0].dtype != jnp.float32:
         return f"states have the type {operands.state[0].dtype}; the kernel knows float32"
-    if operands.xs.dtype.name not in source.TYPES:
-        return f"xs has the type {operands.xs.dtype}; the kernel knows {', '.join(source.TYPES)}"
+    if operands.xs.dtype.name not in TYPES:
+        return f"xs has the type {operands.xs.dtype}; the kernel knows {', '.join(TYPES)}"
     if operands.state[0].size == 0:
         return "there is no row"
     arrays = (4 + problem.every) * problem.states + 2 * len(operands.unit) + 10  # at most
@@ -71,7 +75,7 @@ def unsupported(problem, operands, target):
         many = "rows" if one.groups == 1 else "rows and heads"
         return f"for so many {many} it would be launched {launches} times, one after the other"
     if problem.implementation is None:
-        return chips.unconfirmed(chip)
+        return chips.unconfirmed(chip, CONFIRMED)
     return None
 
 
@@ -224,7 +228,7 @@ class _Plan:
         constants = self._constants(arguments | results) | constants
         program, chip = self.program(name), launch.chip(self.target)
         backward = name == "derivative"
-        product, *precise = source.factors(self.operands.product_dtype)
+        product, *precise = factors(self.operands.product_dtype)
         defined = product, *["FORWARD"] * (not backward), *precise
 
         def run(shapes, args, members, rows):
@@ -237,13 +241,24 @@ class _Plan:
                 alone=chosen.alone,
                 constants=constants
                 | {"UNITS": chosen.units, "BLOCKS": chosen.blocks, "TILE": chosen.tile}
-                | {"WARPS": chosen.warps, "RING": launch.ring(chosen, self.time)}
+                | {"WARPS": chosen.warps, "RING": exchange.ring(chosen, self.time)}
                 | {"CLUSTER": chosen.cluster}
                 | {"ENSEMBLE": math.prod(members) > 1},
             )
-            return launch.call(
-                text, chip.architecture, chosen, layer, shapes, args, members, self.time
+            numbers = launch.Numbers(
+                blocks=chosen.blocks,
+                at_once=chosen.at_once,
+                threads=32 * chosen.warps,
+                shared=chosen.shared,
+                steps=self.time,
+                rows=rows,
+                tiles=chosen.tiles,
+                groups=layer.groups * chosen.tiles,
+                together=True,
+                cluster=chosen.cluster,
             )
+            exchanged = exchange.size(chosen, self.time)
+            return launch.run(text, chip.architecture, numbers, shapes, args, members, exchanged)
 
         out = iter(call(run, sum(arguments.values(), []), sum(results.values(), [])))
         return {key: [next(out) for _ in some] for key, some in results.items()}
@@ -257,7 +272,7 @@ class _Plan:
             places[name] = count if some else -1
             count += len(some)
         return {
-            "MOST_POLLS": launch.MOST_POLLS,
+            "MOST_POLLS": exchange.MOST_POLLS,
             "GATES": self.problem.gates,
             "APART": len(packing.apart),
             "STATES": self.problem.states,
@@ -267,7 +282,7 @@ class _Plan:
             "REVERSE": self.problem.reverse,
             "SLOT": [order.index(gate) for gate in range(self.problem.gates)],
             "EXCHANGE": count,
-            "Output": source.TYPES[self.operands.xs.dtype.name],
+            "Output": TYPES[self.operands.xs.dtype.name],
             "MOST_HELD": tiling.MOST_HELD,
             **places,
         }

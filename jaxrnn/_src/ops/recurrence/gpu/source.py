@@ -3,30 +3,9 @@
 import functools
 import pathlib
 
-import jax
-import numpy as np
-
-from jaxrnn._src.ops.recurrence.gpu import code, launch
+from jaxrnn._src.ops.gpu.source import device
+from jaxrnn._src.ops.recurrence.gpu import code
 from jaxrnn._src.ops.recurrence.program import Program
-
-TYPES = {"float32": "Float32", "bfloat16": "Bfloat16", "float16": "Float16"}
-# What `jax.default_matmul_precision` is where XLA rounds the factors of a float32 product.
-_ROUNDED = (
-    None,
-    "default",
-    "fastest",
-    "bfloat16",
-    "tensorfloat32",
-    "BF16_BF16_F32",
-    "TF32_TF32_F32",
-)
-
-
-def factors(dtype: np.dtype) -> tuple[str, ...]:
-    """What the preprocessor is to know of the factors of products, of a type in ``TYPES``."""
-    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    precise = dtype.name == "float32" and precision not in _ROUNDED
-    return (f"PRODUCT_{dtype.name.upper()}", *["PRECISE"] * precise)
 
 
 def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> str:
@@ -61,11 +40,6 @@ def text(*, program: Program, constants: dict, defined: tuple, alone: bool) -> s
     words = [f"#define {word}" for word in defined]
     kernel = _file("kernel").replace("// (the products)\n", products)
     return "\n".join([*words, device(), *lines, functions, kernel])
-
-
-def device() -> str:
-    """What every kernel for GPUs begins with, after words for the preprocessor."""
-    return f"static constexpr int MOST_ARRAYS = {launch.MOST_ARRAYS};\n{_file('device')}"
 
 
 @functools.cache

@@ -6,7 +6,7 @@ The constants and formulas are those of ``exchange.cu``, ``cluster.cu`` and ``al
 import math
 from typing import NamedTuple
 
-from jaxrnn._src.ops.recurrence.gpu.chips import CLUSTER, KIB, Chip
+from jaxrnn._src.ops.gpu.chips import CLUSTER, KIB, Chip
 
 WARPS = 8  # of a block: more would leave a thread fewer than 255 registers
 ALONE = True  # whether a block may have all units of a head

@@ -15,16 +15,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from jaxrnn._src.core.lowering_target import MIXED, Target
-from jaxrnn._src.ops.recurrence.gpu import chips, cubins, library, tiling
-from jaxrnn._src.ops.recurrence.gpu.chips import Chip
+from jaxrnn._src.ops.gpu import chips, cubins, library
+from jaxrnn._src.ops.gpu.chips import Chip
 
 MOST_ARRAYS = 48  # of a kernel: see native/gpu/gpu.cc
-FLAG = 128  # bytes before the exchange: see exchange.cu
-# How often a thread polls in vain before it gives up; some ten seconds, far more than anything
-# that comes takes.
-MOST_POLLS = 1 << 24
-RING = 64  # places of a ring, whose words are emptied half of it ahead: see exchange.cu
-MOST_EXCHANGE = 64 << 20  # bytes of an exchange without a ring: about what an L2 cache holds
 EMULATED: Any = None  # in tests and benchmarks: has a kernel's source in place of a GPU
 
 
@@ -47,11 +41,6 @@ def chip(target: Target) -> Chip:
     found = EMULATED.chip if EMULATED else chips.find(target)
     assert isinstance(found, Chip)
     return found
-
-
-def ring(plan: tiling.Plan, steps: int) -> int:
-    """How many steps' places the exchange has, if they are used again; 0 if each has its own."""
-    return RING if steps > RING and steps * plan.exchange > MOST_EXCHANGE else 0
 
 
 class Numbers(NamedTuple):
@@ -77,25 +66,6 @@ class Numbers(NamedTuple):
     groups: int
     together: bool
     cluster: int = 1
-
-
-def call(text, architecture, plan, layer, shapes, args, members, steps):
-    """Runs a recurrence's kernel on arrays [...members, ...]; gives arrays like ``shapes``."""
-    slots = ring(plan, steps) or steps
-    numbers = Numbers(
-        blocks=plan.blocks,
-        at_once=plan.at_once,
-        threads=32 * plan.warps,
-        shared=plan.shared,
-        steps=steps,
-        rows=layer.rows,
-        tiles=plan.tiles,
-        groups=layer.groups * plan.tiles,
-        together=True,
-        cluster=plan.cluster,
-    )
-    exchange = FLAG + slots * plan.exchange
-    return run(text, architecture, numbers, shapes, args, members, exchange)
 
 
 def run(text, architecture, numbers, shapes, args, members, exchange=0):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from jaxrnn._src.ops import native
-from jaxrnn._src.ops.recurrence.gpu import compiler
+from jaxrnn._src.ops.gpu import compiler
 
 FILE = "JAXRNN_GPU_LIBRARY"  # environment: another library than the installed one
 

@@ -9,7 +9,7 @@ import tempfile
 
 import numpy as np
 
-from jaxrnn._src.ops.recurrence.gpu import compiler
+from jaxrnn._src.ops.gpu import compiler
 
 
 @functools.lru_cache(256)

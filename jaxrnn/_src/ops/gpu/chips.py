@@ -7,12 +7,10 @@ from typing import NamedTuple
 import jax
 
 from jaxrnn._src.core.lowering_target import Target
-from jaxrnn._src.ops.recurrence.gpu import compiler, library
+from jaxrnn._src.ops.gpu import compiler, library
 
 KIB = 1 << 10
 LEAST = 80  # of compute capabilities: the first with the kernel's matrix instructions
-# Compute capabilities of which a GPU has run the kernel. On the others it runs on request.
-CONFIRMED = (90,)
 CLUSTER = 4  # blocks of a cluster
 WITH_CLUSTERS = 90  # of compute capabilities: the first
 # Environment: not 0 for plans with clusters, too, which no GPU has run yet.
@@ -90,8 +88,8 @@ def find(target: Target) -> Chip | str:
     return chip
 
 
-def unconfirmed(chip: Chip, confirmed: tuple[int, ...] = CONFIRMED) -> str | None:
-    """Why a kernel runs on a chip on request only, or None: no GPU like it has confirmed it."""
+def unconfirmed(chip: Chip, confirmed: tuple[int, ...]) -> str | None:
+    """Why a kernel runs on a chip on request only: its compute capability is not ``confirmed``."""
     if chip.capability in confirmed:
         return None
     return f"no GPU of {_named(chip)} has run it yet; implementation='gpu' tries"
