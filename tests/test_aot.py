@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
 
-from benchmarks import aot, memories
+from benchmarks import aot, mlstm
 from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, schedule, traffic
 from benchmarks.aot import linear as aot_linear
@@ -462,15 +462,15 @@ def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
     devices = jax.sharding.Mesh(jax.devices("cpu")[:1], ("batch",))
     monkeypatch.setattr(aot_gpu, "devices", lambda count: devices)
     monkeypatch.setattr(aot_gpu, "missing", lambda: [])
-    monkeypatch.setattr(memories.compiler, "library", lambda: "some NVRTC")
-    monkeypatch.setattr(memories.compiler, "version", lambda: (13, 5))
+    monkeypatch.setattr(mlstm.compiler, "library", lambda: "some NVRTC")
+    monkeypatch.setattr(mlstm.compiler, "version", lambda: (13, 5))
     monkeypatch.setattr(aot_gpu, "prepare", lambda: None)
-    case, ways = memories.Case("exp", "bfloat16", 130, 2, 3, 4), memories.WAYS
-    monkeypatch.setattr(memories, "CASES", (case,))
-    monkeypatch.setattr(memories, "WAYS", ways[:1])  # the other takes seconds to compile
-    monkeypatch.setattr(memories.registers, "CHIPS", {})
-    assert memories.main(["--out", str(tmp_path)]) == 0
-    (row,) = json.loads((tmp_path / "memories.json").read_text())["rows"]
+    case, ways = mlstm.Case("exp", "bfloat16", 130, 2, 3, 4), mlstm.WAYS
+    monkeypatch.setattr(mlstm, "CASES", (case,))
+    monkeypatch.setattr(mlstm, "WAYS", ways[:1])  # the other takes seconds to compile
+    monkeypatch.setattr(mlstm.registers, "CHIPS", {})
+    assert mlstm.main(["--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "mlstm.json").read_text())["rows"]
     heads = 2 * 3
     factors, state, gates = 2 * 130 * heads * (4 + 4 + 5), 4 * heads * (4 * 5 + 1), 4 * 130 * heads
     ys, ms = 4 * 130 * heads * 5, gates
@@ -478,7 +478,7 @@ def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
     assert row["bytes"] > row["least"] and row["kernels"] > 3  # chunks
     assert row["milliseconds"]["kernels"] == row["kernels"] * 2e-3
     assert f"{row['kernels']:,} kernels" in capsys.readouterr().out
-    both = memories.least(*memories.program(case, ways[1]))
+    both = mlstm.least(*mlstm.program(case, ways[1]))
     assert both == 2 * (factors + 2 * gates + state) + state + ys + ms
 
 

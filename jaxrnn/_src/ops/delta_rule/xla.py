@@ -72,6 +72,9 @@ def _form(operands, target, gradient=False):
                          vector        11        64            162       156
                          delta         26        26            206        82
                          KDA           21       116            229       407
+
+    Chunks with a decay for each key are an earlier form's here. Forward, today's take 4.3 (vector)
+    and 13 (KDA) at the smaller size, and 40 (KDA) at the larger.
     """
     each = operands.log_w is not None and operands.log_w.shape[-1] == operands.k.shape[-1]
     steps = each or (operands.a is not None and not gradient)
