@@ -56,7 +56,7 @@ test: $(VENV)/installed-test
 test-all: $(VENV)/installed-test
 	$(MAKE) test ARGS="--cells=all $(ARGS)"
 
-# Does the suite notice faults? Plants some 150, one at a time, and runs the tests of each.
+# Does the suite notice faults? Plants some 350, one at a time, and runs the tests of each.
 mutants: $(VENV)/installed-test
 	$(RUN) -m pip install --quiet cmake
 	$(RUN) -m tests.mutants $(ARGS)

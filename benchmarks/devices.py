@@ -7,6 +7,7 @@ sequence in float64, whose results are compared with those of one device.
 
 import argparse
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ NOTES = {
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks devices",
-        description="Counts what eight devices exchange that time is divided over.",
+        description="Counts what eight devices exchange that time is divided over. Nothing is"
+        " timed: what the file says of cells that are not named stays.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     several(parser, "cells", zoo.names())
@@ -46,24 +48,41 @@ def parse(argv):
 def main(argv=None):
     """Runs the job; its exit status."""
     chosen, console = parse(argv), display.console()
+    path = chosen.out / "devices-cpu.json"
     if len(jax.devices("cpu")) < max(COUNTS):
         raise SystemExit("set XLA_FLAGS=--xla_force_host_platform_device_count=8")
-    about, path, rows, refused = machine.describe(), chosen.out / "devices-cpu.json", [], []
-    begun = record.begun("devices", about, NOTES, chosen)
+    begun = record.begun("devices", machine.describe(), NOTES, chosen)
+    begun |= {"sizes": SIZES, "small": SMALL}
+    rows, refused = others(path, chosen.cells)
     with display.progress(console, len(chosen.cells)) as step:
         for name in chosen.cells:
             with step(name) as done:
                 row = measure(name, **SIZES)
                 if row is None:
-                    refused.append(name)
+                    refused = sorted([*refused, name])
                     done("refuses")
                 else:
-                    rows.append(row | {"error": error(name, **SMALL)})
+                    new = row | {"error": error(name, **SMALL)}
+                    rows = sorted([*rows, new], key=lambda row: row["cell"])
                     done(f"{row['gradient']['exchanges']} exchanges")
-            sizes = {"sizes": SIZES, "small": SMALL}
-            record.save(path, begun | sizes | {"refused": refused, "rows": rows})
+            record.save(path, begun | {"refused": refused, "rows": rows})
     console.print(f"written: {path}")
     return 0
+
+
+def others(path, names):
+    """The rows and the names of cells that refuse which a file has already, but of these names.
+
+    Raises:
+      SystemExit: the file is of other sizes.
+    """
+    if not path.exists():
+        return [], []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if (content["sizes"], content["small"]) != (SIZES, SMALL):
+        raise SystemExit(f"{path} is of other sizes: take another --out")
+    rows = [row for row in content["rows"] if row["cell"] not in names]
+    return rows, [name for name in content["refused"] if name not in names]
 
 
 def measure(name, T, B, H):

@@ -123,6 +123,27 @@ def test_what_is_right(monkeypatch):
 
 
 @pytest.mark.usefixtures("plain_jax")
+def test_what_is_varied_is_trained_at_several_lengths(monkeypatch):
+    """As many steps as it says, each of one length."""
+    monkeypatch.setattr(training, "BATCH", 2)
+    monkeypatch.setattr(training, "SHORT", 10)
+    monkeypatch.setattr(training, "CHUNK", 10)
+    seen, batch = [], training._batch
+
+    def watched(task, key, rows, length):
+        seen.append(length)
+        return batch(task, key, rows, length)
+
+    monkeypatch.setattr(training, "_batch", watched)
+    for task, lengths in (("adding", [2, 4, 6, 8, 10]), ("parity", [10])):
+        seen.clear()
+        of, net, rule, some = training._programs("elman", task, 4, 10, 1e-3)
+        params = net.init(jax.random.key(0), of.inputs)
+        losses = some(params, rule.init(params), jax.random.key(1))[2]
+        assert seen == lengths and losses.size == training.CHUNK
+
+
+@pytest.mark.usefixtures("plain_jax")
 def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "LENGTHS", (4, 6))
     monkeypatch.setattr(training, "SHORT", 4)

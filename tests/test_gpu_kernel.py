@@ -1,6 +1,7 @@
 """The kernel for NVIDIA GPUs, run on a CPU: see `emulated`."""
 
 import functools
+import itertools
 import types
 
 import chex
@@ -359,6 +360,16 @@ def test_blocks_that_share_a_multiprocessor_fit_into_its_memory():
     assert plan.at_once == 7 * chip.blocks
 
 
+@pytest.mark.parametrize("blocks", (2, 8, 16, 132))
+def test_what_fits_one_row_fits_any(blocks):
+    """It is chosen for a device's share of the rows, and XLA may not divide them."""
+    chip = chips.CHIPS["NVIDIA H200"]._replace(blocks=blocks)
+    for gates, width, backward in itertools.product((1, 4), (256, 512, 1024, 2048), (False, True)):
+        layers = (tiling.Layer(2, gates, width, 1, rows) for rows in (1, 8, 16, 17, 40, 512))
+        found = {tiling.plan(layer, chip, backward=backward) is None for layer in layers}
+        assert len(found) == 1, (gates, width, backward)
+
+
 @pytest.mark.parametrize("backward", (False, True))
 def test_plans_fit(backward):
     """Every row and every unit is somebody's, and all blocks of a launch run at once."""
@@ -369,6 +380,8 @@ def test_plans_fit(backward):
         for plan in plans:
             assert plan.units * plan.blocks >= layer.width
             assert plan.tile * plan.tiles >= layer.rows
+            each = -(-plan.tile * plan.units // (32 * plan.warps))  # units of a thread
+            assert plan.alone or each <= 4
             on_one = 8 // plan.warps if plan.alone else 1  # blocks of a multiprocessor
             most = chip.blocks * on_one if plan.cluster == 1 else plan.cluster * chip.clusters
             assert plan.at_once * plan.blocks <= most and plan.blocks % plan.cluster == 0

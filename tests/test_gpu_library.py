@@ -2,16 +2,23 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import types
 
 import jax
+import jax.numpy as jnp
 import pytest
+from instead import instead
 
-from jaxrnn._src.ops.gpu import launch
+import jaxrnn
+from jaxrnn._src.ops import native
+from jaxrnn._src.ops.gpu import compiler, launch, library
 from jaxrnn._src.ops.recurrence.gpu import exchange
 
 HERE = pathlib.Path(__file__).parent
+H100 = "NVIDIA H100 80GB HBM3"
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +52,36 @@ def test_calls(driver):
 def test_both_sides_of_a_call_have_the_same_sizes():
     """Python's, the library's and the kernels': the driver compares nothing."""
     beside = lambda module, name: pathlib.Path(module.__file__).with_name(name).read_text()
-    library = (HERE.parent / "native/gpu/gpu.cc").read_text()
-    assert f"constexpr int kMostArrays = {launch.MOST_ARRAYS};" in library
+    source = (HERE.parent / "native/gpu/gpu.cc").read_text()
+    assert f"constexpr int kMostArrays = {launch.MOST_ARRAYS};" in source
     assert f"constexpr int FLAG = {exchange.FLAG};" in beside(exchange, "exchange.cu")
     fields = "  int steps, rows, tiles, groups;\n  int first;"
-    assert fields in library and fields in beside(launch, "device.cu")
+    assert fields in source and fields in beside(launch, "device.cu")
+
+
+@pytest.mark.parametrize(
+    ("nvrtc", "file", "why"),
+    [
+        (None, "libc.so.6", "there is no NVRTC (nvidia-cuda-nvrtc), which comes with jax[cuda12]"),
+        ("some NVRTC", "of_no_name.so", "its library cannot be loaded: of_no_name.so"),
+        ("some NVRTC", "libc.so.6", "another jaxrnn: it has no jaxrnn_gpu_facts"),
+        ("some NVRTC", None, "why there is none"),
+    ],
+)
+def test_what_is_missing_is_known_before(nvrtc, file, why):
+    """XLA runs and says why; who asks for the kernel by name gets the reason."""
+    nothing = lambda name: "why there is none"
+    found = (native, "file", lambda *_: file and pathlib.Path(file)), (native, "why_none", nothing)
+    with instead((compiler, "library", lambda: nvrtc), *found):
+        missing = library._loaded.__wrapped__()
+    assert why in missing
+    cell, device = jaxrnn.lstm(8), types.SimpleNamespace(platform="gpu", device_kind=H100)
+    layer = cell, cell.init(jax.random.key(0), 3), jnp.ones((2, 3, 3))
+    with instead((library, "_loaded", lambda: missing)):
+        (choice,) = jaxrnn.explain(*layer, platform=device).choices
+        assert choice.runs == "xla" and choice.others["gpu"] == missing
+        with pytest.raises(ValueError, match=re.escape(missing)):
+            jaxrnn.explain(*layer, platform=device, implementation="gpu")
 
 
 ASK = """

@@ -1,10 +1,15 @@
 """Linear recurrences beyond the law of every cell: how they begin, and how they are in float32."""
 
+import contextlib
+
+import cases
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
-from cases import error
+from cases import NO_KERNEL, error
+from instead import instead
 
 import jaxrnn
 
@@ -83,6 +88,66 @@ def test_gated_delta_net_begins_as_its_authors_have_it():
         assert 9e-4 < step.min() < 2e-3 and 0.05 < step.max() < 0.11
         assert 7e-3 < jnp.median(step) < 0.014  # evenly in the logarithm
         assert 0.9 < rate.min() < 2 and 15 < rate.max() < 17 and 7 < jnp.median(rate) < 10
+
+
+def test_mamba3_turns_as_its_step_does():
+    """In float32 over 4,096 steps, which make some thousand turns: no angle is a long sum."""
+    cell = jaxrnn.mamba3(4, heads=2, state=8)
+    params = cell.init(jax.random.key(0), 3)
+    params["c"] += 3
+    xs = jax.random.normal(jax.random.key(1), (4096, 1, 3)) + 1
+
+    @jax.jit
+    def both(params, xs):
+        state = cell.initial_state(params, (1,))
+        stepped = jax.lax.scan(lambda state, x: cell.step(params, state, x), state, xs)
+        names = ("xla",) if NO_KERNEL else ("cpu", "xla")
+        return stepped, [jaxrnn.unroll(cell, params, xs, implementation=n) for n in names]
+
+    (wanted, ys), found = both(params, xs)
+    for state, came in found:
+        assert error(came, ys) < 1e-5
+        turns = [np.exp(1j * np.array(s[3])) for s in (state, wanted)]
+        assert error((state[:3], turns[0]), (wanted[:3], turns[1])) < 1e-4
+
+
+def _at_once(*given, cpu, default):
+    """What runs on an accelerator."""
+    del cpu
+    return default(*given)
+
+
+def test_rwkv4_in_stretches_is_the_scan_of_its_step(x64):
+    e = cases.example(cases.CELLS["rwkv4"], cases.Shape(11, (5,), 3, 4))
+    moving, given = (e.params, e.xs, e.state), laws.options(e, reverse=True)
+    weights = laws.weights_of(e.cell, moving)
+    with instead((jax.lax, "platform_dependent", _at_once)):
+        came = laws.value_and_grads(e.cell, moving, weights, **given)
+    assert error(came, laws.literally_with_grads(e.cell, moving, weights, **given)) < 1e-12
+
+
+@pytest.mark.parametrize("at_once", (False, True))
+def test_rwkv4_of_keys_whose_exponential_is_infinite(at_once):
+    """The greatest key decides; and where all are small, they are means of what there is."""
+    cell, keys = jaxrnn.rwkv4(2), np.zeros((9, 2, 2), np.float32)
+    keys[3], keys[:, 1] = 1e4, -1e4
+    params = cell.init(jax.random.key(0), 2)
+    params["0"]["0"]["0"]["mix"] += 0.5  # x alone
+    params["0"]["0"]["1"]["w"] = jnp.eye(2)
+
+    def run(params, xs):
+        state, ys = jaxrnn.unroll(cell, params, xs)
+        return (ys**2).sum() + sum((a**2).sum() for a in state[1][:2]), (state, ys)
+
+    with contextlib.ExitStack() as stack:
+        if at_once:
+            stack.enter_context(instead((jax.lax, "platform_dependent", _at_once)))
+        gradient, (state, ys) = jax.jit(jax.grad(run, (0, 1), has_aux=True))(params, keys)
+    a, b, m = state[1]
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((gradient, ys)))
+    fell = 5 * np.exp(np.array(params["1"]["w"]))
+    np.testing.assert_allclose(m, np.stack([1e4 - fell, np.full(2, -1e4)]), rtol=1e-6)
+    assert b[0] == pytest.approx(1) and (b[1] >= 1).all() and jnp.isfinite(a).all()
 
 
 def test_rg_lru_where_nothing_is_forgotten():

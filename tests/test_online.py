@@ -74,6 +74,36 @@ def test_rtrl_is_back_propagation(cell):
     assert error(came, gradient(cell)(*given, **options)) < 1e-10
 
 
+def test_memory_does_not_grow_with_time():
+    """What a program of many steps needs beside what it is given, and what it gives."""
+    cell, rows = jaxrnn.lru(4, state=3), 2
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), FEATURES))
+
+    def forward_in_time(params, xs):
+        online = jaxrnn.online(cell)
+
+        def step(carry, x):
+            def loss(params):
+                after, y = online.step(params, carry[0], x)
+                return (y**2).sum(), after
+
+            gradient, state = jax.grad(loss, has_aux=True)(params)
+            return (state, jax.tree.map(jnp.add, carry[1], gradient)), None
+
+        first = online.initial_state(params, (rows,)), jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(step, first, xs)[0][1]
+
+    def through_time(params, xs):
+        return jax.grad(lambda params: (jaxrnn.unroll(cell, params, xs)[1] ** 2).sum())(params)
+
+    def needed(run, steps):
+        xs = jax.ShapeDtypeStruct((steps, rows, FEATURES), "float64")
+        return jax.jit(run).lower(params, xs).compile().memory_analysis().temp_size_in_bytes
+
+    assert needed(forward_in_time, 32) == needed(forward_in_time, 2048)
+    assert needed(through_time, 2048) > 32 * needed(through_time, 32)
+
+
 def test_steps_give_the_sum():
     """A step knows all before it, though what it is given does not grow."""
     cell = jaxrnn.lru(4, state=3)

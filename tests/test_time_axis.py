@@ -170,6 +170,9 @@ MEMORIES = jaxrnn.stack(
     jaxrnn.bidirectional(jaxrnn.gla(2, heads=1), jaxrnn.retention(4, heads=2)),
 )
 
+# A memory whose summary is of two operations, and means with a stabiliser.
+MEANS = jaxrnn.bidirectional(jaxrnn.rwkv4(3), jaxrnn.mamba3(3, heads=1, state=4))
+
 ATTENTION = jaxrnn.bidirectional(
     jaxrnn.attention(4, heads=2, context=T), jaxrnn.attention(2, heads=1, window=6)
 )
@@ -181,9 +184,10 @@ ATTENTION = jaxrnn.bidirectional(
         (CELL, AxisType.Auto),
         (CELL, AxisType.Explicit),
         (MEMORIES, AxisType.Auto),
+        (MEANS, AxisType.Auto),
         (ATTENTION, AxisType.Explicit),
     ),
-    ids=("linear", "linear-explicit", "memories", "attention"),
+    ids=("linear", "linear-explicit", "memories", "means", "attention"),
 )
 def test_a_cell_on_a_mesh(cell, kind):
     _, mask, starts = example(False)
@@ -271,7 +275,8 @@ def test_a_nan_stays_in_its_episode():
     """
     memories = jaxrnn.mlstm, jaxrnn.delta_net, jaxrnn.gla, jaxrnn.attention
     diagonal = jaxrnn.lru(3), jaxrnn.min_gru(2)
-    cell = jaxrnn.parallel(*diagonal, *(memory(2, heads=1) for memory in memories))
+    means = jaxrnn.mamba3(2, heads=1, state=4), jaxrnn.rwkv4(3)
+    cell = jaxrnn.parallel(*diagonal, *(memory(2, heads=1) for memory in memories), *means)
     params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (T, 4, 3))
     for row, step in enumerate((1, 9, 13)):
         xs = xs.at[step, row].set(jnp.nan)
@@ -331,6 +336,7 @@ def test_a_cell_inside_of_shard_map():
         jaxrnn.zoneout(jaxrnn.lstm(4), 0.1),
         jaxrnn.online(jaxrnn.lru(4)),
         jaxrnn.conv_lstm(4, shape=(2,)),
+        jaxrnn.ttt_linear(4),
     ),
     ids=repr,
 )
@@ -339,5 +345,6 @@ def test_other_cells_refuse(cell):
     mesh = jax.make_mesh((DEVICES,), ("time",), axis_types=(AxisType.Auto,))
     run = lambda **options: jax.eval_shape(lambda: jaxrnn.unroll(cell, params, xs, **options))
     run()  # what is traced without an axis must not stand for what is traced with one
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match="time_axis: got 'time', want None"):
+    words = "time_axis: got 'time', want None: a step of the cell is not linear in its state"
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=words):
         run(time_axis="time")

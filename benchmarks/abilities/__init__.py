@@ -15,7 +15,8 @@ from benchmarks.shared.words import listed
 
 NOTES = {
     "right": f"the share of right answers by length, of {training.ASKED} sequences; training is"
-    f" at {training.SHORT} steps",
+    f" at {training.SHORT} steps, and for adding and copying at {training.PARTS} lengths up to it,"
+    " in turn",
     "longest": f"the greatest of the lengths with {training.ENOUGH:.0%} right there and at all"
     " shorter ones; 0 if there is none",
     "steps": "of training, which ends early where the loss is small",

@@ -27,6 +27,8 @@ class Task(NamedTuple):
       last: the share of right answers is of each sequence's last one, not of all.
       convolved: the model has a convolution over 4 steps before the cell.
       numbers: the answer is a number, right within ``CLOSE``.
+      varied: several lengths are trained. Of one, a model learns what holds there alone: after how
+        many steps a sum is asked, that always eight symbols are.
     """
 
     make: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
@@ -36,6 +38,7 @@ class Task(NamedTuple):
     last: bool = True
     convolved: bool = False
     numbers: bool = False
+    varied: bool = False
 
 
 def parity(key, length):
@@ -158,10 +161,18 @@ TASKS = {
         convolved=True,
     ),
     "copying": lambda: Task(
-        copying, DATA + 2, DATA, "Gu & Dao 2023, arXiv:2312.00752", last=False, convolved=True
+        copying,
+        DATA + 2,
+        DATA,
+        "Gu & Dao 2023, arXiv:2312.00752",
+        last=False,
+        convolved=True,
+        varied=True,
     ),
     "induction": lambda: Task(
         induction, DATA + 1, DATA, "Gu & Dao 2023, arXiv:2312.00752", convolved=True
     ),
-    "adding": lambda: Task(adding, 2, 1, "Hochreiter & Schmidhuber 1997", numbers=True),
+    "adding": lambda: Task(
+        adding, 2, 1, "Hochreiter & Schmidhuber 1997", numbers=True, varied=True
+    ),
 }

@@ -63,7 +63,10 @@ void make_gates(const Task<T>& task, const Block<T>& block, int64_t step, T* scr
   if (!some_real(task, steps, step_of)) return;
   project(task, block, steps, step_of, scratch);
   add_state(task, block, 0, steps * task.B,
-            [&](int64_t m, int) { return h_before(task, step_of(m / task.B), m % task.B); });
+            [&, rows = Rows(task.B)](int64_t m, int) mutable {
+              auto [j, row] = rows.at(m);
+              return h_before(task, step_of(j), row);
+            });
 }
 
 // The products of a chunk that ended with `phase`: the gradients of the weights and of xs.

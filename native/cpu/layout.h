@@ -13,7 +13,9 @@ template <class T>
 struct Layout {
   Layout(const Call<T>& call, int lanes, int workers) : call(call), lanes(lanes) {
     int64_t vectors = (call.D + lanes - 1) / lanes, widest = kWidth / lanes;
-    blocks = std::max((vectors + widest - 1) / widest, std::min<int64_t>(vectors, workers));
+    // As many for each worker: one with a block less would wait for the others at every step.
+    int64_t least = (vectors + widest - 1) / widest;
+    blocks = std::min<int64_t>(vectors, (least + workers - 1) / workers * workers);
   }
 
   const Call<T>& call;

@@ -45,6 +45,7 @@ inline void tile(Sum sums, const T* const* a, const Factor<T>* f, int64_t out_ro
   const T* row[ROWS];
   for (int m = 0; m < ROWS; ++m) row[m] = a[m];
   const int64_t left_step = sums.left, right_step = sums.right ? sums.right : VECTORS * L;
+#pragma GCC unroll 4
   for (int64_t k = 0, l = 0, r = 0; k < sums.terms; ++k, l += left_step, r += right_step) {
     V right[N][VECTORS];
     for (int n = 0; n < N; ++n)
@@ -102,8 +103,9 @@ inline void multiply(int vectors, int count_rows, int count, Sum terms, const T*
 
 // Rows of a product, whose panels lie side by side: [panels][terms][vectors of a panel].
 //
-// `row(m)` gives the m-th row of the left side; factors are given for the whole width, and cut
-// into panels here.
+// `row(m, i)` gives the m-th row of the left side, the i-th of a tile; it is asked for all of them,
+// from the first on, for each panel. Factors are given for the whole width, and cut into panels
+// here.
 template <class T, class Row>
 void product(int64_t count_rows, int width, Sum terms, const Factor<T>* f, int factors,
              int64_t out_row, Row row) {

@@ -90,6 +90,26 @@ T* place_registers(const Program& program, T** registers, T* scratch) {
   return scratch;
 }
 
+// Of the m-th row of some steps, its step and its row there. A product asks for one row after the
+// other, so nothing is divided: that took as long as a fiftieth of the product.
+class Rows {
+ public:
+  explicit Rows(int64_t batch) : batch_(batch) {}
+  struct Place {
+    int64_t step, row;
+  };
+  Place at(int64_t m) {
+    if (m == 0) next_ = {0, 0};
+    Place now = next_;
+    if (++next_.row == batch_) next_ = {now.step + 1, 0};
+    return now;
+  }
+
+ private:
+  int64_t batch_;
+  Place next_{0, 0};
+};
+
 // The input's part of the gates, for `steps` steps; step_of(j) is the j-th of them.
 template <class T, class StepOf>
 void project(const Task<T>& task, const Block<T>& block, int64_t steps, StepOf step_of,
@@ -100,9 +120,9 @@ void project(const Task<T>& task, const Block<T>& block, int64_t steps, StepOf s
     factor[g] = {block.w + g * task.I * block.padded, block.bias + g * block.padded, 0,
                  block.gates + task.gates.input[g] * task.chunk * task.B * block.padded};
   product(steps * task.B, block.padded, {task.I, 1, 0}, factor, task.gates.count, block.padded,
-          [&](int64_t m, int place) -> const T* {
-            int64_t time = time_of(task, step_of(m / task.B)), row = m % task.B;
-            int64_t offset = time * task.xs.time + row * task.xs.row;
+          [&, rows = Rows(task.B)](int64_t m, int place) mutable -> const T* {
+            auto [j, row] = rows.at(m);
+            int64_t offset = time_of(task, step_of(j)) * task.xs.time + row * task.xs.row;
             if (task.storage == kSame<T>) return reinterpret_cast<T*>(task.xs.data) + offset;
             read(converted + place * task.I, task.xs.data, task.storage, offset, task.I);
             return converted + place * task.I;

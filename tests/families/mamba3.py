@@ -1,7 +1,7 @@
 """Mamba-3 with one input and one output a head, as its authors' kernel of one step has it."""
 
 import numpy as np
-from case import LIFTED, Case
+from case import LINEAR, Case
 from truth import sigmoid
 
 import jaxrnn
@@ -49,5 +49,5 @@ def turned(a, phi):
 
 
 ROWS = {
-    "mamba3": Case(lambda h: jaxrnn.mamba3(h, heads=2, state=8), mamba3, LIFTED, heads=2),
+    "mamba3": Case(lambda h: jaxrnn.mamba3(h, heads=2, state=8), mamba3, LINEAR, heads=2),
 }

@@ -98,6 +98,8 @@ COUNTS = {
     "jaxrnn/_src/cells/gru.py": 1,
     "jaxrnn/_src/cells/mlstm.py": 1,
     "jaxrnn/_src/cells/s5.py": 1,
+    "jaxrnn/_src/cells/mamba3.py": 2,
+    "jaxrnn/_src/cells/wkv.py": 2,
     "jaxrnn/interop/biases.py": 1,
     "jaxrnn/interop/equinox.py": 1,
     "jaxrnn/interop/flax.py": 1,

@@ -124,6 +124,15 @@ OWNERS = {
         "tests/test_linear_cells.py",
         f"{LAWS} -k 's5'",
     ),
+    "jaxrnn/_src/cells/mamba3.py": (
+        f"{LAWS} -k mamba3",
+        "tests/test_linear_cells.py -k mamba3",
+    ),
+    "jaxrnn/_src/cells/wkv.py": (
+        "tests/test_linear_cells.py -k rwkv4",
+        "tests/test_rows.py -k rwkv4",
+        "tests/test_time_axis.py -k means",
+    ),
     "jaxrnn/interop/biases.py": ("tests/test_interop_biases.py",),
     "jaxrnn/interop/equinox.py": ("tests/test_interop_equinox.py",),
     "jaxrnn/interop/flax.py": ("tests/test_interop_flax.py",),

@@ -4,15 +4,15 @@ import jax.numpy as jnp
 from jax.nn import relu
 
 from jaxrnn._src.builders.stateless import project
+from jaxrnn._src.cells import wkv
 from jaxrnn._src.cells.conv1d import conv1d
-from jaxrnn._src.core import checks
-from jaxrnn._src.core.cell import Cell, cell, constructor
+from jaxrnn._src.core import checks, dispatch
+from jaxrnn._src.core.cell import Cell, constructor
+from jaxrnn._src.core.compile_once import once
 from jaxrnn._src.core.dtypes import arithmetic
 from jaxrnn._src.core.tags import tag
 from jaxrnn._src.wrappers.reparameterised import with_params
 from jaxrnn._src.wrappers.stack import parallel, stack
-
-_NOTHING = -1e38  # the logarithm of no weight at all, below that of any key
 
 
 @constructor
@@ -120,22 +120,38 @@ def _mixed(width):
         return {"w": jnp.linspace(-5, 3, width), "u": jnp.zeros(width)}
 
     def initial_state(params, batch_shape):
-        zero = jnp.zeros((*batch_shape, width), arithmetic(params))
-        return zero, zero, jnp.full_like(zero, _NOTHING)
+        return wkv.nothing((*batch_shape, width), arithmetic(params))
 
-    def step(params, state, x):
+    def given(params, x):
+        """``(decay, u)`` [H], and k, v and r."""
         checks.check_params(params, shapes, None, x)
         checks.check_features(x, 3 * width)
-        a, b, m = state
-        w, u = (jnp.broadcast_to(params[n].astype(a.dtype), a.shape) for n in ("w", "u"))
-        k, v, r = jnp.split(x.astype(a.dtype), 3, -1)
-        most = jnp.maximum(m, u + k)
-        before, now = jnp.exp(m - most), jnp.exp(u + k - most)
-        y = tag("rwkv4.wkv", (before * a + now * v) / (before * b + now))
-        m = m - jnp.exp(w)
-        most = jnp.maximum(m, k)
-        before, now = jnp.exp(m - most), jnp.exp(k - most)
-        state = before * a + now * v, before * b + now, most
-        return state, (r * y).astype(x.dtype)
+        total = arithmetic(params)
+        w, u = (params[name].astype(total) for name in ("w", "u"))
+        return (jnp.exp(w), u), jnp.split(x.astype(total), 3, -1)
 
-    return cell(init, initial_state, step, states=("a", "b", "m"))
+    def step(params, state, x, key=None):
+        del key
+        state = checks.completed_state(initial_state, params, state, x.shape[:-1])
+        weights, (k, v, r) = given(params, x)
+        state, y = wkv.step(*weights, state, (k, v))
+        return state, (r * tag("rwkv4.wkv", y)).astype(x.dtype)
+
+    def unroll(params, state, xs, options):
+        name = options.implementation
+        how = "scan of step, on a TPU or GPU of stretches at once"
+        dispatch.only_reference(how, "it has no kernel", name)
+        weights, (k, v, r) = given(params, xs)
+        state, ys = wkv.run(
+            *weights,
+            initial_state(params, xs.shape[1:-1]) if state is None else state,
+            k,
+            v,
+            mask=options.mask,
+            starts=options.starts,
+            reverse=options.reverse,
+            at_once=name is None,
+        )
+        return state, (r * tag("rwkv4.wkv", ys)).astype(xs.dtype)
+
+    return Cell(init, initial_state, step, once(unroll), states=("a", "b", "m"))

@@ -27,6 +27,9 @@ def ttt_linear(hidden: int, *, heads: int = 4, batch: int = 16) -> Cell:
     divided by D; their rotation of q and k, their division by the step's number in the
     mini-batch, norm, gate and projection of y are not of this cell.
 
+    The layer norm of what M predicts makes a step nonlinear in M. So time cannot be divided over
+    devices, and the steps run one after the other.
+
     Args:
       hidden: H, the size of the output, and of all heads' values together.
       heads: N, a divisor of ``hidden``.

@@ -424,11 +424,11 @@ def unroll(
       deterministic: says which is meant: False is training, for which a cell that draws has to be
         given a key; True is evaluation, whatever the key; None leaves it to the key.
       time_axis: the name of a mesh axis that time is divided over, or None; as for
-        ``jaxrnn.linear_scan``, for linear recurrences (``lru``, ``rg_lru``, ``mamba``, ``qrnn``),
-        matrix memories (``mlstm``, ``gla``, ``delta_net`` and the like), ``attention``,
-        ``conv1d``, and layers that see one step at a time, in ``stack``, ``bidirectional`` and
-        others. ``lengths`` are those of the whole sequences. Other cells refuse; one made by hand
-        with a loop of its own cannot be seen, and must not be given.
+        ``jaxrnn.linear_scan``, for linear recurrences (``lru``, ``rg_lru``, ``mamba``, ``qrnn``,
+        ``rwkv4``), matrix memories (``mlstm``, ``gla``, ``mamba3``, ``delta_net`` and the like),
+        ``attention``, ``conv1d``, and layers that see one step at a time, in ``stack``,
+        ``bidirectional`` and others. ``lengths`` are those of the whole sequences. Other cells
+        refuse; one made by hand with a loop of its own cannot be seen, and must not be given.
       return_states: whether to return the states after all steps too, with a gradient. Cells made
         by ``gated``, ``jaxrnn.cell``, and wrappers of them make them on the way, those of
         ``gated`` in the kernel. Of others the step is scanned; ``explain`` says so.

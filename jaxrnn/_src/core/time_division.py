@@ -28,7 +28,8 @@ def refuse():
     """
     if _axis.value is not None:
         raise ValueError(
-            f"time_axis: got {_axis.value!r}, want None: the cell is not one of linear"
-            " recurrences, matrix memories, attention, convolutions and layers that see one step"
-            " at a time: divide its batch"
+            f"time_axis: got {_axis.value!r}, want None: a step of the cell is not linear in its"
+            " state, or not known to be. Linear recurrences, matrix memories, attention,"
+            " convolutions and layers that see one step at a time can be divided; of other cells,"
+            " divide the batch"
         )

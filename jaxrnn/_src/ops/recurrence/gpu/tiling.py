@@ -95,11 +95,12 @@ def _exchanging(layer, chip, backward, cluster, most):
         own = units * (1 if backward else layer.gates)  # columns of a block
         columns = cluster * own // 8  # in tiles
         for row_tiles in (1, 2, 4):
-            tiles = math.ceil(layer.rows / (16 * row_tiles))
+            # So few rows that a thread has no more units than it may: what fits one row fits any.
+            tiles = math.ceil(layer.rows / min(16 * row_tiles, _MOST_UNITS * 32 * WARPS // units))
             tile = math.ceil(layer.rows / tiles)
             sums = 4 * row_tiles * columns
             each = math.ceil(tile * units / (32 * WARPS))
-            if sums > _MOST_SUMS or each > _MOST_UNITS or tile <= 16 * (row_tiles // 2):
+            if sums > _MOST_SUMS or tile <= 16 * (row_tiles // 2):
                 continue
             mine = math.ceil(pieces / (cluster * WARPS))
             held = mine if mine * columns * 4 <= MOST_HELD else MOST_HELD // (columns * 4)
