@@ -18,7 +18,7 @@ COMMANDS = {
     "programs": "the kernel for CPUs beside an LSTM written by hand: see `make programs`",
     "aot": "cycles, bytes and kernels of a step, compiled for TPUs and an H200",
     "exported": "exported programs on a CPU, with the kernel and without",
-    "memories": "what XLA moves and launches for a matrix memory, compiled for an H200",
+    "mlstm": "what XLA moves and launches for an mLSTM's memory, compiled for an H200",
     "int8": "what int8 weights cost in accuracy",
     "registers": "registers and spills of the kernels for GPUs, compiled without one",
     "devices": "what devices exchange that time is divided over, and their memory",

@@ -470,6 +470,8 @@ def _rules(result):
             found["over"] = " / ".join(
                 f"{ratio:.1f}" for ratio in memory_rules.over_base(row, rows)
             )
+    made = {name for found in cases.values() for name in found if found[name]}
+    columns = {name: head for name, head in columns.items() if name in made}
     return _table([f"float32, {size}", *columns.values()], cases, columns)
 
 

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 pytest.importorskip("rich", reason="the benchmarks need jaxrnn[bench]")
 
-from benchmarks import aot, memories
+from benchmarks import aot, mlstm
 from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import launches, schedule, traffic
 from benchmarks.aot import linear as aot_linear
@@ -177,6 +177,24 @@ def test_the_cycles_and_bytes_of_a_step(tmp_path):
     # All of it: the kernel, each of its loops once, and 384 times XLA's.
     text = TPU + CONDITION.format("cond", 384)
     assert schedule.whole(text, kernels) == 2 + 4 + 384 * (7 + 1 + 8)
+
+
+def test_of_instructions_that_are_alike_one_is_listed():
+    inside = """%inside.{0} (p.{0}: f32[8]) -> f32[8] {{
+  %p.{0} = f32[8]{{0}} parameter(0)
+  ROOT %n.{0} = f32[8]{{0}} {1}(%p.{0}), metadata={{op_name="{0}"}}
+}}
+"""
+    entry = """ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %x = f32[8]{0} fusion(%a), kind=kLoop, calls=%inside.1
+  %y = f32[8]{0} fusion(%x), kind=kLoop, calls=%inside.2
+  %z = f32[8]{0} fusion(%y), kind=kLoop, calls=%inside.3
+}
+"""
+    operations = enumerate(("negate", "negate", "sine"), 1)
+    text = "\n".join([*(inside.format(*each) for each in operations), entry])
+    assert schedule.whole(text, {"x": schedule.Loop(7, [])}) == 7 + 7
 
 
 # 4,096 bytes in an array [64, 16], 64 in a row of it. %each: in the loop, one row of x is read and
@@ -375,6 +393,33 @@ def test_the_command_writes_a_row_for_each_program(without_compilers, tmp_path, 
     assert set(again.pop("apart")) == {"memories"} and again == content
 
 
+def test_a_run_goes_on_where_another_was_stopped(without_compilers, tmp_path, monkeypatch):
+    whole, given = aot_memories.measure, ["--kinds", "memories", "--out", str(tmp_path)]
+    calls = []
+
+    def stopped(case, name, folder):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append((case, name))
+        return whole(case, name, folder)
+
+    monkeypatch.setattr(aot_memories, "measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        aot.main(given)
+    assert not (tmp_path / "aot.json").exists()
+    with pytest.raises(SystemExit, match="remove it or take another"):
+        aot.main([*given, "--most", "1"])
+    counted = lambda *case: calls.append(case[:2]) or whole(*case)
+    monkeypatch.setattr(aot_memories, "measure", counted)
+    assert aot.main(given) == 0
+    (file,) = tmp_path.iterdir()
+    rows = json.loads(file.read_text())["memories"]
+    assert len(rows) == len(calls) == len(set(calls))
+    assert [(row["chip"], row["rule"], row["contender"]) for row in rows] == [
+        (case.chip, case.rule, name) for case, name in calls
+    ]
+
+
 def test_what_is_worse_fails(without_compilers, tmp_path, capsys, monkeypatch):
     row, linear, gathers = without_compilers
     arguments = ["--out", str(tmp_path), "--chips", "v5e", "v6e"]
@@ -417,15 +462,15 @@ def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
     devices = jax.sharding.Mesh(jax.devices("cpu")[:1], ("batch",))
     monkeypatch.setattr(aot_gpu, "devices", lambda count: devices)
     monkeypatch.setattr(aot_gpu, "missing", lambda: [])
-    monkeypatch.setattr(memories.compiler, "library", lambda: "some NVRTC")
-    monkeypatch.setattr(memories.compiler, "version", lambda: (13, 5))
+    monkeypatch.setattr(mlstm.compiler, "library", lambda: "some NVRTC")
+    monkeypatch.setattr(mlstm.compiler, "version", lambda: (13, 5))
     monkeypatch.setattr(aot_gpu, "prepare", lambda: None)
-    case, ways = memories.Case("exp", "bfloat16", 130, 2, 3, 4), memories.WAYS
-    monkeypatch.setattr(memories, "CASES", (case,))
-    monkeypatch.setattr(memories, "WAYS", ways[:1])  # the other takes seconds to compile
-    monkeypatch.setattr(memories.registers, "CHIPS", {})
-    assert memories.main(["--out", str(tmp_path)]) == 0
-    (row,) = json.loads((tmp_path / "memories.json").read_text())["rows"]
+    case, ways = mlstm.Case("exp", "bfloat16", 130, 2, 3, 4), mlstm.WAYS
+    monkeypatch.setattr(mlstm, "CASES", (case,))
+    monkeypatch.setattr(mlstm, "WAYS", ways[:1])  # the other takes seconds to compile
+    monkeypatch.setattr(mlstm.registers, "CHIPS", {})
+    assert mlstm.main(["--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "mlstm.json").read_text())["rows"]
     heads = 2 * 3
     factors, state, gates = 2 * 130 * heads * (4 + 4 + 5), 4 * heads * (4 * 5 + 1), 4 * 130 * heads
     ys, ms = 4 * 130 * heads * 5, gates
@@ -433,7 +478,7 @@ def test_a_matrix_memory_is_counted(tmp_path, monkeypatch, capsys):
     assert row["bytes"] > row["least"] and row["kernels"] > 3  # chunks
     assert row["milliseconds"]["kernels"] == row["kernels"] * 2e-3
     assert f"{row['kernels']:,} kernels" in capsys.readouterr().out
-    both = memories.least(*memories.program(case, ways[1]))
+    both = mlstm.least(*mlstm.program(case, ways[1]))
     assert both == 2 * (factors + 2 * gates + state) + state + ys + ms
 
 

@@ -258,7 +258,7 @@ WRITE |= {
         "exported",
         "int8",
         "aot",
-        "memories",
+        "mlstm",
         "residuals",
         "registers",
         "devices",

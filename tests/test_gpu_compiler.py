@@ -117,7 +117,7 @@ def test_the_linear_recurrence_stays_in_registers(gpu):
 
 
 def test_a_matrix_memory_stays_in_registers():
-    """The forward kernel and the gates': `python -m benchmarks memories` compiles all of them."""
+    """The forward kernel and the gates': `python -m benchmarks mlstm` compiles all of them."""
     chip = chips.CHIPS["NVIDIA A100-SXM4-80GB"]
     cell = jaxrnn.mlstm(32, heads=2)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))

@@ -4,7 +4,7 @@ Nothing runs. Of a TPU's program the schedule is read (``aot.schedule``), of a G
 kernels are counted (``aot.launches``), of ``linear_scan`` and memories also all bytes
 (``aot.traffic``). It fails where something does not compile, which is also how too little
 VMEM shows, where a batch over several devices is gathered, and where a figure is more than a tenth
-over that of the last result kept.
+over that of the last result kept. A run goes on where another was stopped.
 """
 
 import argparse
@@ -114,21 +114,9 @@ def main(argv=None):
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
     path = chosen.out / "aot.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    partial = path.with_name("aot-partial.json")  # until all is done
     content = _begun(chosen, kept)
-    work = [each for each in _work(chosen, folder) if each[0] in chosen.kinds]
-    with display.progress(console, len(work)) as step:
-        for kind, label, measure in work:
-            with step(label) as done:
-                try:
-                    found = measure()
-                except Exception as error:
-                    content["failed"].append(f"{label}: {_first_line(error)}")
-                    done(f"failed: {_first_line(error)}")
-                    continue
-                content[kind] += found
-                record.save(partial, content)
-                done(", ".join(map(_figures, found)))
+    partial = path.with_name("aot-partial.json")  # until all is done
+    _measured(console, chosen, content, _work(chosen, folder), partial)
     content["failed"] += worse(content, kept)
     content["words"] = sentences(content["tpu"])
     for kind, table in TABLES.items():
@@ -144,6 +132,35 @@ def main(argv=None):
     partial.unlink(missing_ok=True)
     console.print(f"\nwritten: {path}")
     return 1 if content["failed"] else 0
+
+
+def _measured(console, chosen, content, work, partial):
+    """Adds the rows, but makes none that a stopped run of the same options and versions made.
+
+    Its rows are in ``partial``, as this run's are until its end.
+    """
+    options = {name: getattr(chosen, name) for name in ("chips", "kinds", "most")}
+    options["versions"] = machine.describe(PACKAGES)["versions"]
+    before = record.before(partial, options)
+    made = before.get("made", [])
+    content |= {kind: before[kind] for kind in chosen.kinds if before}
+    work = [each for each in work if each[0] in chosen.kinds]
+    left = [each for each in work if each[1] not in made]
+    if before:
+        console.print(f"{len(work) - len(left)} of {len(work)} are there already", markup=False)
+    with display.progress(console, len(left)) as step:
+        for kind, label, measure in left:
+            with step(label) as done:
+                try:
+                    found = measure()
+                except Exception as error:
+                    content["failed"].append(f"{label}: {_first_line(error)}")
+                    done(f"failed: {_first_line(error)}")
+                    continue
+                content[kind] += found
+                made.append(label)
+                record.save(partial, content | {"options": options, "made": made})
+                done(", ".join(map(_figures, found)))
 
 
 def _begun(chosen, kept):
@@ -193,7 +210,7 @@ def _work(chosen, folder):
             for name in contenders:
                 run = lambda c=case, n=name: [aot_linear.measure(c, n, folder)]  # noqa: E731
                 yield "linear", f"{case} {name:<6}", run
-    for chip in tpus:
+    for chip in reversed(tpus):  # of a run that is stopped, the newest chips' rows are there
         for case, contenders in itertools.islice(aot_memories.cases([chip]), chosen.most):
             for name in contenders:
                 run = lambda c=case, n=name: [aot_memories.measure(c, n, folder)]  # noqa: E731

@@ -33,6 +33,7 @@ _SIZES = {
 }
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{[^}]*?(S\(\d+\))?\})?")
 _KERNEL = re.compile(r"\s+(?:ROOT )?%([\w.-]+) = (.*?) [a-z][a-z0-9-]*\((.*?)\)(?:, |$)")
+_NAME = re.compile(r"%[\w.-]+")
 _BOUNDS = re.compile(r'"iteration_bounds":\[([^\]]*)\]')
 _RUN = {"fusion", "copy", "convolution", "dot", "dynamic-update-slice", "dynamic-slice"}
 
@@ -114,33 +115,48 @@ def loops(text, kernels, steps):
 
 
 def whole(text, kernels):
-    """The least cycles of a program of XLA's, whose loops run as often as they say."""
+    """The least cycles of a program of XLA's, whose loops run as often as they say.
+
+    Of instructions that are written alike, its compiler lists one.
+    """
     found, entry = hlo.computations(text)
 
-    def cycles(name):
-        total = 0
+    def runs(name):
         for opcode, line in found[name]:
             if opcode == "while":
                 condition = found.get(hlo.CONDITION.search(line)[1], ())
                 trips = hlo.trips(line, [each for _, each in condition])
-                total += trips * cycles(hlo.BODY.search(line)[1])
+                body = runs(hlo.BODY.search(line)[1])
+                yield from ((trips * times, each) for times, each in body)
             elif opcode == "call":
-                total += cycles(hlo.CALLED.search(line)[1])
+                yield from runs(hlo.CALLED.search(line)[1])
             else:
-                total += _bundles(line, kernels)
-        return total
+                yield 1, line
 
-    return cycles(entry)
+    lines = [(times, _KERNEL.match(line)[1], line) for times, line in runs(entry)]
+    alike = {_written(line, found): kernels[name] for _, name, line in lines if name in kernels}
+    listings = (kernels.get(name) or alike.get(_written(line, found)) for _, name, line in lines)
+    both = zip(lines, listings)
+    return sum(times * _bundles(line, listing) for (times, _, line), listing in both if listing)
 
 
-def _bundles(line, kernels):
-    """Those of an instruction, 0 if there is no listing of it."""
-    loop = kernels.get(_KERNEL.match(line)[1])
-    if loop is None:
-        return 0
+def _written(line, found):
+    """An instruction and what it calls, without their names."""
+    names = {}
+    return _NAME.sub(lambda name: names.setdefault(name[0], f"%{len(names)}"), _text(line, found))
+
+
+def _text(line, found):
+    called = hlo.CALLED.search(line)
+    inside = [_text(each, found) for _, each in found.get(called[1], ())] if called else []
+    return "\n".join([re.split(", (?:metadata|backend_config)=", line)[0], *inside])
+
+
+def _bundles(line, listing):
+    """Those of an instruction, whose listing has a loop for each of its tiles."""
     bounds = _BOUNDS.search(line)
     trips = math.prod(int(n) for n in re.findall(r"\d+", bounds[1])) if bounds else 1
-    return loop.cycles(*[trips] * len(loop.inner))
+    return listing.cycles(*[trips] * len(listing.inner))
 
 
 def _xla_step(body, kernels, shapes, steps):
@@ -149,7 +165,8 @@ def _xla_step(body, kernels, shapes, steps):
         if opcode not in _RUN:
             continue
         _, result, operands = _KERNEL.match(line).groups()
-        cycles += _bundles(line, kernels)
+        name = _KERNEL.match(line)[1]
+        cycles += _bundles(line, kernels[name]) if name in kernels else 0
         names = re.findall(r"%([\w.-]+)", operands)
         arrays = " ".join([result, *(shapes.get(n, "") for n in names)])
         # Of an array over time a step takes its own part.

@@ -63,7 +63,7 @@ def before(path, options):
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["options"] != options:
         raise SystemExit(
-            f"{path} is of {content['options']}, not of {options}: take another --out"
+            f"{path} is of {content['options']}, not of {options}: remove it or take another --out"
         )
     return content
 

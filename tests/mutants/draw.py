@@ -87,6 +87,7 @@ COUNTS = {
     "jaxrnn/_src/builders/step_inputs.py": 2,
     "jaxrnn/_src/core/every_step.py": 2,
     "jaxrnn/_src/core/pool.py": 2,
+    "jaxrnn/_src/ops/delta_rule/chunked.py": 3,
     "jaxrnn/_src/ops/delta_rule/stepwise.py": 1,
     "jaxrnn/_src/ops/delta_rule/cpu.py": 2,
     "jaxrnn/_src/ops/linear_scan/cpu.py": 1,

@@ -8,8 +8,9 @@ from jaxrnn._src.ops.delta_rule import reference
 from jaxrnn._src.ops.delta_rule.reference import outer, read
 
 
-def chunk(before, memory, taken, starts):
+def chunk(before, target, memory, taken, starts):
     """As ``chunked.chunk``."""
+    del target
 
     def step(S, x):
         taken, start = x
@@ -18,12 +19,13 @@ def chunk(before, memory, taken, starts):
     return lax.scan(step, memory, (taken, starts))
 
 
-def pulled(before, memory, taken, starts, d_memory, d_ys):
+def pulled(before, target, memory, taken, starts, d_memory, d_ys):
     """As ``chunked.pulled``, with a decay for each key.
 
     One loop runs the chunk again and keeps what each step finds, the other goes back. The gradient
     of q depends on nothing later, so the first loop makes it.
     """
+    del target
 
     def again(S, x):
         taken, start, d_y = x

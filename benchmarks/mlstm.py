@@ -1,4 +1,4 @@
-"""Matrix memories on GPUs that are not there: what XLA's chunks and our kernels take.
+"""The mLSTM's memory on GPUs that are not there: what XLA's chunks and our kernels take.
 
 Nothing runs. XLA compiles for the GPU described in ``aot/h200.txtpb``. The kernels of its program
 are counted, and the bytes that they move, beside the least: every input and result once. Ours are
@@ -136,8 +136,8 @@ def _named(text):
 
 def parse(argv):
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks memories",
-        description="Compiles matrix memories for an H200, and counts bytes and kernels.",
+        prog="python -m benchmarks mlstm",
+        description="Compiles the mLSTM's memory for an H200, and counts bytes and kernels.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--most", type=int, help="memories to compile; None for all")
@@ -157,11 +157,11 @@ def main(argv=None):
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
     cases = CASES[: chosen.most]
     about = machine.describe((*machine.PACKAGES, "jax-cuda13-plugin"))
-    content = record.begun("memories", about, NOTES, chosen)
+    content = record.begun("mlstm", about, NOTES, chosen)
     content |= {"nvrtc": ".".join(map(str, compiler.version())), "rows": [], "kernels": []}
     work = [("rows", case, way) for case in cases for way in WAYS]
     work += [("kernels", case, chip) for case in cases if _other(case) for chip in _chips()]
-    path = chosen.out / "memories.json"
+    path = chosen.out / "mlstm.json"
     with display.progress(console, len(work)) as step:
         for what, case, which in work:
             with step(f"{case} {which}") as done:
