@@ -1,9 +1,11 @@
 """One LSTM or GRU layer in jaxrnn and in other libraries, in turn, in one run.
 
-A ratio is a peer's time over jaxrnn's, round by round: above 1, jaxrnn is the faster one.
+A ratio is a peer's time over jaxrnn's, round by round: above 1, jaxrnn is the faster one. A run
+that stopped goes on where it was; after one that is whole, all is timed again.
 """
 
 import argparse
+import json
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -84,7 +86,7 @@ def run(chosen):
     about = machine.describe(PACKAGES)
     path = chosen.out / f"{_name(chosen, about['platform'])}.json"
     begun = record.begun("peers", about, NOTES, chosen)
-    rows, interrupted = [], False
+    interrupted = False
 
     def save():
         record.save(
@@ -98,9 +100,10 @@ def run(chosen):
         for cell in chosen.cells
         for shape in chosen.shapes
     ]
+    rows = _stopped(path, begun["options"], len(cases))
     try:
-        with display.progress(console, len(cases)) as step:
-            for direction, cell, shape in cases:
+        with display.progress(console, len(cases) - len(rows)) as step:
+            for direction, cell, shape in cases[len(rows) :]:
                 with step(f"{direction:<14} {cell:<5} {shape:<11}") as done:
                     row = measure(chosen, direction, cell, SHAPES[shape])
                     done(f"best peer / jaxrnn {best(row):.2f}" if best(row) else "no peer ran")
@@ -119,6 +122,13 @@ def run(chosen):
     for sentence in sentences(rows):
         console.print(sentence)
     return 130 if interrupted else 0
+
+
+def _stopped(path, options, count):
+    """The rows of a run with the same options that stopped before it had ``count``, or []."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = content.get("rows", []) if content.get("options") == options else []
+    return rows if len(rows) < count else []
 
 
 def _name(chosen, platform):

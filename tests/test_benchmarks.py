@@ -679,6 +679,10 @@ def test_an_interrupt_keeps_the_rows_of_peers(tmp_path, monkeypatch):
     status, content = run_peers(tmp_path, monkeypatch, "--peers", "linen")
     assert status == 130 and content["interrupted"] is True
     assert [row["cell"] for row in content["rows"]] == ["lstm"]
+    options = content["options"]
+    assert peers._stopped(tmp_path / "peers-cpu.json", options, 2) == content["rows"]
+    assert peers._stopped(tmp_path / "peers-cpu.json", options, 1) == []
+    assert peers._stopped(tmp_path / "peers-cpu.json", options | {"seconds": 1.0}, 2) == []
 
 
 def test_words_against_each_group_of_peers():
