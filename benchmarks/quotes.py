@@ -19,6 +19,7 @@ PAGES = (
     ROOT / "README.md",
     DOCS / "index.md",
     DOCS / "benchmarks.md",
+    DOCS / "cpu-kernel.md",
     DOCS / "tasks.md",
     DOCS / "gpu-kernel.md",
     DOCS / "gpu-memories.md",
@@ -116,6 +117,17 @@ def _leads(result):
     }
     columns = dict.fromkeys(LEADS)
     return _table(["float32", *columns], cases, columns)
+
+
+def _loops(result):
+    """The fastest of the others' times over ours, forward / with its gradient, by shape."""
+    cases = {}
+    shapes = dict.fromkeys(row["shape"]["name"] for row in result["rows"])
+    for row in result["rows"]:
+        found = cases.setdefault(f"`{row['cell']}`", dict.fromkeys(shapes, ""))
+        ratio, before = words.best(row), found[row["shape"]["name"]]
+        found[row["shape"]["name"]] = f"{before} / {ratio:.2f}" if before else f"{ratio:.2f}"
+    return _table(["", *shapes], cases, shapes)
 
 
 def _ratios(result):
@@ -510,6 +522,7 @@ SAYS = {
     "words": _words,
     "tokens": _tokens,
     "leads": _leads,
+    "loops": _loops,
     "ratios": _ratios,
     "costs": _costs,
     "cycles": _cycles,
