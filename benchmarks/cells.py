@@ -1,11 +1,12 @@
 """Every cell of the library, at two shapes: what a layer of it takes, and what runs it.
 
 A ratio is a cell's time over the LSTM's of the same size, round by round: the two are timed in
-turn. Parameters are as the cell makes them.
+turn. Parameters are as the cell makes them. The rows of other cells that a file has are kept.
 """
 
 import argparse
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +51,12 @@ def main(argv=None):
     begun = record.begun("cells", about, NOTES, chosen)
     console.print(f"[bold]Every cell, float32[/]\n{machine.line(about)}\n")
     cases = [(s, d, c) for s in chosen.shapes for d in DIRECTIONS for c in chosen.cells]
-    rows = []
+    rows = others(path, about, chosen.cells)
     with display.progress(console, len(cases)) as step:
         for shape, direction, cell in cases:
             with step(f"{shape:<8} {direction:<14} {cell:<20}") as done:
-                rows.append(measure(cell, SHAPES[shape], direction, chosen.seconds))
-                row = rows[-1]
+                row = measure(cell, SHAPES[shape], direction, chosen.seconds)
+                rows = sorted([*rows, row], key=lambda row: row["cell"])
                 done(f"{row['milliseconds']:8.2f} ms, {row['ratio'][0]:.2f} of {LIKE}'s time")
             record.save(path, begun | {"words": sentences(rows), "rows": rows})
     console.print(table(rows))
@@ -65,6 +66,15 @@ def main(argv=None):
     for sentence in sentences(rows):
         console.print(sentence, markup=False)
     return 0
+
+
+def others(path, about, names):
+    """The rows of other cells that a file has, if it is of the same machine and versions."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": {}}
+    same = ("cpu", "cores", "instruction_sets", "versions")
+    if any(content["machine"].get(name) != about[name] for name in same):
+        return []
+    return [row for row in content["rows"] if row["cell"] not in names]
 
 
 def measure(name, shape, direction, seconds):

@@ -81,13 +81,17 @@ def test_the_benchmark_of_cells(tmp_path, monkeypatch, capsys):
     assert benchmark.main([*given, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "cells-cpu.json").read_text())
     rows = content["rows"]
-    assert [(r["direction"], r["cell"]) for r in rows] == [
-        (direction, cell)
+    assert [(r["cell"], r["direction"]) for r in rows] == [
+        (cell, direction)
+        for cell in ("attention", "gru", "lstm")
         for direction in benchmark.DIRECTIONS
-        for cell in ("lstm", "attention", "gru")
     ]
     assert all(min(row["samples"]["cell"]) > 0 for row in rows)
     assert {row["runs"] for row in rows if row["cell"] == "gru"} <= {"cpu", "xla"}
     assert (tmp_path / "cells-cpu.png").stat().st_size > 10_000
     printed = " ".join(capsys.readouterr().out.split())
     assert all(" ".join(sentence.split()) in printed for sentence in content["words"])
+    about = content["machine"]
+    kept = benchmark.others(tmp_path / "cells-cpu.json", about, ["gru"])
+    assert [row["cell"] for row in kept] == ["attention", "attention", "lstm", "lstm"]
+    assert benchmark.others(tmp_path / "cells-cpu.json", about | {"cores": 0}, ["gru"]) == []
