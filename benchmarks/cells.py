@@ -1,11 +1,12 @@
 """Every cell of the library, at two shapes: what a layer of it takes, and what runs it.
 
 A ratio is a cell's time over the LSTM's of the same size, round by round: the two are timed in
-turn. Parameters are as the cell makes them. The rows of other cells that a file has are kept.
+turn. Parameters are as the cell makes them. A file's rows of other cells and shapes are kept.
 """
 
 import argparse
 import functools
+import itertools
 import json
 
 import jax
@@ -51,7 +52,7 @@ def main(argv=None):
     begun = record.begun("cells", about, NOTES, chosen)
     console.print(f"[bold]Every cell, float32[/]\n{machine.line(about)}\n")
     cases = [(s, d, c) for s in chosen.shapes for d in DIRECTIONS for c in chosen.cells]
-    rows = others(path, about, chosen.cells)
+    rows = others(path, about, chosen)
     with display.progress(console, len(cases)) as step:
         for shape, direction, cell in cases:
             with step(f"{shape:<8} {direction:<14} {cell:<20}") as done:
@@ -68,13 +69,13 @@ def main(argv=None):
     return 0
 
 
-def others(path, about, names):
-    """The rows of other cells that a file has, if it is of the same machine and versions."""
+def others(path, about, chosen):
+    """The rows that a file has but of those chosen, if it is of the same machine and versions."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": {}}
-    same = ("cpu", "cores", "instruction_sets", "versions")
-    if any(content["machine"].get(name) != about[name] for name in same):
+    if not machine.same(content["machine"], about):
         return []
-    return [row for row in content["rows"] if row["cell"] not in names]
+    again = set(itertools.product(chosen.cells, chosen.shapes))
+    return [r for r in content["rows"] if (r["cell"], r["shape"]["name"]) not in again]
 
 
 def measure(name, shape, direction, seconds):

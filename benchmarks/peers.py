@@ -100,7 +100,7 @@ def run(chosen):
         for cell in chosen.cells
         for shape in chosen.shapes
     ]
-    rows = _stopped(path, begun["options"], len(cases))
+    rows = _stopped(path, begun, len(cases))
     try:
         with display.progress(console, len(cases) - len(rows)) as step:
             for direction, cell, shape in cases[len(rows) :]:
@@ -124,11 +124,16 @@ def run(chosen):
     return 130 if interrupted else 0
 
 
-def _stopped(path, options, count):
-    """The rows of a run with the same options that stopped before it had ``count``, or []."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    rows = content.get("rows", []) if content.get("options") == options else []
-    return rows if len(rows) < count else []
+def _stopped(path, begun, count):
+    """The rows of a run that stopped before it had ``count``, or [].
+
+    It had the same options, on the same machine, with the same versions.
+    """
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"options": None}
+    alike = content["options"] == begun["options"]
+    if not alike or not machine.same(content["machine"], begun["machine"]):
+        return []
+    return content["rows"] if len(content["rows"]) < count else []
 
 
 def _name(chosen, platform):

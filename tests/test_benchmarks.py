@@ -1,5 +1,6 @@
 """The benchmarks: what they time is right, what they say follows, and nothing measured is lost."""
 
+import argparse
 import dataclasses
 import importlib
 import json
@@ -679,10 +680,22 @@ def test_an_interrupt_keeps_the_rows_of_peers(tmp_path, monkeypatch):
     status, content = run_peers(tmp_path, monkeypatch, "--peers", "linen")
     assert status == 130 and content["interrupted"] is True
     assert [row["cell"] for row in content["rows"]] == ["lstm"]
-    options = content["options"]
-    assert peers._stopped(tmp_path / "peers-cpu.json", options, 2) == content["rows"]
-    assert peers._stopped(tmp_path / "peers-cpu.json", options, 1) == []
-    assert peers._stopped(tmp_path / "peers-cpu.json", options | {"seconds": 1.0}, 2) == []
+    path = tmp_path / "peers-cpu.json"
+    assert peers._stopped(path, content, 2) == content["rows"]
+    assert peers._stopped(path, content, 1) == []
+    for what, other in (("options", {"seconds": 1.0}), ("machine", {"versions": {"jax": "0"}})):
+        assert peers._stopped(path, content | {what: content[what] | other}, 2) == []
+
+
+def test_rows_that_cells_keep(tmp_path):
+    """Those of other cells, and of other shapes of the same cell, from the same machine."""
+    about, path = machine.describe(), tmp_path / "cells-cpu.json"
+    made = [{"cell": c, "shape": {"name": s}} for c in ("gru", "lstm") for s in ("small", "tiny")]
+    path.write_text(json.dumps({"machine": about, "rows": made}))
+    chosen = argparse.Namespace(cells=["gru"], shapes=["tiny"])
+    assert cells.others(path, about, chosen) == [made[0], *made[2:]]
+    assert cells.others(path, about | {"cpu": "another"}, chosen) == []
+    assert cells.others(tmp_path / "none.json", about, chosen) == []
 
 
 def test_words_against_each_group_of_peers():

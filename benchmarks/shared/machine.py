@@ -35,6 +35,12 @@ def describe(packages=PACKAGES, device=None):
     }
 
 
+def same(one, other):
+    """Whether two results of ``describe`` are of one machine, with the same versions."""
+    names = ("cpu", "cores", "instruction_sets", "held_to", "device", "python", "versions")
+    return all(one.get(name) == other.get(name) for name in names)
+
+
 def load():
     """How many processes wanted a core, over the last minute; None where nobody says."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -27,7 +27,7 @@ using namespace jaxrnn;
 // One scaling of a matrix [rows][columns], two products, and two readings. Of rows: factor, left1,
 // left2, look, query. Of columns: right1, right2, found, out.
 template <class T>
-struct Beat {
+struct MatrixStep {
   const T *factor, *left1, *right1, *left2, *right2, *look, *query;
   T *found, *out;
 };
@@ -52,7 +52,7 @@ inline void blocks_of(int64_t columns, Run run) {
 
 // With kDecay there are factors, with kFound look and found, with kOut query and out.
 template <class T, bool kDecay, Added kAdded, bool kFound, bool kOut, int kVectors>
-inline void beat(const Beat<T>& w, T* block, int64_t rows, int64_t column) {
+inline void matrix_step(const MatrixStep<T>& w, T* block, int64_t rows, int64_t column) {
   typedef typename Vector<T>::type V;
   constexpr int L = kLanes<T>;
   constexpr bool kTwo = kAdded == kLess || kAdded == kBoth;
@@ -86,11 +86,12 @@ inline void beat(const Beat<T>& w, T* block, int64_t rows, int64_t column) {
 }
 
 template <class T, bool kDecay, Added kAdded, bool kFound, bool kOut>
-void play(const Beat<T>* beats, int64_t count, T* matrix, int64_t rows, int64_t columns) {
+void matrix_steps(const MatrixStep<T>* steps, int64_t count, T* matrix, int64_t rows,
+                  int64_t columns) {
   blocks_of<T>(columns, [&](int64_t column, auto vectors) {
     for (int64_t n = 0; n < count; ++n)
-      beat<T, kDecay, kAdded, kFound, kOut, decltype(vectors)::value>(
-          beats[n], matrix + column * rows, rows, column);
+      matrix_step<T, kDecay, kAdded, kFound, kOut, decltype(vectors)::value>(
+          steps[n], matrix + column * rows, rows, column);
   });
 }
 
@@ -102,7 +103,7 @@ struct Vectors : Steps {
   T *zeros, *ones, *unread;
   T *q, *k, *w, *a, *b, *v, *ys, *r;
   T *d_q, *d_k, *d_w, *d_a, *d_b, *d_v, *d_ys, *u;  // of backward
-  Beat<T> beats[kMemoryChunk + 1];
+  MatrixStep<T> matrix_steps[kMemoryChunk + 1];
 };
 
 template <class T>
@@ -172,7 +173,7 @@ template <class T, bool kDecay, Removal kRemoval, bool kOut>
 void ahead(Vectors<T>& c, bool before, T* memory, int64_t begin, int64_t end) {
   const int64_t P = c.P, Q = c.Q, count = end - begin + 1;
   for (int64_t j = 0; j < count; ++j) {
-    Beat<T>& to = c.beats[j];
+    MatrixStep<T>& to = c.matrix_steps[j];
     to = {c.ones, c.zeros, c.zeros, c.zeros, c.zeros, c.zeros, c.zeros, c.unread, c.unread};
     int64_t n = begin + j, last = n - 1;
     if (j) {
@@ -186,7 +187,8 @@ void ahead(Vectors<T>& c, bool before, T* memory, int64_t begin, int64_t end) {
   constexpr bool kFound = kRemoval != kRemovesNothing;
   constexpr Added kAdded = !kFound ? kOne : kRemoval == kRemovesAtKey ? kDifference : kBoth;
   int64_t first = kFound || before ? 0 : 1;  // the first one only reads
-  play<T, kDecay, kAdded, kFound, kOut>(c.beats + first, count - first, memory, c.D, Q);
+  matrix_steps<T, kDecay, kAdded, kFound, kOut>(c.matrix_steps + first, count - first, memory, c.D,
+                                                Q);
 }
 
 // The same steps back: from the gradient of the memory after them to that before them, both without
@@ -196,7 +198,7 @@ void back(Vectors<T>& c, bool before, T* gradient, int64_t begin, int64_t end) {
   const int64_t P = c.P, Q = c.Q, count = end - begin + 1;
   T* u = kRemoval == kRemovesAtKey ? c.d_v : c.u;
   for (int64_t j = 0; j < count; ++j) {
-    Beat<T>& to = c.beats[j];
+    MatrixStep<T>& to = c.matrix_steps[j];
     to = {c.ones, c.zeros, c.zeros, c.zeros, c.zeros, c.zeros, c.zeros, c.unread, c.unread};
     int64_t n = end - 1 - j, last = n + 1;
     if (j) to.factor = c.w + last * P, to.left1 = c.b + last * P, to.right1 = u + last * Q;
@@ -208,7 +210,7 @@ void back(Vectors<T>& c, bool before, T* gradient, int64_t begin, int64_t end) {
   }
   constexpr bool kApart = kRemoval == kRemovesApart;
   constexpr Added kAdded = kRemoval == kRemovesNothing ? kOne : kApart ? kBoth : kLess;
-  play<T, kDecay, kAdded, kApart, true>(c.beats, count, gradient, c.D, Q);
+  matrix_steps<T, kDecay, kAdded, kApart, true>(c.matrix_steps, count, gradient, c.D, Q);
   if (kRemoval != kRemovesAtKey) return;
   for (int64_t i = begin * Q; i < end * Q; i += kLanes<T>) store(c.u + i, -load(c.d_v + i));
 }

@@ -1,4 +1,5 @@
-// What a memory with the delta rule is given: plain data, shared by every instruction set.
+// What a memory with the delta rule, or without it, is given: plain data, shared by every
+// instruction set.
 //
 // A task is one head of one row of the batch, for all steps. Tasks are independent of each other.
 

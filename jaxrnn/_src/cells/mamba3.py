@@ -39,8 +39,8 @@ def mamba3(hidden: int, *, heads: int = 4, state: int = 64) -> Cell:
     of the D features is rotated: each two neighbours are a complex number. As in the authors'
     code, phi has a tanh, and B and C are normalised before each head adds its b. This is their
     form with one input and one output a head; the gate and the projections of the block are not of
-    this cell. ``unroll`` is not a scan: the angles of all steps are a ``jaxrnn.linear_scan``, and
-    then chunks of steps are run at once, as those of ``jaxrnn.mlstm`` are.
+    this cell. ``unroll`` is not a scan of ``step``: the angles of all steps are a
+    ``jaxrnn.linear_scan``, and the memory then runs as that of ``jaxrnn.mlstm`` does.
 
     Args:
       hidden: H, the size of the output, and of all heads' values together.

@@ -139,7 +139,9 @@ def _mixed(width):
 
     def unroll(params, state, xs, options):
         name = options.implementation
-        how = "scan of step, on a TPU or GPU of stretches at once"
+        how = "scan of step"
+        if name is None:
+            how += "; on a TPU or GPU, one of stretches side by side"
         dispatch.only_reference(how, "it has no kernel", name)
         weights, (k, v, r) = given(params, xs)
         state, ys = wkv.run(

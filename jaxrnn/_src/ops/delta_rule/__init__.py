@@ -36,8 +36,8 @@ def delta_rule(
 
     Args:
       taken: ``(q, k, v, log_w, a, b)``: q, k [T, B, N, D] and v [T, B, N, E]; log_w [T, B, N, D]
-        or, one for all keys, [T, B, N, 1], at most 0, or None for no decay; a, b [T, B, N, D], or
-        both None, or a alone, which is then -k.
+        or, one for all keys, [T, B, N, 1], at most 0, or None for no decay; a, b [T, B, N, D].
+        Without a (None), a is -k; without both, nothing is removed.
       state: the memory [B, N, D, E].
       before: each step reads the memory that it finds, not the one that it leaves.
       mask: bool [T, B], true at a real step; at others the memory is held and y is 0.
