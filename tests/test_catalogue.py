@@ -92,6 +92,7 @@ def test_the_benchmark_of_cells(tmp_path, monkeypatch, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert all(" ".join(sentence.split()) in printed for sentence in content["words"])
     about = content["machine"]
-    kept = benchmark.others(tmp_path / "cells-cpu.json", about, ["gru"])
+    again = benchmark.parse(["--cells", "gru", "--shapes", "tiny"])
+    kept = benchmark.others(tmp_path / "cells-cpu.json", about, again)
     assert [row["cell"] for row in kept] == ["attention", "attention", "lstm", "lstm"]
-    assert benchmark.others(tmp_path / "cells-cpu.json", about | {"cores": 0}, ["gru"]) == []
+    assert benchmark.others(tmp_path / "cells-cpu.json", about | {"cores": 0}, again) == []
