@@ -47,6 +47,7 @@ from jaxrnn._src.cells.mamba3 import mamba3
 from jaxrnn._src.cells.mamba_block import mamba2_block, mamba_block
 from jaxrnn._src.cells.mgu import mgu
 from jaxrnn._src.cells.min_rnn import min_gru, min_lstm
+from jaxrnn._src.cells.mixture_of_experts import mixture_of_experts
 from jaxrnn._src.cells.mlstm import mlstm, mlstm_memory
 from jaxrnn._src.cells.mlstm_block import mlstm_block
 from jaxrnn._src.cells.multiplicative_lstm import multiplicative_lstm
@@ -167,6 +168,7 @@ __all__ = [
     "min_gru",
     "min_lstm",
     "minimal_rnn",
+    "mixture_of_experts",
     "mlstm",
     "mlstm_block",
     "mlstm_memory",

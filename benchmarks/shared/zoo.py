@@ -29,8 +29,9 @@ def names():
     """Of all public constructors of a cell with a state."""
     found = {n: c for n, c in vars(jaxrnn).items() if isinstance(c, jaxrnn.constructor)}
     sized = [name for name, make in found.items() if "hidden" in make.__signature__.parameters]
-    # `project` has no state, and the others are memories that take what a block makes for them.
-    return sorted(set(sized) - {"gated_delta_memory", "mlstm_memory", "project", "ssd"})
+    # Two have no state, and the others are memories that take what a block makes for them.
+    stateless = {"mixture_of_experts", "project"}
+    return sorted(set(sized) - stateless - {"gated_delta_memory", "mlstm_memory", "ssd"})
 
 
 def of_one_array():

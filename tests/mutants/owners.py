@@ -120,6 +120,10 @@ OWNERS = {
         "tests/test_rows.py -k 'gru_activations or layer_norm_gru'",
         f"{LAWS} -k 'gru_heads or gru_reset_before'",
     ),
+    "jaxrnn/_src/cells/mixture_of_experts.py": (
+        "tests/test_rows.py -k mixture",
+        "tests/test_mixture_of_experts.py",
+    ),
     "jaxrnn/_src/cells/mlstm.py": (f"{LAWS} -k 'mlstm'",),
     "jaxrnn/_src/cells/s5.py": (
         "tests/test_linear_cells.py",

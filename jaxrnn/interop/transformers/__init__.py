@@ -28,20 +28,21 @@ def from_transformers(
 
     Args:
       source: a ``MambaForCausalLM``, ``Mamba2ForCausalLM``, ``RwkvForCausalLM`` (version 4),
-        ``xLSTMForCausalLM``, ``RecurrentGemmaForCausalLM`` or ``Qwen3NextForCausalLM`` whose
-        layers have no experts; or the ``state_dict`` of one, a mapping from names to tensors or
-        NumPy arrays, as ``safetensors`` reads it.
+        ``xLSTMForCausalLM``, ``RecurrentGemmaForCausalLM`` or ``Qwen3NextForCausalLM``; or the
+        ``state_dict`` of one, a mapping from names to tensors or NumPy arrays, as ``safetensors``
+        reads it.
       config: of a ``state_dict``, which does not say it: the model's configuration, or the mapping
         that its ``config.json`` is.
 
     Returns:
-      ``(cell, params)``. The cell reads tokens, integers [T, ...batch], and gives logits
-      [T, ...batch, V]: a ``jaxrnn.stack`` of ``embedding``; of ``residual`` layers, each of
+      ``(cell, params)``. The cell reads tokens, integers [T, ...batch], and gives logits [T,
+      ...batch, V]: a ``jaxrnn.stack`` of ``embedding``; of ``residual`` layers, each of
       ``rms_norm`` and ``mamba_block`` or ``mamba2_block``; of ``rms_norm`` and ``project``. For
       RWKV, layers are ``rwkv4`` and ``rwkv4_channels`` in turn, and norms are ``layer_norm``. For
       xLSTM they are ``mlstm_block`` and a gated network of ``project`` in turn, and ``soft_cap``
       comes last. RecurrentGemma mixes steps by ``rg_lru_block`` and ``grouped_attention``,
-      Qwen3-Next by ``gated_delta_block`` and ``grouped_attention``, whose state has room for
+      Qwen3-Next by ``gated_delta_block`` and ``grouped_attention``, with ``mixture_of_experts`` in
+      layers that have experts. The state of ``grouped_attention`` has room for
       ``max_position_embeddings`` steps: with a smaller number in ``config`` it is smaller. An
       embedding that is tied to the last product there is two arrays here, which training moves
       apart. So is a norm that all heads share. A convolution without a bias has one of zero.

@@ -1,4 +1,4 @@
-"""Qwen3-Next, as far as its layers have one network each and no experts."""
+"""Qwen3-Next, with experts or without."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from jaxrnn._src.builders.stateless import project, rms_norm
 from jaxrnn._src.cells.embedding import embedding
 from jaxrnn._src.cells.gated_delta_block import gated_delta_block
 from jaxrnn._src.cells.grouped_attention import grouped_attention
+from jaxrnn._src.cells.mixture_of_experts import mixture_of_experts
 from jaxrnn._src.core.cell import Cell
 from jaxrnn._src.core.typing import Params
 from jaxrnn.interop.layers import stacked
@@ -36,7 +37,6 @@ def qwen3_next(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]
     }
     order = _kinds(options)
     check_each("layer_types", order, kinds)
-    _check_dense(options)
     model = weights.under("model")
     table = model("embed_tokens.weight", size, hidden)
     pairs: list[Pair] = [(embedding(size, hidden), {"table": table})]
@@ -45,7 +45,8 @@ def qwen3_next(options: dict[str, Any], weights: Weights) -> tuple[Cell, Params]
         first = norm, shifted_norm(block, "input_layernorm", hidden)
         second = norm, shifted_norm(block, "post_attention_layernorm", hidden)
         pairs.append(layer(first, read(block.under(name))))
-        pairs.append(layer(second, _network(options, block.under("mlp"))))
+        network = _experts if _is_sparse(options, i) else _network
+        pairs.append(layer(second, network(options, block.under("mlp"))))
     pairs.append((norm, shifted_norm(model, "norm", hidden)))
     last = weights.last_product("lm_head.weight", table, options["tie_word_embeddings"])
     pairs.append((project(size, bias=False), last))
@@ -61,14 +62,12 @@ def _kinds(options):
     return (options.get("layer_types") or usual)[:count]
 
 
-def _check_dense(options):
-    """Every layer has one network for all steps."""
-    experts, every = options["num_experts"], options["decoder_sparse_step"]
-    dense = options.get("mlp_only_layers") or ()
-    for i in range(options["num_hidden_layers"]):
-        if experts and i not in dense and (i + 1) % every == 0:
-            came = f"num_experts={experts} in layer {i}"
-            raise ValueError(f"config: got {came}, want 0: there is no mixture of experts here")
+def _is_sparse(options, i):
+    """Whether a layer has experts."""
+    dense = i in (options.get("mlp_only_layers") or ())
+    return (
+        options["num_experts"] > 0 and not dense and (i + 1) % options["decoder_sparse_step"] == 0
+    )
 
 
 def _linear(options):
@@ -139,6 +138,45 @@ def _network(options, weights) -> Pair:
     return gated_network("silu", gate, up, weights.linear("down_proj", inner, hidden, False))
 
 
+def _experts(options, weights) -> Pair:
+    """A mixture of experts, whose arrays a model holds as one and a file one by one."""
+    hidden, count, inner, shared = (
+        options[name]
+        for name in (
+            "hidden_size",
+            "num_experts",
+            "moe_intermediate_size",
+            "shared_expert_intermediate_size",
+        )
+    )
+    cell = mixture_of_experts(
+        hidden,
+        experts=count,
+        top_k=options["num_experts_per_tok"],
+        width=inner,
+        normalise=options["norm_topk_prob"],
+        shared=shared,
+    )
+    experts = weights.under("experts")
+    if "gate_up_proj" in experts:
+        both = experts("gate_up_proj", count, 2 * inner, hidden)
+        w = both.reshape(count, 2, inner, hidden).transpose(0, 3, 1, 2)
+        out = experts("down_proj", count, hidden, inner).transpose(0, 2, 1)
+    else:
+        each = [_one(experts.under(str(e)), hidden, inner) for e in range(count)]
+        w, out = (np.stack(arrays) for arrays in zip(*each))
+    all_see, leaving = _one(weights.under("shared_expert"), hidden, shared)
+    params = {"router": weights("gate.weight", count, hidden).T, "w": w, "out": out}
+    params |= {"shared_w": all_see, "shared_out": leaving}
+    return cell, params | {"shared_gate": weights("shared_expert_gate.weight", 1, hidden)[0]}
+
+
+def _one(weights, hidden, inner):
+    """The weights of one expert, [I, 2, F] and [F, O]."""
+    gate, up = (weights(f"{n}_proj.weight", inner, hidden).T for n in ("gate", "up"))
+    return np.stack([gate, up], 1), weights("down_proj.weight", hidden, inner).T
+
+
 # What a config.json may leave out.
 _QWEN3_NEXT = {
     "attention_bias": False,
@@ -151,9 +189,13 @@ _QWEN3_NEXT = {
     "linear_num_value_heads": 32,
     "linear_value_head_dim": 128,
     "max_position_embeddings": 32768,
+    "moe_intermediate_size": 512,
+    "norm_topk_prob": True,
     "num_attention_heads": 16,
     "num_experts": 512,
+    "num_experts_per_tok": 10,
     "num_key_value_heads": 2,
     "rms_norm_eps": 1e-6,
+    "shared_expert_intermediate_size": 512,
     "tie_word_embeddings": False,
 }
