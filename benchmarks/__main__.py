@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def main(argv):
-    """Runs a command; its exit status. ``--isa avx2`` holds all contenders to AVX2."""
+    """Runs a command; its exit status. ``--isa avx2`` holds it to AVX2: see ``shared/held.py``."""
     argv = hold_to(argv)
     name, *rest = argv if argv and not argv[0].startswith("-") else ["sequences", *argv]
     if name not in COMMANDS:
