@@ -24,6 +24,13 @@ def test_many_rows_and_weights_of_an_ensemble():
         assert np.abs(np.delete(came - wanted, 7, 0)).max() < 1e-5
 
 
+def test_arrays_of_numpy():
+    params = {name: np.asarray(a[0]) for name, a in PARAMS.items()}
+    both = params, jax.tree.map(jnp.asarray, params)
+    came, want = (jaxrnn.unroll(CELL, p, XS)[1] for p in both)
+    assert np.array_equal(came, want)
+
+
 def test_the_work_is_that_of_the_chosen_experts():
     """Multiply-adds of the program, for few rows and for many: no more than half are in vain."""
     cell = jaxrnn.mixture_of_experts(4, experts=32, width=5)

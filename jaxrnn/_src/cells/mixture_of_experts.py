@@ -171,7 +171,7 @@ def _product(letters, x, w):
 
 def _at(a, index):
     """Rows of an array, zeros beyond its end."""
-    return a.at[index].get(mode="fill", fill_value=0)
+    return jnp.asarray(a).at[index].get(mode="fill", fill_value=0)  # NumPy's has no at
 
 
 def _wide(a, index):
