@@ -7,7 +7,6 @@ turn. Parameters are as the cell makes them. A file's rows of other cells and sh
 import argparse
 import functools
 import itertools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +70,8 @@ def main(argv=None):
 
 def others(path, about, chosen):
     """The rows that a file has but of those chosen, if it is of the same machine and versions."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": {}}
-    if not machine.same(content["machine"], about):
+    content = record.load(path)
+    if not content or not machine.same(content["machine"], about):
         return []
     again = set(itertools.product(chosen.cells, chosen.shapes))
     return [r for r in content["rows"] if (r["cell"], r["shape"]["name"]) not in again]

@@ -7,7 +7,6 @@ sequence in float64, whose results are compared with those of one device.
 
 import argparse
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +75,9 @@ def others(path, names):
     Raises:
       SystemExit: the file is of other sizes.
     """
-    if not path.exists():
+    content = record.load(path)
+    if not content:
         return [], []
-    content = json.loads(path.read_text(encoding="utf-8"))
     if (content["sizes"], content["small"]) != (SIZES, SMALL):
         raise SystemExit(f"{path} is of other sizes: take another --out")
     rows = [row for row in content["rows"] if row["cell"] not in names]

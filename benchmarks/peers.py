@@ -5,7 +5,6 @@ that stopped goes on where it was; after one that is whole, all is timed again.
 """
 
 import argparse
-import json
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -129,8 +128,8 @@ def _stopped(path, begun, count):
 
     It had the same options, on the same machine, with the same versions.
     """
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"options": None}
-    alike = content["options"] == begun["options"]
+    content = record.load(path)
+    alike = content.get("options") == begun["options"]
     if not alike or not machine.same(content["machine"], begun["machine"]):
         return []
     return content["rows"] if len(content["rows"]) < count else []

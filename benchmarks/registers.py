@@ -13,7 +13,6 @@ import glob
 import hashlib
 import importlib.util
 import itertools
-import json
 import os
 import re
 import shutil
@@ -275,7 +274,7 @@ def main(argv=None):
         return 1
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
     path, version = chosen.out / "registers.json", ".".join(map(str, compiler.version()))
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = record.load(path)
     old = before.get("rows", ()) if before.get("nvrtc") == version else ()
     known = {(row["architecture"], row.get("source")): row for row in old}
     rows = {_key(row): row for row in old}

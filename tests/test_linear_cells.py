@@ -213,3 +213,19 @@ def test_errors(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert words in str(error.value)
+
+
+def test_rwkv4_of_an_infinite_decay():
+    """Each step forgets all before it, and a stretch without a real step nothing."""
+    cell = jaxrnn.rwkv4(2)
+    params = cell.init(jax.random.key(0), 2)
+    params["1"]["w"] = jnp.array([100.0, 0.0])  # its exponential is infinite
+    xs = np.random.default_rng(0).normal(size=(9, 2, 2)).astype("float32")
+    mask = np.ones((9, 2), bool)
+    mask[3:6, 0] = False
+    run = lambda: jax.jit(lambda p, x: jaxrnn.unroll(cell, p, x, mask=mask))(params, xs)
+    wanted = run()
+    with instead((jax.lax, "platform_dependent", _at_once)):
+        came = run()
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(wanted[1]))
+    assert error(came[1], wanted[1]) < 1e-6

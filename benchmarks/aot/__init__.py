@@ -113,7 +113,7 @@ def main(argv=None):
     folder = aot_tpu.prepare()
     jax.config.update("jax_platforms", "cpu")  # a device there may be is left alone
     path = chosen.out / "aot.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = record.load(path)
     content = _begun(chosen, kept)
     partial = path.with_name("aot-partial.json")  # until all is done
     _measured(console, chosen, content, _work(chosen, folder), partial)

@@ -52,16 +52,19 @@ def begun(benchmark, about, notes, chosen):
     }
 
 
+def load(path) -> dict[str, Any]:
+    """The content of a file, or {} where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def before(path, options):
     """The content of a file that a run with the same options left when it stopped, or {}.
 
     Raises:
       SystemExit: the file is of other options.
     """
-    if not path.exists():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["options"] != options:
+    content = load(path)
+    if content and content["options"] != options:
         raise SystemExit(
             f"{path} is of {content['options']}, not of {options}: remove it or take another --out"
         )

@@ -57,6 +57,8 @@ def main(argv=None):
         for number, fault in enumerate(faults.table())
         if not asked.names or any(fnmatch.fnmatch(fault.name, name) for name in asked.names)
     ]
+    if not chosen:
+        raise SystemExit(f"no fault is named {' or '.join(asked.names)}; a file's are 'FILE*'")
     first, _, end = asked.range.partition(":")
     inside = range(int(first or 0), int(end or sys.maxsize))
     chosen = [(number, fault) for number, fault in chosen if number in inside]

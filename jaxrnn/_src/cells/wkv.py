@@ -105,7 +105,9 @@ def _stretch(decay, run, before, first, steps):
     def combine(earlier, later):
         (count, state, cut), (more, end, again) = earlier, later
         state = select(~again, state, nothing(state[0].shape, state[0].dtype))
-        fell = select(~again, more, 0)[..., None] * jnp.broadcast_to(decay, state[0].shape)
+        steps_here = select(~again, more, 0)
+        fell = steps_here[..., None] * jnp.broadcast_to(decay, state[0].shape)
+        fell = select(steps_here > 0, fell, 0)  # no step of an infinite decay would be NaN
         (a, b, m), (new_a, new_b, new_m) = state, end
         m = m - fell
         most = jnp.where((new_m > m) | jnp.isnan(new_m), new_m, m)
