@@ -170,3 +170,8 @@ def test_edits(path, text, wanted):
     for part in wanted:
         assert sum(part in one for one in changed) == 1, part
     assert len(changed) == len(wanted)
+
+
+def test_a_name_that_no_fault_has():
+    with pytest.raises(SystemExit, match="no fault is named no/such"):
+        main.main(["no/such"])
