@@ -5,15 +5,30 @@
 
 namespace {
 
+// Of the G columns that the state sees, which are the last, where a gate's is.
+inline int64_t state_column(const Gates& gates, int gate) {
+  return gates.column[gates.recurrent[gate]] - (gates.slots - gates.count);
+}
+
+// The gradients of what enters the gates, of the first row of a step: that of a phase.
+template <class T>
+T* d_gates_of(const Task<T>& task, int64_t phase) {
+  int64_t chunk = (phase - 1) / task.chunk, place = (phase - 1) % task.chunk;
+  return task.d_gates[chunk & 1] + place * task.B * row_of<T>(task.gates.slots * task.D);
+}
+
 template <class T>
 void begin_backward(const Task<T>& task, const Block<T>& block) {
   int64_t gates = task.gates.count, terms = gates * task.D;
-  // Row u of r, [G, D], is what all gates' parts give back to unit u.
-  pack(block.back, task.r + block.first * terms, terms, 1, block.width, terms, block.padded);
-  if (task.want_x)
-    for (int g = 0; g < gates; ++g)  // of each row of w, [G, H], the task's D units
+  for (int g = 0; g < gates; ++g) {
+    // Row u of r, [G, D], is what all gates' parts give back to unit u.
+    pack(block.back, task.r + block.first * terms + g * task.D, task.D, 1, block.width, terms,
+         block.padded, state_column(task.gates, g) * task.D, terms);
+    if (task.want_x)  // of each row of w, [G, H], the task's D units
       pack(block.x_back, task.w + block.x_first * gates * task.H + g * task.H, task.D, 1,
-           block.x_width, gates * task.H, block.x_padded, g * task.D, terms);
+           block.x_width, gates * task.H, block.x_padded,
+           task.gates.column[task.gates.input[g]] * task.D, terms);
+  }
   if (task.again) pack_weights(task, block);
   repeat_unit(task, block);
   int64_t size = task.B * block.padded;
@@ -74,8 +89,9 @@ template <class T>
 void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
   const Gates& gates = task.gates;
   int64_t padded = block.padded, rows = ((phase - 1) % task.chunk + 1) * task.B;
-  int64_t terms = gates.count * task.D;
+  int64_t terms = gates.count * task.D, row = row_of<T>(gates.slots * task.D);
   int parity = (phase - 1) / task.chunk & 1;
+  const T* d_gates = task.d_gates[parity];
   int64_t begin = (phase - 1) / task.chunk * task.chunk;  // the chunk's first phase, less one
   auto step_of = [&](int64_t j) { return task.T_ - 1 - begin - j; };
   bool computed = some_real(task, rows / task.B, step_of);
@@ -83,19 +99,12 @@ void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
     Factor<T> factor[kMaxGates];
     for (int g = 0; g < gates.count; ++g) {
       T* out = to + g * count * padded;
-      factor[g] = {block.gates + slot[g] * task.chunk * task.B * padded, out, padded, out};
+      factor[g] = {d_gates + gates.column[slot[g]] * task.D + block.first, out, padded, out};
     }
-    product(count, padded, {rows, row_of<T>(count), padded}, factor, gates.count, padded,
+    product(count, padded, {rows, row_of<T>(count), row}, factor, gates.count, padded,
             [&](int64_t m, int) { return left + m; });
   };
-  if (task.want_w && computed) {
-    weights(block.d_w, gates.input, task.inputs[parity], task.I);
-    for (int g = 0; g < gates.count; ++g) {
-      T* to = block.d_b + g * padded;
-      const T* from = block.gates + gates.input[g] * task.chunk * task.B * padded;
-      for (int64_t m = 0; m < rows; ++m, from += padded) add(to, from, padded);
-    }
-  }
+  if (task.want_w && computed) weights(block.d_w, gates.input, task.inputs[parity], task.I);
   if (task.want_r && computed) weights(block.d_r, gates.recurrent, task.hidden[parity], task.D);
   if (!task.want_x || !block.x_width) return;
   if (!computed) zero(block.d_x, rows * block.x_padded);
@@ -103,7 +112,7 @@ void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
     int64_t left = block.x_padded - first, width = left < kWidth ? left : kWidth;
     Factor<T> factor = {block.x_back + first * terms, kZeros<T>, 0, block.d_x + first};
     product(rows, width, {terms, 1, 0}, &factor, 1, block.x_padded,
-            [&](int64_t m, int) { return task.d_gates[parity] + m * row_of<T>(terms); });
+            [&](int64_t m, int) { return d_gates + m * row; });
   }
   for (int64_t m = 0; m < rows; ++m) {
     int64_t time = time_of(task, step_of(m / task.B));
@@ -121,12 +130,14 @@ void end_chunk(const Task<T>& task, const Block<T>& block, int64_t phase) {
 // What the gates of the step after `step` give back to its state.
 template <class T>
 void give_back(const Task<T>& task, const Block<T>& block, int64_t phase, int64_t step) {
-  int64_t padded = block.padded, terms = task.gates.count * task.D;
-  const T* before = task.shared[(phase - 1) & 1];
+  const Gates& gates = task.gates;
+  int64_t padded = block.padded, terms = gates.count * task.D;
+  int64_t row = row_of<T>(gates.slots * task.D);
+  const T* before = d_gates_of(task, phase - 1) + (gates.slots - gates.count) * task.D;
   Factor<T> factor = {block.back, block.state, padded, block.state};
   if (is_real(task, time_of(task, step + 1)))
     product(task.B, block.padded, {terms, 1, 0}, &factor, 1, padded,
-            [&](int64_t m, int) { return before + m * row_of<T>(terms); });
+            [&](int64_t m, int) { return before + m * row; });
   if (task.starts.data)
     for (int64_t m = 0; m < task.B; ++m)
       if (flag(task.starts, time_of(task, step + 1), m))
@@ -142,7 +153,7 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   const Block<T>& block = task.block[index];
   if (phase == 0) return begin_backward(task, block);
   const Gates& gates = task.gates;
-  int64_t padded = block.padded, terms = gates.count * task.D, step = task.T_ - phase;
+  int64_t padded = block.padded, step = task.T_ - phase;
   int64_t place = (phase - 1) % task.chunk;  // of the step in its chunk
   if (phase > 1 && (place == 0 || step < 0)) end_chunk(task, block, phase - 1);
 
@@ -159,15 +170,17 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
   T* left = place_registers(program, registers, scratch);
   T **slot = registers + task.states, **unit = slot + gates.slots, **d_new = unit + task.unit;
   for (int s = 0; s < task.states; ++s, left += kTile) registers[s] = left;
+  for (int k = 0; k < gates.slots; ++k, left += kTile) slot[k] = left;
   d_new[0] = left;
   for (int u = 0; u < task.unit; ++u) unit[u] = block.unit + u * kTile;
   const int32_t* d_state = program.outputs;
   const int32_t* d_slot = d_state + task.states;
   const int32_t* d_unit = d_slot + gates.slots;
-  T* next = task.shared[phase & 1];
+  int64_t row = row_of<T>(gates.slots * task.D);
+  T* d_gates = d_gates_of(task, phase) + block.first;
   for (int64_t m = 0; m < task.B; m += most) {
     int64_t count = task.B - m < most ? task.B - m : most;
-    for (int k = 0; k < gates.slots; ++k)
+    for (int k = 0; task.again && k < gates.slots; ++k)
       slot[k] = block.gates + k * gate_size + (now + m) * padded;
     for (int64_t i = 0; i < count; ++i) {
       bool real = !task.mask.data || flag(task.mask, time, m + i);
@@ -205,8 +218,7 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
 
     for (int64_t i = 0; i < count; ++i) {
       bool real = !task.mask.data || flag(task.mask, time, m + i);
-      T* to_h = next + (m + i) * row_of<T>(terms) + block.first;
-      T* to_x = task.d_gates[parity] + (now + m + i) * row_of<T>(terms) + block.first;
+      T* to = d_gates + (m + i) * row;
       if (real) {
         for (int s = 0; s < task.states; ++s)
           copy(block.state + (s * task.B + m + i) * padded, registers[d_state[s]] + i * padded,
@@ -214,16 +226,12 @@ void backward(const Task<T>& task, int32_t index, int64_t phase, T* scratch) {
         for (int u = 0; u < task.unit; ++u)
           add(block.d_unit + (u * task.B + m + i) * padded, registers[d_unit[u]] + i * padded,
               padded);
-        for (int g = 0; g < gates.count; ++g)
-          copy(to_h + g * task.D, registers[d_slot[gates.recurrent[g]]] + i * padded, block.width);
-        for (int g = 0; task.want_x && g < gates.count; ++g)
-          copy(to_x + g * task.D, registers[d_slot[gates.input[g]]] + i * padded, block.width);
         for (int k = 0; k < gates.slots; ++k)
-          copy(slot[k] + i * padded, registers[d_slot[k]] + i * padded, padded);
+          copy(to + gates.column[k] * task.D, registers[d_slot[k]] + i * padded, block.width);
+        for (int g = 0; task.want_w && g < gates.count; ++g)
+          add(block.d_b + g * padded, registers[d_slot[gates.input[g]]] + i * padded, padded);
       } else {
-        for (int g = 0; g < gates.count; ++g) zero(to_h + g * task.D, block.width);
-        for (int g = 0; task.want_x && g < gates.count; ++g) zero(to_x + g * task.D, block.width);
-        for (int k = 0; k < gates.slots; ++k) zero(slot[k] + i * padded, padded);
+        for (int k = 0; k < gates.slots; ++k) zero(to + k * task.D, block.width);
       }
       if (task.want_w && block.x_width)
         read(task.inputs[parity] + (now + m + i) * row_of<T>(task.I) + block.x_first, task.xs.data,

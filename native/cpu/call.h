@@ -118,6 +118,7 @@ struct Call {
       want_x, want_w, want_r, want_y;
   int32_t want_after;  // a bit for each state
   Gates gates;
+  std::vector<int32_t> columns;
   Program program;
   int64_t T_, B, I, H, N, D;
   std::vector<int64_t> members;
@@ -203,11 +204,21 @@ struct Call {
     require(within(K, G, 2 * G) && static_cast<int64_t>(recurrent.size()) == G &&
                 static_cast<int64_t>(place.size()) == K,
             "gates: how many there are");
-    gates = {static_cast<int32_t>(G), static_cast<int32_t>(K), input.begin(),
-             recurrent.begin(), part.begin(), place.begin()};
+    columns.assign(K, -1);
+    gates = {static_cast<int32_t>(G), static_cast<int32_t>(K), input.begin(), recurrent.begin(),
+             part.begin(), place.begin(), columns.data()};
     for (int g = 0; g < G; ++g)
       require(within(gates.input[g], 0, K - 1) && within(gates.recurrent[g], 0, K - 1),
               "gates: where they are");
+    int32_t next = 0;
+    auto place_all = [&](bool shared, const int32_t* slot) {
+      for (int g = 0; g < G; ++g)
+        if (shared == (gates.input[g] == gates.recurrent[g])) columns[slot[g]] = next++;
+    };
+    place_all(false, gates.input), place_all(true, gates.input);
+    place_all(false, gates.recurrent);
+    require(next == K && std::count(columns.begin(), columns.end(), -1) == 0,
+            "gates: two in one slot");
     // Backward either makes them again or is given all.
     int most = backward && !again ? parts : kMaxParts;
     for (int k = 0; k < K; ++k)

@@ -6,6 +6,7 @@
 #include "dispatch.h"
 #include "layout.h"
 #include "schedule.h"
+#include "scratch.h"
 
 namespace ffi = xla::ffi;
 
@@ -63,10 +64,7 @@ ffi::Error run(const Call<T>& call, ffi::ThreadPool& pool, const Kernel<T>& kern
   int64_t task_bytes = std::max(layout.place(like, every.data(), nullptr),
                                 layout.place(last, every.data(), nullptr));
   int64_t scratch_bytes = up(scratch_size(call.program, I) * sizeof(T));
-  std::unique_ptr<char, decltype(&std::free)> memory(
-      static_cast<char*>(std::aligned_alloc(128, arenas * task_bytes + workers * scratch_bytes)),
-      &std::free);
-  if (!memory) throw std::bad_alloc();
+  Memory memory(arenas * task_bytes + workers * scratch_bytes);
   auto scratch = [&](int worker) {
     return reinterpret_cast<T*>(memory.get() + arenas * task_bytes + worker * scratch_bytes);
   };

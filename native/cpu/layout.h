@@ -32,9 +32,9 @@ struct Layout {
     int64_t rows = task.chunk * B;
     bool backward = call.backward;
     task.block = block;
-    for (T*& shared : task.shared) take(shared, B * row_of<T>(D * (backward ? G : 1)));
+    for (int i = 0; !backward && i < 2; ++i) take(task.shared[i], B * row_of<T>(D));
     for (int i = 0; backward && i < 2; ++i) {
-      if (task.want_x) take(task.d_gates[i], rows * row_of<T>(G * D));
+      take(task.d_gates[i], rows * row_of<T>(K * D));
       if (task.want_w) take(task.inputs[i], rows * row_of<T>(I));
       if (task.want_r) take(task.hidden[i], rows * row_of<T>(D));
     }
@@ -48,8 +48,8 @@ struct Layout {
         take(it.w, G * I * p);
         take(it.r, G * D * p);
         take(it.bias, G * p);
+        take(it.gates, K * rows * p);
       }
-      take(it.gates, K * rows * p);
       take(it.unit, task.unit * kTile);
       take(it.state, task.states * B * p);
       if (!backward) continue;

@@ -1,4 +1,4 @@
-// Memory of each worker's own.
+// Memory that lasts for a call, and each worker's share of it.
 
 #pragma once
 
@@ -8,20 +8,37 @@
 #include <memory>
 #include <new>
 
+#include "pages.h"
+
 namespace jaxrnn {
+
+// Large pages where it is large enough: a worker goes through its packed weights and chunks at
+// every step, and in pages of 4 KiB these are more than a core remembers the places of.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes) {
+    int64_t page = bytes < kLargePage ? 128 : kLargePage;
+    bytes = std::max<int64_t>(1, (bytes + page - 1) / page) * page;
+    data_.reset(static_cast<char*>(std::aligned_alloc(page, bytes)));
+    if (!data_) throw std::bad_alloc();
+    in_large_pages(data_.get(), bytes);
+  }
+  char* get() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<char, decltype(&std::free)> data_{nullptr, &std::free};
+};
 
 template <class T>
 class Scratch {
  public:
-  Scratch(int workers, int64_t elements) : each_((elements * sizeof(T) + 127) / 128 * 128) {
-    memory_.reset(static_cast<char*>(std::aligned_alloc(128, std::max<int64_t>(1, workers) * each_)));
-    if (!memory_) throw std::bad_alloc();
-  }
+  Scratch(int workers, int64_t elements)
+      : each_((elements * sizeof(T) + 127) / 128 * 128), memory_(workers * each_) {}
   T* of(int worker) const { return reinterpret_cast<T*>(memory_.get() + worker * each_); }
 
  private:
   int64_t each_;
-  std::unique_ptr<char, decltype(&std::free)> memory_{nullptr, &std::free};
+  Memory memory_;
 };
 
 }  // namespace jaxrnn

@@ -44,6 +44,9 @@ struct Gates {
   const int32_t* recurrent;  // [G] the slot of the state's part
   const int32_t* part;       // [K] the array of a slot
   const int32_t* place;      // [K] its place in that array
+  // [K] where a slot's gradient is in a row of all: those that only the input sees, then those of
+  // both, then those of the state alone, so that the input's G lie side by side, and the state's.
+  const int32_t* column;
 };
 
 constexpr int kMaxStates = 8, kMaxUnit = 16, kMaxParts = 3, kMaxGates = 16, kMaxRegisters = 4096;
@@ -57,13 +60,13 @@ struct Block {
   T* bias;     // [G][padded]; the same
   T* unit;     // [U][tile]: each weight, repeated for the rows of a tile
   T* state;    // the states; backward: their gradients, [S][B][padded]
-  T* gates;    // [K][chunk * B][padded]: what enters the gates; backward, then its gradient
+  T* gates;    // [K][chunk * B][padded]: what enters the gates; backward: only to make them again
   // Backward only.
-  T* back;     // [G * D][padded]: what the gates give back to h, in panels
+  T* back;     // [G * D][padded]: what the gates give back to h, in panels, in order of column
   T* initial;  // [S][B][padded], the gradient of the initial state
   T *d_unit, *d_w, *d_b, *d_r;  // [U][B][padded], [G][I][padded], [G][padded], [G][D][padded]
   int32_t x_first, x_width, x_padded;  // its share of the features of xs
-  T* x_back;   // [G * D][x_padded]: what the gates give back to xs, in panels
+  T* x_back;   // [G * D][x_padded]: what the gates give back to xs, the same
   T* d_x;      // [chunk * B][x_padded]
 };
 
@@ -94,9 +97,9 @@ struct Task {
   T *d_w, *d_b, *d_r;  // as w, b and r
 
   // All with rows as `row_of` says.
-  T* shared[2];  // forward: h, [B][D]; backward: the gradient of the state's part, [B][G * D]
+  T* shared[2];  // forward: h, [B][D]
   // Backward, of one chunk and the one before, [chunk * B] rows in the order of processing:
-  T* d_gates[2];  // the gradient of the input's part, [G * D]
+  T* d_gates[2];  // the gradients of what enters the gates, [K * D], in order of column
   T* inputs[2];   // xs, [I]
   T* hidden[2];   // h before each step, [D]
   Block<T>* block;
