@@ -1,7 +1,8 @@
 """The linear recurrence, and a copy of as many bytes as it has to read and write.
 
 Memory bounds the operation. So a copy, by all cores, into memory that is there already, is what it
-is held against; a program's results are new memory at each call, as XLA has it.
+is held against. A program's results are new memory at each call, so it is held against XLA's
+program for ``-x`` too, which moves as many bytes.
 """
 
 import argparse
@@ -16,13 +17,14 @@ from benchmarks.shared import display, machine, record, scans, timing
 from benchmarks.shared.options import several
 from benchmarks.shared.words import quotient
 
-OURS, COPY = "jaxrnn", "copy"
+OURS, COPY, NEGATED = "jaxrnn", "copy", "negative"
 DIRECTIONS = ("forward", "backward")
 KINDS = ("float32", "constant", "complex64", "bfloat16")  # of a and b; constant: of float32
 NOTES = {
     "samples": "seconds of the second of two calls in a row; sample i of all contenders is from"
     " round i; backward: the gradients of a and b alone, from the states",
-    "bytes": "that have to be read and written; `copy` reads half of them and writes half",
+    "bytes": "that have to be read and written; `copy` reads half of them and writes half, as does"
+    " `negative`, XLA's program for -x",
     "ratio": "jaxrnn's time over the contender's, round by round: [median, lower quartile, upper]",
 }
 
@@ -67,6 +69,13 @@ def copy(size):
     return lambda: list(pool.map(lambda part: np.copyto(part[0], part[1]), parts))
 
 
+def negative(size):
+    """XLA's program for -x, which reads half of ``size`` bytes and writes half into new memory."""
+    x = jnp.ones(max(1, size // 8), jnp.float32)
+    program, _ = timing.compiled(jnp.negative, x)
+    return lambda: program(x)
+
+
 def _random(shape, dtype, seed=0):
     rng = np.random.default_rng(seed)
     parts = rng.standard_normal((2, *shape), np.float32)
@@ -76,7 +85,7 @@ def _random(shape, dtype, seed=0):
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks linear",
-        description="Times jaxrnn.linear_scan against JAX's scans and a copy.",
+        description="Times jaxrnn.linear_scan against JAX's scans and copies.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for option, known in (("kinds", KINDS), ("directions", DIRECTIONS)):
@@ -117,7 +126,7 @@ def measure(chosen, direction, kind, shape):
     calls = {}
     for name in CONTENDERS:
         calls[name], size = call(name, kind, shape, direction)
-    calls[COPY] = copy(size)
+    calls[COPY], calls[NEGATED] = copy(size), negative(size)
     samples = timing.interleaved(calls, seconds=chosen.seconds)
     return {
         "direction": direction,

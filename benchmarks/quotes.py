@@ -432,7 +432,7 @@ def _exchanges(result):
 def _copies(result):
     """Of the linear recurrence: its time by that of a copy, and others' times by its own."""
     peers = {"xla": "XLA, ours", "associative": "associative_scan", "scan": "scan"}
-    columns = {"bytes": "MiB", "time": "µs", "copy": "by a copy's", **peers}
+    columns = {"bytes": "MiB", "time": "µs", "copy": "by a copy's", "negative": "by -x", **peers}
     cases = {}
     for row in result["rows"]:
         sizes = " ".join(f"{letter}={size:,}" for letter, size in row["shape"].items())
@@ -440,7 +440,7 @@ def _copies(result):
         cases[f"{row['direction']}, {row['kind']}, {sizes}"] = {
             "bytes": f"{row['bytes'] / 2**20:,.1f}",
             "time": f"{1e6 * row['seconds']['jaxrnn']:,.0f}",
-            "copy": f"{ratios['copy']:.2f}",
+            **{name: f"{ratios[name]:.2f}" for name in ("copy", "negative")},
             **{name: f"{1 / ratios[name]:.2f}" for name in peers},
         }
     return _table(["", *columns.values()], cases, columns)
