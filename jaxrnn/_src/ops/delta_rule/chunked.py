@@ -129,8 +129,7 @@ def _decayed(exact, log_w, readers, writers, found):
     # The last column is of the memory, of which all decays are later.
     later = np.concatenate([t > r, np.ones((size, 1), bool)], 1).astype(log_w.dtype)
     after = jnp.exp(exact(jnp.where(r <= t, log_w.T, 0), later))
-    one = jnp.ones_like(after[:1])
-    left = _rows([jnp.concatenate([one, after[:-1]]) if b else after for b in found])
+    left = _left(after, found)
     end, whole = after[-1:, :size].T, after[-1:, size:]
     between = jnp.concatenate([left[:, :size]] * len(writers), 1)
     return (_rows(readers) @ _rows(writers).T) * between, left[:, size:], end, whole
@@ -141,41 +140,47 @@ def _by_halves(log_w, readers, writers, found):
 
     In a block of steps, what the second half sees of the first is one product: each writer decays
     to the middle, and each reader from there on. Sums over a block are those over its halves.
+
+    What reads before the decay of its step reads after that of the step before. So all readers
+    share their decays: such a reader is moved up by a step first, and what it sees, back again.
     """
     size = len(log_w)
-    nothing = jnp.zeros((size, size), log_w.dtype)  # what is written after it is read
-    own = lambda x, y: jnp.broadcast_to((x * y).sum(1, keepdims=True), nothing.shape)
-    same = [[nothing if b else own(x, y) for y in writers] for x, b in zip(readers, found)]
-    scores = _rows([jnp.concatenate(row, 1) for row in same])
-    none = jnp.zeros_like(log_w)
-    upto = {False: log_w, True: none}  # from the start of the block to t, with t's own and without
-    later = none  # from s to the end of the block
+    x = _rows([_moved(x, -1) if before else x for x, before in zip(readers, found)])
+    y = _rows(writers)
+    scores = x @ y.T  # of which the diagonal stays
+    upto, later = log_w, jnp.zeros_like(log_w)  # from a block's start through t; from s to its end
     half = 1
     while half < size:
-        first, second = ({b: _halves(a, half)[n] for b, a in upto.items()} for n in (0, 1))
-        to_middle, to_end = _halves(later, half)
-        decay = {b: jnp.exp(_joined(to_middle, second[b])) for b in dict.fromkeys(found)}
-        x = _rows([x * decay[b] for x, b in zip(readers, found)])
-        y = _rows([y * decay[found[0]] for y in writers])  # its rows are the same for each reader
+        second = np.arange(size)[:, None] // half % 2 == 1
+        decay = jnp.exp(jnp.where(second, upto, later))
         across = np.tile(_across(size, half), (len(readers), len(writers)))
-        scores = jnp.where(across, x @ y.T, scores)
-        before, after = first[False][:, -1:], second[False][:, -1:]
-        upto = {b: _joined(first[b], second[b] + before) for b in upto}
-        later = _joined(to_middle + after, to_end)
+        scores = jnp.where(across, _scaled(x, decay) @ _scaled(y, decay).T, scores)
+        whole = upto + later
+        other = jnp.where(second, jnp.roll(whole, half, 0), jnp.roll(whole, -half, 0))
+        upto = jnp.where(second, upto + other, upto)
+        later = jnp.where(second, later, later + other)
         half *= 2
-    left = _rows([jnp.exp(upto[b]) for b in found])
-    return scores, left, jnp.exp(later), jnp.exp(upto[False][-1:].T)
+    seen = zip(jnp.split(scores, len(readers)), found)
+    scores = _rows([_moved(s, 1) if before else s for s, before in seen])
+    after = jnp.exp(upto)
+    return scores, _left(after, found), jnp.exp(later), after[-1:].T
 
 
-def _halves(a, half):
-    """The first and the second halves of the blocks of a [L, D]: [blocks, half, D] each."""
-    a = a.reshape(-1, 2, half, a.shape[1])
-    return a[:, 0], a[:, 1]
+def _left(after, found):
+    """What is left of the memory for each reader, of what is left after each step."""
+    earlier = jnp.concatenate([jnp.ones_like(after[:1]), after[:-1]])
+    return _rows([earlier if before else after for before in found])
 
 
-def _joined(first, second):
-    """The inverse of ``_halves``."""
-    return jnp.stack([first, second], 1).reshape(-1, first.shape[-1])
+def _moved(a, steps):
+    """Rows moved by one step, down or up (-1), with a row of zeros in the place that is left."""
+    none = jnp.zeros_like(a[:1])
+    return _rows([none, a[:-1]] if steps > 0 else [a[1:], none])
+
+
+def _scaled(x, decay):
+    """Several arrays [L, D], one below the other, each times ``decay`` [L, D]."""
+    return x * jnp.tile(decay, (len(x) // len(decay), 1))
 
 
 def _across(size, half):
