@@ -71,8 +71,8 @@ def _chunk(before, exact, memory, taken, starts):
     seen = earlier if before else same & np.tri(size, dtype=bool)
 
     readers, writers, found, values = [q], [k], [before], v
-    if a is not None and b is not None:
-        readers, writers, found = [q, b], [k, a], [before, True]
+    if b is not None:
+        readers, writers, found = [q, b], [k, -k if a is None else a], [before, True]
     scores, left, end, whole = _decayed(exact, log_w, readers, writers, found)
     of_memory = jnp.where(_rows([first] * len(readers)), (_rows(readers) * left) @ memory, 0)
     kept = _rows([seen, earlier][: len(readers)])

@@ -41,14 +41,16 @@ def pulled(before, target, memory, taken, starts, d_memory, d_ys):
         (q, k, v, log_w, a, b), start, d_y, S, r = x
         if not before:
             d = d + outer(q, d_y)
-        d_k, d_v = _times(d, v), read(d, k)
+        written = v - r if a is None and b is not None else v
+        d_k, d_v = _times(d, written), read(d, k)
         w = jnp.exp(log_w)
         d_log_w = w * _times(S * d, jnp.ones_like(v))  # a matmul, which XLA does faster than a sum
         new = w[..., None] * d
         d_a = d_b = None
-        if a is not None:
-            u = read(d, a)
-            d_a, d_b = _times(d, r), _times(S, u)
+        if b is not None:
+            u = -d_v if a is None else read(d, a)
+            d_a = None if a is None else _times(d, r)
+            d_b = _times(S, u)
             new = new + outer(b, u)
         if before:
             new = new + outer(q, d_y)

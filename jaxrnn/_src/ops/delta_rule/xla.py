@@ -85,7 +85,6 @@ def _cut(problem, mask, taken):
     """``(q, k, v, log_w, a, b)`` in chunks, [n, L, B, ...]: padding writes nothing and holds."""
     q, k, v, log_w, a, b = taken
     k, log_w, a = select(mask, (k, log_w, a), 0)
-    a = -k if a is None and b is not None else a
     return jax.tree.map(functools.partial(_blocks, problem), (q, k, v, log_w, a, b))
 
 
