@@ -409,6 +409,9 @@ def test_a_run_goes_on_where_another_was_stopped(without_compilers, tmp_path, mo
     assert not (tmp_path / "aot.json").exists()
     with pytest.raises(SystemExit, match="remove it or take another"):
         aot.main([*given, "--most", "1"])
+    with monkeypatch.context() as edited, pytest.raises(SystemExit, match="remove it or take"):
+        edited.setattr(aot, "_sources", lambda: "of another commit")
+        aot.main(given)
     counted = lambda *case: calls.append(case[:2]) or whole(*case)
     monkeypatch.setattr(aot_memories, "measure", counted)
     assert aot.main(given) == 0

@@ -9,11 +9,14 @@ over that of the last result kept. A run goes on where another was stopped.
 
 import argparse
 import datetime
+import hashlib
 import itertools
 import json
+from pathlib import Path
 
 import jax
 
+import jaxrnn
 from benchmarks.aot import gpu as aot_gpu
 from benchmarks.aot import linear as aot_linear
 from benchmarks.aot import memories as aot_memories
@@ -135,12 +138,12 @@ def main(argv=None):
 
 
 def _measured(console, chosen, content, work, partial):
-    """Adds the rows, but makes none that a stopped run of the same options and versions made.
+    """Adds the rows, but makes none that a stopped run of the same options and sources made.
 
     Its rows are in ``partial``, as this run's are until its end.
     """
     options = {name: getattr(chosen, name) for name in ("chips", "kinds", "most")}
-    options["versions"] = machine.describe(PACKAGES)["versions"]
+    options |= {"versions": machine.describe(PACKAGES)["versions"], "sources": _sources()}
     before = record.before(partial, options)
     made = before.get("made", [])
     content |= {kind: before[kind] for kind in chosen.kinds if before}
@@ -161,6 +164,12 @@ def _measured(console, chosen, content, work, partial):
                 made.append(label)
                 record.save(partial, content | {"options": options, "made": made})
                 done(", ".join(map(_figures, found)))
+
+
+def _sources():
+    """A digest of the library's files: rows of two states of them are no table."""
+    files = sorted(Path(jaxrnn.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _begun(chosen, kept):
