@@ -33,6 +33,7 @@ RULES = {  # what decays, whether there are a and b, and what is read
     "vector_before": (KEY, False, True),
     "delta": (None, True, False),
     "gated_delta": (1, True, False),
+    "kimi_delta": (KEY, True, False),
     "anything": (KEY, True, False),
     "anything_before": (KEY, True, True),
 }
@@ -62,7 +63,7 @@ def example(rule, steps, seed=0, widths=(KEY, VALUE)):
     k, a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (k, a, b))
     log_w = None if decay is None else rng.choice(LOGS, (*shape, 1 if decay == 1 else key))
     beta = np.where(rng.random((*shape, 1)) < 0.5, 1.999, 2 * rng.random((*shape, 1)))
-    if rule in ("delta", "gated_delta"):
+    if rule in ("delta", "gated_delta", "kimi_delta"):
         b = k if log_w is None else k * np.exp(log_w)
         k, a = beta * k, None
     else:  # as RWKV-7: what is taken away is less than all

@@ -82,9 +82,8 @@ def main(argv=None):
                 done(f"{row['longest']:>4} after {row['steps']} steps, loss {row['loss']:.3f}")
             record.save(path, begun | {"words": sentences(rows), "rows": rows})
     if rows:
-        record.save(
-            path, begun | {"words": sentences(rows), "rows": rows}
-        )  # also of kept rows alone
+        # Also where all rows were kept: what is said of them may be new.
+        record.save(path, begun | {"words": sentences(rows), "rows": rows})
         chart.draw(path.with_suffix(".png"), lengths(rows), machine.line(about))
     for sentence in sentences(rows):
         console.print(sentence)

@@ -12,8 +12,8 @@
 
 namespace jaxrnn {
 
-// Large pages where it is large enough: a worker goes through its packed weights and chunks at
-// every step, and in pages of 4 KiB these are more than a core remembers the places of.
+// In large pages where it is large enough: a worker goes through its packed weights and chunks again
+// and again, and in pages of 4 KiB they would miss the TLB.
 class Memory {
  public:
   explicit Memory(int64_t bytes) {

@@ -44,8 +44,9 @@ struct Gates {
   const int32_t* recurrent;  // [G] the slot of the state's part
   const int32_t* part;       // [K] the array of a slot
   const int32_t* place;      // [K] its place in that array
-  // [K] where a slot's gradient is in a row of all: those that only the input sees, then those of
-  // both, then those of the state alone, so that the input's G lie side by side, and the state's.
+  // [K] in which column of a row of all K a slot's gradient is: first those of the input alone, then
+  // those of both, then those of the state alone. So the input's G are the first ones, and the
+  // state's the last.
   const int32_t* column;
 };
 
